@@ -1,0 +1,45 @@
+"""What every test shares: where real data may lie, quiet figures, repeatable random inputs, the gpu marker."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import matplotlib
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A checkout may stand beside a folder of real data sets. It is set in the environment, not by a fixture, so that the
+# processes and notebooks that tests start see it too; whoever set the variable already knows better.
+if "NASREPRO_MIRROR" not in os.environ and (ROOT.parent / "shared" / "data").is_dir():
+    os.environ["NASREPRO_MIRROR"] = str(ROOT.parent / "shared" / "data")
+
+# Set for this process alone: through MPLBACKEND it would also reach notebooks, whose figures would then not be shown.
+matplotlib.use("Agg")
+
+# The smallest machine we promise anything for has two cores; more threads would also change the order of sums.
+torch.set_num_threads(2)
+
+# No deadline: a shared machine is slow at times, and that is no defect. In CI every run draws the same inputs.
+hypothesis.settings.register_profile("default-nasrepro", deadline=None)
+hypothesis.settings.register_profile("ci-nasrepro", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci-nasrepro" if os.environ.get("CI") else "default-nasrepro")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where torch sees no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="torch sees no CUDA device on this machine"))
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder of real data sets, laid out as NAME/FILE; the test is skipped where there is none."""
+    folder = os.environ.get("NASREPRO_MIRROR", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no real data here: set NASREPRO_MIRROR to a folder laid out as NAME/FILE")
+    return Path(folder)
