@@ -1,0 +1,14 @@
+"""S17's language for recurrent cells: text in, an immutable `Cell` out (S17 section 2, appendix A).
+
+This room imports the standard library and the parser generator, nothing else.
+"""
+
+from nasrepro.dsl.canonical import CanonicalForm as CanonicalForm
+from nasrepro.dsl.canonical import canonical_form as canonical_form
+from nasrepro.dsl.cell import Cell as Cell
+from nasrepro.dsl.cell import Node as Node
+from nasrepro.dsl.errors import CellError as CellError
+from nasrepro.dsl.parser import parse as parse
+from nasrepro.dsl.zoo import zoo as zoo
+
+__all__ = ["CanonicalForm", "Cell", "CellError", "Node", "canonical_form", "parse", "zoo"]

@@ -1,0 +1,117 @@
+"""Which cells a search may propose: named rules that say why a cell is refused (S17 sections 4.1, 4.2).
+
+A rule looks at a cell and answers None or a reason in words. A search counts the reasons by the rule's name.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nasrepro.dsl.cell import Cell
+from nasrepro.dsl.operators import OPERATORS, SOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A named constraint. `check(cell)` answers None when the cell may stay, else the reason why not."""
+
+    name: str
+    check: Callable[[Cell], str | None]
+
+
+def violations(cell: Cell, rules: Sequence[Rule]) -> dict[str, str]:
+    """Rule name -> reason, for every rule that the cell breaks. Empty when it may stay."""
+    found = ((rule.name, rule.check(cell)) for rule in rules)
+    return {name: reason for name, reason in found if reason is not None}
+
+
+def max_size(limit: int, count_sources: bool = False) -> Rule:
+    """At most `limit` nodes. S17 says 21 nodes, "as many as a GRU"; only without sources does BC3 fit under it."""
+
+    def check(cell: Cell) -> str | None:
+        size = cell.full_size if count_sources else cell.size
+        return f"{size} nodes, at most {limit} allowed" if size > limit else None
+
+    return Rule("too large", check)
+
+
+def max_height(limit: int) -> Rule:
+    """At most `limit` edges between h_t and any source."""
+
+    def check(cell: Cell) -> str | None:
+        return f"height {cell.height}, at most {limit} allowed" if cell.height > limit else None
+
+    return Rule("too high", check)
+
+
+def must_use(*sources: str) -> Rule:
+    """Each of these sources occurs in the cell."""
+
+    def check(cell: Cell) -> str | None:
+        missing = [source for source in sources if source not in cell.sources]
+        return f"does not use {' and '.join(missing)}" if missing else None
+
+    return Rule("source missing", check)
+
+
+def gate_is_sigmoid() -> Rule:
+    """Gate3's third argument is a Sigmoid."""
+
+    def check(cell: Cell) -> str | None:
+        for node in cell.operators:
+            if node.op == "Gate3" and node.args[2].op != "Sigmoid":
+                return f"the gate of Gate3 is {node.args[2].text}, not a Sigmoid"
+        return None
+
+    return Rule("gate not sigmoid", check)
+
+
+def no_repeated_operator() -> Rule:
+    """No operator has itself as a child."""
+
+    def check(cell: Cell) -> str | None:
+        for node in cell.operators:
+            if any(arg.op == node.op for arg in node.args):
+                return f"{node.op} directly under {node.op}"
+        return None
+
+    return Rule("operator under itself", check)
+
+
+def only_words(allowed: Sequence[str]) -> Rule:
+    """Only these operators and sources occur."""
+    known = frozenset(allowed)
+
+    def check(cell: Cell) -> str | None:
+        extra = sorted({node.op for node in cell.root.walk()} - known)
+        return f"uses {', '.join(extra)}" if extra else None
+
+    return Rule("word not allowed", check)
+
+
+def has_memory_place() -> Rule:
+    """A cell that reads c_{t-1} offers at least one place from which c_t can be read off, or has chosen it."""
+
+    def check(cell: Cell) -> str | None:
+        return None if cell.is_runnable or cell.memory_candidates() else "no subgraph can serve as c_t"
+
+    return Rule("no place for c_t", check)
+
+
+def words(*groups: str) -> tuple[str, ...]:
+    """The operators and sources of these groups of the language, in the tables' order."""
+    return tuple(row.name for table in (OPERATORS, SOURCES) for row in table.values() if row.group in groups)
+
+
+def language_model_rules(max_nodes: int = 21, max_edges: int = 8, count_sources: bool = False) -> tuple[Rule, ...]:
+    """S17's constraints for the language-model search (section 4.1): core language, size, height, sources, gates."""
+    return (
+        only_words(words("core")),
+        must_use("x_t", "h_{t-1}"),
+        gate_is_sigmoid(),
+        no_repeated_operator(),
+        max_size(max_nodes, count_sources),
+        max_height(max_edges),
+        has_memory_place(),
+    )
+
+

@@ -1,0 +1,136 @@
+"""Text -> Cell, with errors that point at the place (grammar in `cell.lark`)."""
+
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.resources import files
+from typing import NoReturn
+
+from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
+
+from nasrepro.dsl.cell import MAX_HEIGHT, Cell, Node
+from nasrepro.dsl.errors import CellError
+from nasrepro.dsl.operators import OPERATORS, SOURCES, SPELLINGS
+
+_GRAMMAR = Lark(
+    files("nasrepro.dsl").joinpath("cell.lark").read_text("utf-8"), parser="lalr", propagate_positions=True
+)
+_NAMES = [*OPERATORS, *SPELLINGS]
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> Cell:
+    """The cell that a line of the language writes (S17 section 2).
+
+    >>> parse("Tanh(Add(MM(x), MM(hm1)))")
+    Cell('Tanh(Add(MM(x_t), MM(h_{t-1})))')
+
+    Raises CellError with a caret under the offending place.
+    """
+    if not isinstance(text, str):
+        raise CellError(f"a cell is written as text, got {type(text).__name__}", hint="parse('Tanh(MM(x_t))')")
+    if not text.strip():
+        raise CellError("a cell's text is empty", text, hint="the smallest useful cell is Tanh(Add(MM(x_t), MM(h_{t-1})))")
+    try:
+        tree = _GRAMMAR.parse(text)
+    except UnexpectedInput as error:
+        _explain(text, error)
+    root = _node(tree.children[0], text, height=0)
+    memory = None
+    if len(tree.children) == 2:
+        memory = _memory(tree.children[1], root, text)
+    return Cell(root, memory)
+
+
+def _node(tree: Tree[Token] | Token, text: str, height: int) -> Node:
+    assert isinstance(tree, Tree)
+    name = tree.children[0]
+    assert isinstance(name, Token)
+    if height > MAX_HEIGHT:
+        _fail(f"the cell is higher than {MAX_HEIGHT} operators", text, name)
+    if tree.data == "source":
+        return _source(name, text)
+    operator = OPERATORS.get(name)
+    arguments = tree.children[1:]
+    if operator is None:
+        if name in SPELLINGS:
+            _fail(f"{name} is a source and takes no arguments", text, name, f"write {SPELLINGS[name]}, or MM({name})")
+        _fail(f"unknown operator {name}", text, name, _suggest(name, list(OPERATORS)))
+    if len(arguments) != operator.arity:
+        plural = "argument" if operator.arity == 1 else "arguments"
+        _fail(f"{name} takes {operator.arity} {plural}, got {len(arguments)}", text, name, operator.usage)
+    return Node(str(name), tuple(_node(argument, text, height + 1) for argument in arguments))
+
+
+def _source(name: Token, text: str) -> Node:
+    spelling = name.replace('"', "'").replace(" ", "") if name.startswith("Var") else str(name)
+    if spelling in SPELLINGS:
+        return Node(SPELLINGS[spelling])
+    if spelling in OPERATORS:
+        _fail(f"{name} is an operator and needs its arguments", text, name, OPERATORS[spelling].usage)
+    _fail(f"unknown source {name}", text, name, _suggest(spelling, _NAMES))
+
+
+def _memory(token: Tree[Token] | Token, root: Node, text: str) -> int:
+    assert isinstance(token, Token)
+    index, count = int(token), Cell(root).size
+    if not 0 <= index < count:
+        _fail(
+            f"|{index} is out of range: the cell has {count} operators, numbered 0 to {count - 1}" if count else
+            f"|{index} is out of range: the cell has no operators",
+            text, token, "operators are numbered in post-order, sources are not counted; c_t is that operator's value",
+        )  # fmt: skip
+    if "c_{t-1}" not in Cell(root).sources:
+        _fail(
+            f"|{index} says what c_t is, but nothing in the cell reads c_{{t-1}}", text, token,
+            f"drop |{index}, or use c_{{t-1}} in the cell",
+        )  # fmt: skip
+    return index
+
+
+def _fail(problem: str, text: str, token: Token, hint: str | None = None) -> NoReturn:
+    raise CellError(problem, text, token.start_pos or 0, token.end_pos, hint)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    lower = {word.lower(): word for word in known}
+    short = {"h": "h_{t-1}", "c": "c_{t-1}", "h_t": "h_{t-1}", "c_t": "c_{t-1}"}
+    close = get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    if name in short:
+        return f"did you mean {short[name]}?"
+    if close:
+        return f"did you mean {lower[close[0]]}?"
+    return f"operators: {' '.join(OPERATORS)}; sources: {' '.join(SOURCES)}"
+
+
+def _explain(text: str, error: UnexpectedInput) -> NoReturn:
+    """Say a grammar error in the language's own words."""
+    end = len(text.rstrip())
+    if isinstance(error, UnexpectedCharacters):
+        at = error.pos_in_stream
+        raise CellError(f"unexpected character {text[at]!r}", text, at, hint=_character_hint(text[at])) from None
+    if isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
+        missing = text.count("(") - text.count(")")
+        hint = f"{missing} closing parenthesis missing" if missing > 0 else "an argument or an index is missing here"
+        raise CellError("the text ends too early", text, end, hint=hint) from None
+    assert isinstance(error, UnexpectedToken)
+    token = error.token
+    problem, hint = f"unexpected {str(token)!r}", None
+    if token.type == "RPAR" and text.count(")") > text.count("("):
+        hint = "one closing parenthesis too many"
+    elif token.type in ("COMMA", "RPAR"):
+        hint = "an argument is missing before it"
+    elif token.type in ("NAME", "VAR"):
+        hint = "is a comma missing before it?"
+    elif token.type == "VBAR":
+        hint = "|k comes once, after the whole cell"
+    elif token.type == "INDEX":
+        hint = "numbers stand only after |, at the end"
+    raise CellError(problem, text, token.start_pos or 0, token.end_pos, hint) from None
+
+
+def _character_hint(character: str) -> str:
+    if character in "[{<":
+        return "arguments stand in round parentheses"
+    if character in "+*-/":
+        return "arithmetic is written with operators: Add(a, b), Mult(a, b), Sub(a, b), Div(a, b)"
+    return "names hold letters, digits and _; a time index stands in braces, as in h_{t-1}"
