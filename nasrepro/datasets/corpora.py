@@ -1,0 +1,187 @@
+"""Language-model corpora: a text as three long streams of token ids, with the vocabulary and a hash of both."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nasrepro.datasets.readers import SPLITS, read_text
+from nasrepro.datasets.registry import DataError, find, unknown
+from nasrepro.datasets.vocabulary import Vocab
+
+UNK, EOS = "<unk>", "<eos>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Corpus:
+    """A text ready for a language model.
+
+    The test split is private on purpose: it is read through `Record.read_test`, which writes down that it was read.
+
+    Attributes:
+        name: the registered name, such as "ptb".
+        level: "word" or "char".
+        vocab: tokens and ids, ids in order of first appearance over train, valid, test.
+        train: ids (N,), int64.
+        valid: ids (M,), int64.
+        hash: hex SHA-256 of the vocabulary and the ids of all three splits.
+        licence: what may be done with the text.
+        source: where the text comes from, in words.
+        note: labels that belong beside every number measured on it ("stand-in ...", "vocabulary cut to 2,000"), or "".
+    """
+
+    name: str
+    level: str
+    vocab: Vocab
+    train: Tensor
+    valid: Tensor
+    hash: str
+    licence: str
+    source: str
+    note: str
+    _test: Tensor = field(repr=False)
+
+    def __repr__(self) -> str:
+        sizes = f"train={len(self.train):,}, valid={len(self.valid):,}, vocab={len(self.vocab):,}"
+        return f"Corpus({self.name!r}, level={self.level!r}, {sizes}, hash={self.hash[:12]}{', ' + self.note if self.note else ''})"
+
+
+def load(
+    name: str,
+    level: str = "word",
+    vocab_size: int | None = None,
+    root: str | os.PathLike[str] | None = None,
+    download: bool | None = None,
+) -> Corpus:
+    """Load a data set as a language-model corpus.
+
+    Every line ends with `<eos>`. Words are what stands between spaces; in "pydoc" the words that training holds only once
+    become `<unk>`, as rare words are in the others.
+
+    Args:
+        name: "pydoc" (comes with Python), "ptb" or "wikitext2".
+        level: "word" or "char".
+        vocab_size: at most so many entries, `<unk>` and `<eos>` included: the words most frequent in training stay, the
+            rest become `<unk>`.
+        root: data folder (see `files.data_root`).
+        download: whether missing files may be downloaded; None asks NASREPRO_DOWNLOAD.
+
+    Raises: DataError for unknown names, missing or damaged files, or a vocab_size that makes no sense.
+    """
+    dataset = find(name)
+    if level not in ("word", "char"):
+        raise unknown("level", level, ("word", "char"))
+    if vocab_size is not None and (level == "char" or vocab_size < 3):
+        raise DataError(
+            f"vocab_size={vocab_size} with level={level!r}: it cuts word vocabularies, to 3 or more entries."
+        )
+
+    notes = []
+    if name == "pydoc":
+        notes.append(
+            f"stand-in: the language reference of Python {platform.python_version()}, differs between versions of Python"
+        )
+    texts = [read_text(name, split, root, download) for split in SPLITS]
+    if level == "char":
+        vocab, ids = _encode_characters([_characters(name, text) for text in texts])
+    else:
+        splits = [text.replace("\n", f" {EOS} ").split() for text in texts]
+        full_size = len(set(chain.from_iterable(splits)))
+        if name == "pydoc" or (vocab_size is not None and vocab_size < full_size):
+            splits = _replace_rare(splits, vocab_size, min_count=2 if name == "pydoc" else 1)
+        vocab, ids = _encode_words(splits)
+        if vocab_size is not None and vocab_size < full_size:
+            notes.append(f"vocabulary cut to {vocab_size:,}")
+    train, valid, test = map(torch.from_numpy, ids)
+    return Corpus(
+        name=name,
+        level=level,
+        vocab=vocab,
+        train=train,
+        valid=valid,
+        hash=_hash(vocab, ids),
+        licence=dataset.licence,
+        source=dataset.source,
+        note="; ".join(notes),
+        _test=test,
+    )
+
+
+def batchify(ids: Tensor, batch_size: int) -> Tensor:
+    """Cut one long stream into `batch_size` columns that are read side by side.
+
+    The stream runs down the columns, so that row t+1 follows row t in every column and a state carried from one chunk of
+    rows to the next is the right one. With ids 0 .. 13 and batch_size 4, the remainder (12, 13) is dropped:
+
+        0  3  6  9      <- row 0: the first step of four streams
+        1  4  7 10
+        2  5  8 11
+        ^
+        column 0: a contiguous piece of the text
+
+    Args: ids (N,); batch_size B >= 1.
+    Returns: (T, B) with T = N // B, contiguous.
+    Raises: ValueError if the stream is shorter than one row.
+    """
+    steps = len(ids) // batch_size if batch_size > 0 else 0
+    if steps == 0:
+        raise ValueError(f"Cannot cut {len(ids)} ids into batch_size={batch_size} columns.")
+    return ids[: steps * batch_size].view(batch_size, steps).t().contiguous()  # (T, B)
+
+
+def _replace_rare(splits: list[list[str]], vocab_size: int | None, min_count: int) -> list[list[str]]:
+    """Every word outside the most frequent of training becomes `<unk>`; ties are broken alphabetically."""
+    counts = Counter(splits[0])
+    del counts[UNK], counts[EOS]
+    ranked = sorted(
+        (word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word)
+    )
+    kept = {*(ranked if vocab_size is None else ranked[: vocab_size - 2]), EOS}
+    return [[word if word in kept else UNK for word in split] for split in splits]
+
+
+def _encode_words(splits: list[list[str]]) -> tuple[Vocab, list[np.ndarray]]:
+    """Ids in order of first appearance, as pytorch/examples' word_language_model gives them."""
+    stoi = {word: index for index, word in enumerate(dict.fromkeys(chain.from_iterable(splits)))}
+    ids = [np.fromiter(map(stoi.__getitem__, split), dtype=np.int64, count=len(split)) for split in splits]
+    return Vocab(list(stoi), default_index=stoi.get(UNK)), ids
+
+
+def ptb_characters(words: str) -> str:
+    """The Penn Treebank's published character text from its word text: `_` for a space, lines without their ends.
+
+    The published files have one more space after every character, newlines included.
+    """
+    return "\n".join(line.strip(" ") for line in words.split("\n")).replace(" ", "_")
+
+
+def _characters(name: str, text: str) -> str:
+    """One string in which every newline is an end of line; `_` is the space only where the published files do so."""
+    if name == "ptb":
+        return ptb_characters(text)
+    return "\n".join(line.strip(" ") for line in text.split("\n"))
+
+
+def _encode_characters(splits: list[str]) -> tuple[Vocab, list[np.ndarray]]:
+    """Ids in order of first appearance; a table over code points, because a loop over five million characters is slow."""
+    symbols = list(dict.fromkeys(chain.from_iterable(splits)))
+    table = np.zeros(max(map(ord, symbols)) + 1, dtype=np.int64)
+    table[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
+    ids = [table[np.frombuffer(split.encode("utf-32-le"), dtype="<u4")] for split in splits]
+    return Vocab([EOS if symbol == "\n" else symbol for symbol in symbols]), ids
+
+
+def _hash(vocab: Vocab, ids: list[np.ndarray]) -> str:
+    digest = hashlib.sha256("\n".join(vocab.get_itos()).encode())
+    for split in ids:
+        digest.update(f"\n{len(split)}\n".encode())
+        digest.update(split.astype("<i4").tobytes())  # the same bytes on every machine
+    return digest.hexdigest()

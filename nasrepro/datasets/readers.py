@@ -1,0 +1,105 @@
+"""Lines of text, split by split: the readers torchtext users know, and the text that comes with Python."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+
+from nasrepro.datasets.files import locate
+from nasrepro.datasets.registry import DataError, find, unknown
+
+SPLITS = ("train", "valid", "test")
+
+
+def read_text(
+    name: str, split: str, root: str | os.PathLike[str] | None = None, download: bool | None = None
+) -> str:
+    """The whole text of one split of data set `name`. Raises DataError if it cannot be had (see `files.locate`)."""
+    dataset = find(name)
+    if name == "pydoc":
+        return _pydoc_text(split)
+    return locate(dataset, dataset.file(split), root, download).read_bytes().decode("utf-8")
+
+
+def PennTreebank(
+    root: str | os.PathLike[str] | None = None,
+    split: str | tuple[str, ...] = SPLITS,
+) -> Iterator[str] | tuple[Iterator[str], ...]:
+    """Lines of the Penn Treebank as `torchtext.datasets.PennTreebank` gives them: without the spaces at both ends.
+
+    42,068 / 3,370 / 3,761 lines. One iterator for one split, a tuple of them for a tuple of splits.
+    """
+    return _lines("ptb", root, split, strip=True)
+
+
+def WikiText2(
+    root: str | os.PathLike[str] | None = None,
+    split: str | tuple[str, ...] = SPLITS,
+) -> Iterator[str] | tuple[Iterator[str], ...]:
+    """Lines of WikiText-2 as `torchtext.datasets.WikiText2` gives them: untouched, with their newline.
+
+    36,718 / 3,760 / 4,358 lines. One iterator for one split, a tuple of them for a tuple of splits.
+    """
+    return _lines("wikitext2", root, split, strip=False)
+
+
+def _lines(
+    name: str, root: str | os.PathLike[str] | None, split: str | tuple[str, ...], strip: bool
+) -> Iterator[str] | tuple[Iterator[str], ...]:
+    if isinstance(split, str):
+        # Not str.splitlines: it also breaks at characters that are part of WikiText's articles.
+        lines = read_text(name, split, root).removesuffix("\n").split("\n")
+        return (line.strip() if strip else line + "\n" for line in lines)
+    return tuple(iter(_lines(name, root, one, strip)) for one in split)  # type: ignore[arg-type]
+
+
+_RULE = re.compile(r"[\s*=~^\"'#+|-]*")  # a line of signs only: a heading's underline, a table's border
+_TOKEN = re.compile(r"[^\W\d]\w*|\d+(?:\.\d+)*|[^\w\s]")
+_NUMBER = re.compile(r"\d+(?:\.\d+)*")
+
+
+def _pydoc_text(split: str) -> str:
+    """One paragraph a line, lower-cased, tokens apart by one space, every number `N` as in the Penn Treebank."""
+    if split not in SPLITS:
+        raise unknown("split of pydoc", split, SPLITS)
+    return "".join(line + "\n" for line in _pydoc_lines()[split])
+
+
+@cache
+def _pydoc_lines() -> dict[str, list[str]]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError(
+            "This Python came without pydoc_data, the text that data set pydoc is made of. Install the full standard "
+            "library, or load another data set."
+        ) from error
+
+    # Topics include one another (special names holds customization whole), so each paragraph is kept once, and the held-out
+    # splits choose first: no training paragraph is one that the model is measured on.
+    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
+    seen: set[str] = set()
+    for split in ("test", "valid", "train"):
+        for topic in sorted(topic for topic in topics if _pydoc_split(topic) == split):
+            for line in _paragraphs(topics[topic]):
+                if line not in seen:
+                    seen.add(line)
+                    lines[split].append(line)
+    return lines
+
+
+def _pydoc_split(topic: str) -> str:
+    """A tenth of the topics for validation and a tenth for test, by a hash of the name: the same under every Python."""
+    tenth = int(hashlib.sha256(topic.encode()).hexdigest(), 16) % 10
+    return {0: "valid", 1: "test"}.get(tenth, "train")
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    kept = "\n".join("" if _RULE.fullmatch(line) else line for line in text.splitlines())
+    for paragraph in re.split(r"\n{2,}", kept):
+        tokens = [_NUMBER.sub("N", token) for token in _TOKEN.findall(paragraph.lower())]
+        if tokens:
+            yield " ".join(tokens)

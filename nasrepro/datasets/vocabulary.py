@@ -1,0 +1,132 @@
+"""A vocabulary with the names and behaviour of torchtext 0.18's `torchtext.vocab`, which current torch cannot load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+class Vocab:
+    """Tokens and their indices, both ways.
+
+    As in torchtext, looking up an unknown token gives the default index if one is set and a RuntimeError otherwise.
+    """
+
+    def __init__(self, tokens: Sequence[str], default_index: int | None = None) -> None:
+        self._itos = list(tokens)
+        self._stoi = {token: index for index, token in enumerate(self._itos)}
+        self._default_index = default_index
+        if len(self._stoi) != len(self._itos):
+            twice = [token for token, count in Counter(self._itos).items() if count > 1]
+            raise RuntimeError(f"Duplicate token in the vocabulary: {twice[0]!r}.")
+
+    def __len__(self) -> int:
+        return len(self._itos)
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._stoi
+
+    def __getitem__(self, token: str) -> int:
+        if token in self._stoi:
+            return self._stoi[token]
+        if self._default_index is None:
+            raise RuntimeError(f"Token {token!r} not found and default index is not set.")
+        return self._default_index
+
+    def __call__(self, tokens: Iterable[str]) -> list[int]:
+        return self.lookup_indices(tokens)
+
+    def __repr__(self) -> str:
+        return f"Vocab({len(self)} tokens: {', '.join(map(repr, self._itos[:5]))}{', ...' if len(self) > 5 else ''})"
+
+    def set_default_index(self, index: int | None) -> None:
+        """The index given for tokens that are not in the vocabulary; None makes them an error again."""
+        self._default_index = index
+
+    def get_default_index(self) -> int | None:
+        """The index given for unknown tokens, or None."""
+        return self._default_index
+
+    def insert_token(self, token: str, index: int) -> None:
+        """Put `token` at `index` and move the later ones up. Raises RuntimeError if present or out of range."""
+        if token in self._stoi:
+            raise RuntimeError(f"Token {token!r} already exists in the vocabulary at {self._stoi[token]}.")
+        if not 0 <= index <= len(self):
+            raise RuntimeError(f"Index {index} is out of range [0, {len(self)}].")
+        self._itos.insert(index, token)
+        self._stoi = {token: index for index, token in enumerate(self._itos)}
+
+    def append_token(self, token: str) -> None:
+        """Add `token` at the end. Raises RuntimeError if it is already there."""
+        self.insert_token(token, len(self))
+
+    def lookup_token(self, index: int) -> str:
+        """The token at `index`. Raises RuntimeError if there is none."""
+        if not 0 <= index < len(self):
+            raise RuntimeError(f"Index {index} is out of range [0, {len(self)}).")
+        return self._itos[index]
+
+    def lookup_tokens(self, indices: Iterable[int]) -> list[str]:
+        """The tokens at `indices`. Raises RuntimeError if one is out of range."""
+        return [self.lookup_token(index) for index in indices]
+
+    def lookup_indices(self, tokens: Iterable[str]) -> list[int]:
+        """The indices of `tokens`. Raises RuntimeError for an unknown one unless a default index is set."""
+        return [self[token] for token in tokens]
+
+    def get_stoi(self) -> dict[str, int]:
+        """A copy of the mapping from token to index."""
+        return dict(self._stoi)
+
+    def get_itos(self) -> list[str]:
+        """A copy of the list of tokens by index."""
+        return list(self._itos)
+
+    def to_torchtext(self) -> Any:
+        """The same vocabulary as a `torchtext.vocab.Vocab`. Needs the extra `nasrepro[torchtext]`."""
+        from torchtext.vocab import vocab as torchtext_vocab
+
+        converted = torchtext_vocab(dict.fromkeys(self._itos, 1))
+        converted.set_default_index(self._default_index)
+        return converted
+
+    @classmethod
+    def from_torchtext(cls, other: Any) -> Vocab:
+        """The same vocabulary as torchtext's `other`."""
+        return cls(other.get_itos(), other.get_default_index())
+
+
+def vocab(
+    ordered_dict: Mapping[str, int],
+    min_freq: int = 1,
+    specials: Sequence[str] | None = None,
+    special_first: bool = True,
+) -> Vocab:
+    """A Vocab from token counts, in their order, with `specials` before (or after) them.
+
+    Unlike torchtext's function of this name it leaves `ordered_dict` as it was.
+    """
+    special = list(specials or ())
+    tokens = [token for token, count in ordered_dict.items() if count >= min_freq and token not in special]
+    return Vocab(special + tokens if special_first else tokens + special)
+
+
+def build_vocab_from_iterator(
+    iterator: Iterable[Iterable[str]],
+    min_freq: int = 1,
+    specials: Sequence[str] | None = None,
+    special_first: bool = True,
+    max_tokens: int | None = None,
+) -> Vocab:
+    """A Vocab of the tokens in `iterator`, the most frequent first, ties in alphabetical order.
+
+    `max_tokens` bounds the size, specials included. Raises AssertionError, as torchtext, if specials alone reach it.
+    """
+    counts = Counter(token for tokens in iterator for token in tokens)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    if max_tokens is not None:
+        room = max_tokens - len(specials or ())
+        assert room > 0, "len(specials) >= max_tokens, so the vocab will be entirely special tokens."
+        ranked = ranked[:room]
+    return vocab(dict(ranked), min_freq, specials, special_first)
