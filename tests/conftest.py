@@ -1,27 +1,27 @@
-"""What every test shares: where real data may lie, quiet figures, repeatable random inputs, the gpu marker."""
+"""What every test shares: where real data may lie, quiet figures, repeatable inputs, the gpu marker."""
 
 import os
 from pathlib import Path
 
 import hypothesis
-import matplotlib
+import matplotlib as mpl
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A checkout may stand beside a folder of real data sets. It is set in the environment, not by a fixture, so that the
-# processes and notebooks that tests start see it too; whoever set the variable already knows better.
+# A checkout may stand beside a folder of real data sets. It is set in the environment, not by a fixture,
+# so that the processes and notebooks that tests start see it too; whoever has set it knows better.
 if "NASREPRO_MIRROR" not in os.environ and (ROOT.parent / "shared" / "data").is_dir():
     os.environ["NASREPRO_MIRROR"] = str(ROOT.parent / "shared" / "data")
 
-# Set for this process alone: through MPLBACKEND it would also reach notebooks, whose figures would then not be shown.
-matplotlib.use("Agg")
+# Set for this process alone: through MPLBACKEND it would also reach notebooks and hide their figures.
+mpl.use("Agg")
 
-# The smallest machine we promise anything for has two cores; more threads would also change the order of sums.
+# The smallest machine we promise anything for has two cores; more threads also change the order of sums.
 torch.set_num_threads(2)
 
-# No deadline: a shared machine is slow at times, and that is no defect. In CI every run draws the same inputs.
+# No deadline: a busy machine is slow at times, and that is no defect. In CI every run draws the same inputs.
 hypothesis.settings.register_profile("default-nasrepro", deadline=None)
 hypothesis.settings.register_profile("ci-nasrepro", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci-nasrepro" if os.environ.get("CI") else "default-nasrepro")

@@ -1,0 +1,83 @@
+# Every target does its own set-up: it needs a Python from 3.11 to 3.14, and make. `make help` lists them.
+#
+# The environment is .venv, with the exact versions of constraints.txt. On Linux the torch that PyPI serves brings
+# CUDA along (gigabytes); where there is no GPU, the smaller build does:
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce lab test lint format pins clean
+.DELETE_ON_ERROR:
+
+PROFILE ?= quick
+RUN := .venv/bin/python -m
+
+# The first of these that runs and is of a version we support makes .venv; `make test PYTHON=/path/to/python` overrides.
+PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3.14 python3 python)
+
+# The name holds the folder's path, because an environment copied along with the project still points to the old folder.
+STAMP := .venv/.installed-$(shell pwd | cksum | cut -d' ' -f1)
+
+# Shipped records and measured times come from this release, so `make pins` does not move it: change it here.
+TORCH := 2.13.0
+
+help: ## List the targets (this)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PROFILE=smoke|quick|course|paper   how much \`make reproduce\` runs (now: $(PROFILE))"
+	@echo "  NOTEBOOK=04                        one notebook of it only"
+	@echo "  FRESH=1                            run again what is already recorded"
+	@echo "  PYTHON=/path/to/python             the Python that makes .venv"
+
+setup: $(STAMP) ## Create .venv with the exact pinned versions (the other targets do this themselves)
+
+reproduce: $(STAMP) ## Make every table and figure, each beside the paper's number, in results/PROFILE/
+	$(RUN) nasrepro reproduce --profile "$(PROFILE)" $(if $(NOTEBOOK),--notebook "$(NOTEBOOK)") $(if $(FRESH),--fresh)
+
+lab: $(STAMP) ## Open JupyterLab on the notebooks
+	$(RUN) jupyterlab notebooks
+
+test: lint ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks
+	$(RUN) pytest tests
+
+lint: $(STAMP) ## Check style and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(STAMP) ## Put the code into the project's style
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+pins: .venv/bin/python ## Remake constraints.txt from the newest releases (needs the network)
+	$(RUN) venv build/pins
+	build/pins/bin/python -m pip install --quiet uv
+	printf 'setuptools\ntorch==%s\n' '$(TORCH)' > build/pins/kept.in
+	build/pins/bin/uv pip compile pyproject.toml build/pins/kept.in --extra dev --universal --python-version 3.11 \
+		--upgrade --quiet --no-header --no-annotate --output-file build/pins/pins.txt
+	sed -n '/^#/p' constraints.txt | cat - build/pins/pins.txt > build/pins/constraints.txt
+	mv build/pins/constraints.txt constraints.txt
+	rm -rf build/pins
+
+clean: ## Remove .venv and what tools leave behind; data/ and results/ stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find nasrepro tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The environment cannot build the project by pip's own throw-away environment, whose setuptools would not be pinned.
+$(STAMP): pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing the pinned packages into .venv; the first time this takes some minutes."
+	$(RUN) pip install --disable-pip-version-check --constraint constraints.txt setuptools
+	$(RUN) pip install --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	@rm -f .venv/.installed-*
+	@touch $@
+
+.venv/bin/python:
+	@for python in $(PYTHONS); do \
+		if "$$python" -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
+			echo "Creating .venv with $$("$$python" --version) ($$(command -v "$$python"))"; \
+			exec "$$python" -m venv .venv; \
+		fi; \
+	done; \
+	echo "No Python from 3.11 to 3.14 with its venv module was found; looked for: $(PYTHONS)." >&2; \
+	echo "Install one (Debian and Ubuntu: apt install python3 python3-venv; macOS: brew install python@3.13)," >&2; \
+	echo "or name one that you have: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python" >&2; \
+	exit 1

@@ -1,0 +1,230 @@
+"""The project's files agree with each other: requirements, directions of import, what is committed."""
+
+import ast
+import gzip
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "nasrepro"
+
+# What each room may import of ours. Read from top to bottom, nothing looks down, so there can be no circles.
+MAY_IMPORT: dict[str, set[str]] = {
+    "dsl": set(),
+    "datasets": set(),
+    "convnet": set(),
+    "rnn": {"dsl"},
+    "controllers": {"dsl"},
+    "ranking": {"dsl"},
+    "trainers": {"dsl", "datasets", "convnet", "rnn", "controllers", "ranking"},
+    "search": {"dsl", "datasets", "convnet", "rnn", "controllers", "ranking", "trainers"},
+    "profiles": {"dsl", "datasets", "convnet", "rnn", "controllers", "ranking", "trainers", "search"},
+}
+MAY_IMPORT["report"] = {*MAY_IMPORT["profiles"], "profiles"}
+MAY_IMPORT["notebook"] = {*MAY_IMPORT["report"], "report"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook"}
+MAY_IMPORT["__main__"] = {"cli"}
+
+
+# --- requirements ------------------------------------------------------------------------------------------
+
+
+def declared() -> dict[str, Requirement]:
+    """The direct requirements of pyproject.toml, those of development included, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def pins() -> dict[str, list[Requirement]]:
+    """The lines of constraints.txt by name: a name has several where releases differ between Pythons."""
+    found: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def conda_lines() -> list[str]:
+    """The lines that environment.yml hands to pip."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    return next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+
+
+def test_every_requirement_is_pinned_to_a_release_that_it_allows():
+    for name, requirement in declared().items():
+        assert name in pins(), f"{name} is in pyproject.toml, but not in constraints.txt: run `make pins`"
+        for pin in pins()[name]:
+            (version,) = (specifier.version for specifier in pin.specifier)
+            assert requirement.specifier.contains(version), (
+                f"{pin} is not allowed by pyproject.toml: {requirement}"
+            )
+
+
+def test_every_pin_is_one_exact_public_release():
+    for pin in (pin for same_name in pins().values() for pin in same_name):
+        (specifier,) = pin.specifier
+        assert specifier.operator == "==", f"{pin} in constraints.txt is not exact"
+        assert "+" not in specifier.version, f"{pin} names a local build, which others cannot install"
+        assert "*" not in specifier.version, f"{pin} in constraints.txt is not exact"
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.11.9", "3.12.4", "3.13.1", "3.14.0"])
+def test_a_python_gets_at_most_one_release_of_a_package(python):
+    machine = {
+        "python_version": python.rpartition(".")[0],
+        "python_full_version": python,
+        "sys_platform": "linux",
+        "os_name": "posix",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
+    direct = declared()
+    for name, lines in pins().items():
+        holding = [pin for pin in lines if pin.marker is None or pin.marker.evaluate(machine)]
+        assert len(holding) <= 1, f"Python {python} is given several releases: {holding}"
+        assert holding or name not in direct, f"Python {python} is given no release of {name}"
+
+
+def test_the_builder_of_the_project_is_pinned():
+    (builder,) = map(
+        Requirement,
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"],
+    )
+    (pin,) = pins()[canonicalize_name(builder.name)]
+    (specifier,) = pin.specifier
+    assert builder.specifier.contains(specifier.version)
+
+
+def test_the_makefile_keeps_the_torch_of_the_constraints():
+    kept = re.search(r"^TORCH := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert kept is not None
+    assert [str(pin) for pin in pins()["torch"]] == [f"torch=={kept[1]}"]
+
+
+def test_conda_users_get_the_same_set():
+    lines = conda_lines()
+    names = [canonicalize_name(Requirement(line).name) for line in lines if not line.startswith("-")]
+    assert sorted(names) == sorted(declared()), "environment.yml and pyproject.toml name different packages"
+    # Versions stand in constraints.txt alone, which pip reads from beside environment.yml.
+    assert all(Requirement(line).specifier == "" for line in lines if not line.startswith("-"))
+    assert "--constraint constraints.txt" in lines
+    assert "--editable ." in lines
+
+
+def test_conda_users_get_a_python_that_the_project_supports():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (python,) = (entry for entry in environment["dependencies"] if str(entry).startswith("python="))
+    supported = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "requires-python"
+    ]
+    assert Requirement(f"python{supported}").specifier.contains(python.removeprefix("python="))
+
+
+# --- imports go one way ------------------------------------------------------------------------------------
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Full dotted names that `source`, a module of `package`, imports anywhere, functions included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def modules() -> list[Path]:
+    """All modules of the package but its own __init__, which gathers names from everywhere, lazily."""
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    return set(imported(path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parent.parts)))
+
+
+def test_imported_finds_every_way_of_importing():
+    source = (
+        "import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g\ndef h():\n    from .i import j\n"
+    )
+    expected = {"a.b", "c.d", "nasrepro.rnn.e", "nasrepro.f.g", "nasrepro.rnn.i.j"}
+    assert set(imported(source, "nasrepro.rnn")) == expected
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    here = room(path)
+    assert here in MAY_IMPORT, f"say in MAY_IMPORT of {Path(__file__).name} what {here} may import"
+    for name in imports_of(path):
+        ours, _, rest = name.partition(".")
+        if ours != "nasrepro" or rest == "__version__":
+            continue
+        other = rest.partition(".")[0]
+        assert other in MAY_IMPORT[here] | {here}, f"{path.relative_to(ROOT)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "dsl").rglob("*.py")), ids=lambda path: path.name)
+def test_the_language_needs_only_python_and_its_parser(path):
+    outside = {name.partition(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
+    assert outside <= {"lark", "nasrepro"}
+
+
+# --- what is committed -------------------------------------------------------------------------------------
+
+# Folders that exist on one machine only. Not part of a longer path or of an address, and not "~/…" or "../…".
+MACHINE_PATH = re.compile(rb"(?<![\w.~/}-])/(?:work|home|root|Users|tmp|opt|mnt|scratch)/\w[\w./-]*")
+
+
+def committed() -> list[Path]:
+    """The files that git tracks; an unpacked archive has none, and the test is skipped."""
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listing.returncode != 0:
+        pytest.skip("this folder is no git checkout")
+    paths = (ROOT / name for name in listing.stdout.decode().split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def test_no_file_names_a_path_of_one_machine():
+    found = []
+    for path in committed():
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if path.suffix not in {".png", ".pt"}:
+            found += [f"{path.relative_to(ROOT)}: {hit.decode()}" for hit in MACHINE_PATH.findall(content)]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        (b'"' + b"/home" + b'/ada/cell.txt"', True),
+        (b"root=" + b"/tmp" + b"/x", True),
+        (b"../shared/data", False),
+        (b"https://example.org/work/a", False),
+        (b"~/work/a", False),
+        (b"nasrepro/search/workers.py", False),
+    ],
+)
+def test_a_machine_path_is_told_from_others(text, is_one):
+    assert bool(MACHINE_PATH.search(text)) == is_one
+
+
+def test_only_records_are_large():
+    large = [path for path in committed() if path.stat().st_size > 1_000_000]
+    records = ROOT / "results" / "records"
+    assert not [path for path in large if not path.is_relative_to(records)]
