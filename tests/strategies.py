@@ -1,0 +1,51 @@
+"""Hypothesis strategies that several rooms' tests share: random cells of the language.
+
+>>> from hypothesis import given
+>>> from tests.strategies import cells
+>>> @given(cells(words=words("core"), max_height=4))
+... def test_something(cell): ...
+"""
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from nasrepro.dsl import Cell, Node
+from nasrepro.dsl.constraints import words as words_of
+from nasrepro.dsl.operators import OPERATORS
+
+EVERY_WORD = words_of("core", "extended", "zl17")
+
+
+@st.composite
+def nodes(
+    draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, min_height: int = 0
+) -> Node:
+    """Trees over these operators and sources, with heights in the given range. They shrink to their sources."""
+    by_arity: dict[int, list[str]] = {}
+    for word in words:
+        by_arity.setdefault(OPERATORS[word].arity if word in OPERATORS else 0, []).append(word)
+
+    def grow(room: int, needed: int) -> Node:
+        # Drawing the number of arguments first keeps its mean at 1.5: trees neither die out nor explode.
+        arities = [a for a in sorted(by_arity) if (a == 0 or room > 0) and (a > 0 or needed <= 0)]
+        arity = draw(st.sampled_from(arities))
+        name = draw(st.sampled_from(by_arity[arity]))
+        return Node(name, tuple(grow(room - 1, needed - 1) for _ in range(arity)))
+
+    return grow(max_height, min_height)
+
+
+@st.composite
+def cells(
+    draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, memory: bool = True
+) -> Cell:
+    """Runnable cells of at least one operator.
+
+    `words` are the operators and sources to draw from (default: the whole language). Where a tree reads c_{t-1},
+    any of its operators may be c_t; `memory=False` leaves c_{t-1} out.
+    """
+    allowed = [word for word in words if memory or word != "c_{t-1}"]
+    root = draw(nodes(allowed, max_height, min_height=1))
+    place = draw(st.integers(0, root.size - 1)) if "c_{t-1}" in root.text else None
+    return Cell(root, place)
