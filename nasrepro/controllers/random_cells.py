@@ -1,0 +1,160 @@
+"""S17's random generator: trees grown from h_t down, one word at a time (S17 sections 3.1 and 4.1).
+
+A slot starts empty at h_t. Each empty slot draws a word; an operator opens slots of its own, which are filled left to
+right before anything else. What can be known about a slot while growing narrows the draw: the gate of a Gate3 is a
+Sigmoid, no operator stands under itself, no tree outgrows the height. What shows only in a finished tree (both
+sources used, a place for c_t) is checked then, and the tree is thrown away if it fails.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from nasrepro.dsl import Cell, Node
+from nasrepro.dsl.constraints import Rule, language_model_rules, only_words, violations, words
+from nasrepro.dsl.operators import OPERATORS, SOURCES
+
+MEMORY = "c_{t-1}"
+
+
+@dataclass(frozen=True)
+class GrowthSettings:
+    """What the random generator may grow.
+
+    Raises ValueError where no cell could obey the settings.
+    """
+
+    words: tuple[str, ...] = words("core")
+    """Operators and sources to draw from. Stated: the core language (S17 section 4.1)."""
+    max_nodes: int = 21
+    """Stated."""
+    max_height: int = 8
+    """Edges from h_t to the deepest source. Stated."""
+    count_sources: bool = False
+    """Whether sources count as nodes. Inferred: only without them does S17's own BC3 fit under 21."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Relative chance of a word among those legal in a slot, 1 where not named. Guessed: the paper is silent."""
+    patience: int = 20_000
+    """Draws in a row that may yield nothing new before the space counts as exhausted. Ours."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.words, *self.weights} - {*OPERATORS, *SOURCES})
+        if unknown:
+            raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
+        needed = {"x_t", "h_{t-1}"} | ({"Sigmoid"} if "Gate3" in self.words else set())
+        if not needed <= set(self.words):
+            raise ValueError(f"words lacks {sorted(needed - set(self.words))}: no cell could obey the search's rules")
+        if any(self.weights.get(word, 1.0) < 0 for word in self.words):
+            raise ValueError(f"weights must not be negative: {dict(self.weights)}")
+        if self.max_height < 1 or self.max_nodes < 1 or self.patience < 1:
+            raise ValueError(
+                f"max_height, max_nodes and patience start at 1, got {self.max_height}, {self.max_nodes}, {self.patience}"
+            )
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules of the language-model search, with these limits and these words."""
+        rules = language_model_rules(self.max_nodes, self.max_height, self.count_sources)
+        return tuple(only_words(self.words) if rule.name == "word not allowed" else rule for rule in rules)
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What `propose` found."""
+
+    cells: list[Cell]
+    """Canonical and distinct, in the order of their discovery."""
+    rejected: Counter[str]
+    """How many draws were thrown away, by the name of the first rule broken; "duplicate" for cells known already."""
+    exhausted: bool
+    """True when the generator stopped finding new cells before it had as many as were asked for."""
+
+
+def propose(
+    count: int, rng: random.Random, settings: GrowthSettings | None = None, memory: bool = False, seen: Container[str] = ()
+) -> Proposals:
+    """Up to `count` random cells, in canonical form, distinct by `cell.hash`, with no hash in `seen`.
+
+    With `memory`, trees may read c_{t-1}; such a tree gives one cell for each place of c_t (S17 section 2.3).
+    Stops early, with `exhausted` set, after `settings.patience` draws in a row without a new cell.
+    """
+    settings = settings or GrowthSettings()
+    slots, rules = _Slots(settings, memory), settings.rules()
+    cells: list[Cell] = []
+    found: set[str] = set()
+    rejected: Counter[str] = Counter()
+    fruitless = 0
+    while len(cells) < count and fruitless < settings.patience:
+        fruitless += 1
+        tree = grow(rng, slots)
+        if tree is None:
+            rejected["too large"] += 1
+            continue
+        cell = Cell(tree)
+        broken = violations(cell, rules)
+        if broken:
+            rejected[next(iter(broken))] += 1
+            continue
+        for candidate in [cell] if cell.is_runnable else cell.memory_candidates():
+            canonical = candidate.canonical()
+            # Merging Add(MM(x), MM(x)) can bring an operator under itself, so the rules are asked once more.
+            broken = violations(canonical, rules) if canonical.size < cell.size else {}
+            if broken:
+                rejected[next(iter(broken))] += 1
+            elif canonical.hash in found or canonical.hash in seen:
+                rejected["duplicate"] += 1
+            elif len(cells) < count:
+                found.add(canonical.hash)
+                cells.append(canonical)
+                fruitless = 0
+    return Proposals(cells, rejected, exhausted=len(cells) < count)
+
+
+class _Slots:
+    """The words that are legal in a slot, with their cumulative weights, worked out once per kind of slot."""
+
+    def __init__(self, settings: GrowthSettings, memory: bool) -> None:
+        self.settings = settings
+        self.words = tuple(word for word in settings.words if memory or word != MEMORY)
+        self._legal: dict[tuple[str | None, int], tuple[list[str], list[float]]] = {}
+
+    def draw(self, parent: str | None, depth: int, rng: random.Random) -> str:
+        """A word for a slot under operator `parent` (None: the slot is h_t itself), `depth` edges below h_t."""
+        legal = self._legal.get((parent, depth))
+        if legal is None:
+            names = [word for word in self.words if self._is_legal(word, parent, depth)]
+            legal = names, list(accumulate(self.settings.weights.get(word, 1.0) for word in names))
+            self._legal[parent, depth] = legal
+        return rng.choices(legal[0], cum_weights=legal[1])[0]
+
+    def _is_legal(self, word: str, parent: str | None, depth: int) -> bool:
+        if word in SOURCES:
+            return parent is not None  # h_t is computed: a cell that is one source cannot use two
+        below = 2 if word == "Gate3" else 1  # a Gate3 needs room for its Sigmoid and for what stands under that
+        return word != parent and depth + below <= self.settings.max_height
+
+
+def grow(rng: random.Random, slots: _Slots) -> Node | None:
+    """One random tree, or None as soon as it has too many nodes. It may still lack a source."""
+    limit, count_sources = slots.settings.max_nodes, slots.settings.count_sources
+    nodes = 0
+
+    def fill(word: str, depth: int) -> Node | None:
+        nonlocal nodes
+        if word in SOURCES:
+            nodes += count_sources
+            return Node(word) if nodes <= limit else None
+        nodes += 1
+        if nodes > limit:
+            return None
+        args: list[Node] = []
+        for place in range(OPERATORS[word].arity):
+            is_gate = word == "Gate3" and place == 2
+            arg = fill("Sigmoid" if is_gate else slots.draw(word, depth + 1, rng), depth + 1)
+            if arg is None:
+                return None
+            args.append(arg)
+        return Node(word, tuple(args))
+
+    return fill(slots.draw(None, 0, rng), 0)
