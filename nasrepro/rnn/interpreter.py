@@ -1,0 +1,124 @@
+"""The reference backend: runs a staged program with torch's own operators, and leaves the backward pass to autograd."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nasrepro.rnn.program import Program, Stage
+
+POINTWISE: dict[str, Callable[..., Tensor]] = {
+    "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh,
+    "ReLU": torch.relu,
+    "Add": torch.add,
+    "Mult": torch.mul,
+    "Gate3": lambda a, b, f: torch.lerp(b, a, f),  # f a + (1 - f) b
+    "Sub": torch.sub,
+    "Div": torch.div,
+    "Sin": torch.sin,
+    "Cos": torch.cos,
+    "LayerNorm": lambda a: F.layer_norm(a, a.shape[-1:]),  # no weights of its own: all weights stand in MMs
+    "SeLU": torch.selu,
+    "Max": torch.maximum,
+}
+
+
+class Weights(NamedTuple):
+    """Weights of one product: its matrices stacked (n * hidden, in), its biases (n * hidden,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class LayerState(NamedTuple):
+    """The state of one layer: h (B, hidden), c (B, hidden) or None, the last x (B, input) or None, the timestep."""
+
+    h: Tensor
+    c: Tensor | None
+    x: Tensor | None
+    t: int
+
+
+def run(
+    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, h_mask: Tensor | None = None
+) -> tuple[Tensor, LayerState]:
+    """One layer over a sequence: x (T, B, input) -> out (T, B, hidden), and the state after it.
+
+    `weights` are those of `program.products`, in that order. `h_mask` (B, hidden) multiplies h_{t-1} wherever it
+    enters a matrix product, at every step the same (variational dropout); elementwise uses of h_{t-1} see it whole,
+    since dropping it there would destroy the state that it carries (S17 appendix B.3).
+    """
+    T, B, _ = x.shape
+    H = state.h.shape[-1]
+    queue = iter(weights)
+    values = _early_sources(program, x, state, H)
+    for stage in program.before:
+        _run_stage(stage, values, [next(queue) for _ in stage.products])  # (T, B, width) each
+    # unbind, not indexing: its backward is one stack, where T selections would each fill a whole (T, B, H) with zeros
+    carried = {slot: values[slot].unbind(0) for slot in program.carried}  # T x (B, width)
+    loop_weights = [[next(queue) for _ in stage.products] for stage in program.step]
+
+    h, c = state.h, state.c
+    x_before = state.x
+    outputs = []
+    for t in range(T):
+        now = {slot: steps[t] for slot, steps in carried.items()}
+        sources = {"h_{t-1}": h, "c_{t-1}": c, "x_t": x[t], "x_{t-1}": x_before}
+        for name, slot in program.sources.items():
+            if slot not in now and name in sources:
+                source = sources[name]
+                assert source is not None
+                now[slot] = source
+            elif slot not in now:
+                now[slot] = positions(state.t + t, 1, H, x)[0]
+        for stage, stage_weights in zip(program.step, loop_weights, strict=True):
+            _run_stage(stage, now, stage_weights, h_mask)
+        h = now[program.hidden].expand(B, H)
+        c = now[program.memory].expand(B, H) if program.memory is not None else None
+        x_before = x[t]
+        outputs.append(h)
+    last_x = x[-1] if state.x is not None else None
+    return torch.stack(outputs), LayerState(h, c, last_x, state.t + T)  # (T, B, hidden)
+
+
+def positions(start: int, length: int, size: int, like: Tensor) -> Tensor:
+    """Sinusoidal encodings of timesteps start ... start + length - 1: (length, 1, size) (Vaswani et al. 2017, 3.5).
+
+    Even units hold sines, odd units cosines, of wavelengths from 2 pi to 10,000 * 2 pi.
+    """
+    t = torch.arange(start, start + length, dtype=torch.float64)[:, None, None]  # (T, 1, 1)
+    unit = torch.arange(size, dtype=torch.float64)
+    angle = t * torch.exp(-math.log(10_000.0) * (unit - unit % 2) / size)  # (T, 1, size)
+    return torch.where(unit % 2 == 0, angle.sin(), angle.cos()).to(like)
+
+
+def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) -> dict[int, Tensor]:
+    values: dict[int, Tensor] = {}
+    for name, slot in program.sources.items():
+        if name == "x_t":
+            values[slot] = x  # (T, B, input)
+        elif name == "x_{t-1}":
+            assert state.x is not None
+            values[slot] = torch.cat((state.x[None], x[:-1]))  # (T, B, input)
+        elif name == "PosEnc":
+            values[slot] = positions(state.t, len(x), size, x)  # (T, 1, hidden)
+    early = set(program.carried) | {p.source for s in program.before for p in s.products}
+    early |= {arg for s in program.before for p in s.pointwise for arg in p.args}
+    return {slot: value for slot, value in values.items() if slot in early}
+
+
+def _run_stage(
+    stage: Stage, values: dict[int, Tensor], weights: Sequence[Weights], h_mask: Tensor | None = None
+) -> None:
+    for product, (weight, bias) in zip(stage.products, weights, strict=True):
+        source = values[product.source]
+        if h_mask is not None and product.reads_h:
+            source = source * h_mask
+        out = F.linear(source, weight, bias)  # (..., n * hidden)
+        values.update(zip(product.targets, out.chunk(len(product.targets), -1), strict=True))
+    for op in stage.pointwise:
+        values[op.target] = POINTWISE[op.op](*(values[arg] for arg in op.args))
