@@ -21,7 +21,7 @@ EVERY_WORD = words_of("core", "extended", "zl17")
 def nodes(
     draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, min_height: int = 0
 ) -> Node:
-    """Trees over these operators and sources, with heights in the given range. They shrink to their sources."""
+    """Trees over these operators and sources, with heights in the given range. They shrink to sources."""
     by_arity: dict[int, list[str]] = {}
     for word in words:
         by_arity.setdefault(OPERATORS[word].arity if word in OPERATORS else 0, []).append(word)
@@ -42,8 +42,8 @@ def cells(
 ) -> Cell:
     """Runnable cells of at least one operator.
 
-    `words` are the operators and sources to draw from (default: the whole language). Where a tree reads c_{t-1},
-    any of its operators may be c_t; `memory=False` leaves c_{t-1} out.
+    `words` are the operators and sources to draw from, by default the whole language. Where a tree reads
+    c_{t-1}, any of its operators may be c_t; `memory=False` leaves c_{t-1} out.
     """
     allowed = [word for word in words if memory or word != "c_{t-1}"]
     root = draw(nodes(allowed, max_height, min_height=1))
