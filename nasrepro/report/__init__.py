@@ -1,0 +1,1 @@
+"""What the papers report, what we measured, and how the two are set side by side."""

@@ -1,0 +1,306 @@
+"""The figures: functions from tables to matplotlib figures. None of them reads a file or trains anything."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike
+
+from nasrepro.report import style
+from nasrepro.report.stats import interval
+
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw inside the project's look; the caller's matplotlib settings stay as they were."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with style.look():
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def search_progress(
+    evaluations: pd.DataFrame, title: str = "", paper_ticks: Sequence[float] | None = None
+) -> Figure:
+    """S17 Figure 3: log perplexity of every trained cell against its number in the search, old to new.
+
+    `evaluations` has columns number, log_ppl, memory (the cell keeps a c_t), status ("ok" or "failed"),
+    method. Failed cells stand as ticks along the top; the line is the best so far. `paper_ticks`, the labels of
+    the paper's y axis, make the y axis span at least as much.
+    """
+    ok = evaluations[evaluations["status"] == "ok"].sort_values("number")
+    fig, ax = _axes(
+        style.WIDE, "architecture number, in order of training", "validation log perplexity", title
+    )
+    methods = list(dict.fromkeys(evaluations["method"]))
+    for colour, method in zip(_colours(methods), methods, strict=True):
+        for memory, marker, words in ((False, "o", "$h_t$ only"), (True, "^", "with $c_t$")):
+            part = ok[(ok["method"] == method) & (ok["memory"].astype(bool) == memory)]
+            if len(part):
+                label = f"{method}, {words}" if len(methods) > 1 else words
+                shade = style.ORANGE if memory and len(methods) == 1 else colour
+                ax.scatter(
+                    part["number"],
+                    part["log_ppl"],
+                    s=18,
+                    marker=marker,
+                    color=shade,
+                    alpha=0.65,
+                    linewidths=0,
+                    label=f"{label} ({len(part)})",
+                )
+        best = ok[ok["method"] == method]
+        ax.step(
+            best["number"],
+            best["log_ppl"].cummin(),
+            where="post",
+            color=colour if len(methods) > 1 else style.BLACK,
+            linewidth=1.4,
+            label="best so far" if len(methods) == 1 else f"{method}, best so far",
+        )
+    failed = evaluations[evaluations["status"] != "ok"]
+    if len(failed):
+        ax.scatter(
+            failed["number"],
+            np.full(len(failed), 0.97),
+            transform=ax.get_xaxis_transform(),
+            marker="|",
+            s=26,
+            color=style.GREY,
+            label=f"failed ({len(failed)})",
+        )
+        ax.margins(y=0.1)
+    if paper_ticks is not None:
+        low, high = min(*paper_ticks, ok["log_ppl"].min()), max(*paper_ticks, ok["log_ppl"].max())
+        ax.set_ylim(low - 0.03 * (high - low), high + 0.06 * (high - low))  # room for the failed ones on top
+    _second_axis_in_perplexity(ax)
+    _legend_below(ax)
+    return fig
+
+
+@_styled
+def best_so_far(
+    runs: pd.DataFrame,
+    title: str = "",
+    budget: str = "cells trained",
+    best: str = "best validation log perplexity",
+) -> Figure:
+    """Mean over seeds of the best result so far against budget, one line per method, bootstrap 95% interval
+    as band.
+
+    `runs` has columns budget, seed, method, best. Single seeds are drawn thin; there is no band for fewer
+    than three.
+    """
+    fig, ax = _axes(style.WIDE, budget, best, title)
+    methods = list(dict.fromkeys(runs["method"]))
+    for colour, method in zip(_colours(methods), methods, strict=True):
+        table = runs[runs["method"] == method].pivot_table(index="budget", columns="seed", values="best")
+        table = table.ffill().dropna()
+        ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.35)
+        ax.plot(
+            table.index,
+            table.mean(axis=1),
+            color=colour,
+            linewidth=2,
+            label=f"{method}, mean of {table.shape[1]} seed{'s' if table.shape[1] != 1 else ''}",
+        )
+        if table.shape[1] >= 3:
+            band = np.array([interval(row, resamples=999) for row in table.to_numpy()])  # (budgets, 2)
+            ax.fill_between(table.index, band[:, 0], band[:, 1], color=colour, alpha=0.18, linewidth=0)
+    _legend_below(ax)
+    return fig
+
+
+@_styled
+def rank_scatter(
+    pred: ArrayLike,
+    true: ArrayLike,
+    tau: float,
+    tau_interval: tuple[float, float] | None = None,
+    title: str = "",
+    quantity: str = "log perplexity",
+) -> Figure:
+    """Predicted against measured values of cells that the ranking function has not seen; shapes (n,) each."""
+    predicted, measured = np.asarray(pred, dtype=float), np.asarray(true, dtype=float)
+    fig, ax = _axes((5.6, 5.0), f"predicted {quantity}", f"measured {quantity}", title)
+    ax.scatter(predicted, measured, s=22, color=style.BLUE, alpha=0.6, linewidths=0)
+    low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
+    ax.plot(
+        [low, high], [low, high], color=style.GREY, linewidth=1, linestyle=":", label="predicted = measured"
+    )
+    spread = "" if tau_interval is None else f" [{tau_interval[0]:.2f}, {tau_interval[1]:.2f}]"
+    ax.plot([], [], " ", label=f"Kendall's tau {tau:.2f}{spread}, n = {len(measured)}")
+    ax.legend(loc="upper left")
+    return fig
+
+
+@_styled
+def failure_bars(counts: Mapping[str, int] | pd.Series, title: str = "") -> Figure:
+    """How many candidates failed, by reason; the most frequent on top."""
+    return _bars(counts, "cells", style.RED, title)
+
+
+@_styled
+def operator_counts(counts: Mapping[str, float] | pd.DataFrame, title: str = "") -> Figure:
+    """How often each operator occurs. A mapping gives one bar per operator; a frame, operators as index,
+    groups of bars.
+
+    The columns of a frame are its groups, such as "best 10%" and "all", in shares or counts.
+    """
+    if not isinstance(counts, pd.DataFrame):
+        return _bars(counts, "occurrences", style.BLUE, title)
+    fig, ax = _axes(
+        (7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), "share of operators", "", title
+    )
+    height = 0.8 / counts.shape[1]
+    rows = np.arange(len(counts))[::-1]
+    for i, (colour, name) in enumerate(zip(_colours(counts.columns), counts.columns, strict=True)):
+        ax.barh(rows + 0.4 - (i + 0.5) * height, counts[name], height, color=colour, label=str(name))
+    ax.set_yticks(rows, [str(name) for name in counts.index])
+    ax.grid(axis="y", visible=False)
+    _legend_below(ax)
+    return fig
+
+
+@_styled
+def training_curves(
+    curves: pd.DataFrame, title: str = "", y: str = "valid_ppl", label: str = "validation perplexity"
+) -> Figure:
+    """Validation perplexity by epoch, log scale. Columns: name (one line each), epoch, `y`; seed if there are
+    several.
+
+    With seeds, the thick line is their mean and the thin ones are the seeds.
+    """
+    fig, ax = _axes(style.WIDE, "epoch", label, title)
+    names = list(dict.fromkeys(curves["name"]))
+    for i, (colour, name) in enumerate(zip(_colours(names), names, strict=True)):
+        part = curves[curves["name"] == name]
+        if "seed" in part and part["seed"].nunique() > 1:
+            table = part.pivot_table(index="epoch", columns="seed", values=y)
+            ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.4)
+            mean = table.mean(axis=1)
+        else:
+            mean = part.set_index("epoch")[y].sort_index()
+        ax.plot(
+            mean.index,
+            mean,
+            color=colour,
+            linewidth=1.8,
+            marker=style.MARKERS[i % len(style.MARKERS)],
+            markersize=4,
+            label=str(name),
+        )
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(MaxNLocator(6))
+    ax.tick_params(which="minor", labelsize=8)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend_below(ax)
+    return fig
+
+
+@_styled
+def pipeline(samples: Sequence[tuple[str, float]] = (), title: str = "") -> Figure:
+    """S17 Figure 1: generators, ranking function, training, and the results that feed back.
+
+    `samples` are (cell, perplexity) pairs of a run, written beside the last box.
+    """
+    fig = Figure(figsize=(7.2, 3.3))
+    fig.set_layout_engine("none")  # the boxes stand where they are put
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 100), ylim=(0, 46))
+    ax.axis("off")
+    ax.set_title(title, y=0.92, x=0.02)
+    _box(ax, 2, 25, 22, 10, "random generator", style.BLUE)
+    _box(ax, 2, 11, 22, 10, "learned generator\n(REINFORCE)", style.BLUE)
+    _box(ax, 34, 18, 18, 10, "ranking function", style.ORANGE)
+    _box(ax, 61, 18, 14, 10, "training", style.GREEN)
+    _box(ax, 82, 15, 16, 16, "results\n" + _lines(samples), style.GREY)
+    _arrow(ax, (24, 30), (34, 25))
+    _arrow(ax, (24, 16), (34, 21))
+    _arrow(ax, (52, 23), (61, 23))
+    _arrow(ax, (75, 23), (82, 23))
+    ax.text(29.5, 33.5, "candidates", ha="center", fontsize=8, color=style.GREY)
+    ax.text(56.5, 29.5, "the most\npromising", ha="center", fontsize=8, color=style.GREY)
+    ax.plot([90, 90, 13], [15, 4, 4], color=style.BLACK, linewidth=1.2)
+    _arrow(ax, (13, 4), (13, 11))
+    ax.plot([43, 43], [4, 12], color=style.BLACK, linewidth=1.2)
+    _arrow(ax, (43, 12), (43, 18))
+    ax.text(66, 5.5, "cell and perplexity feed back", ha="center", fontsize=8, color=style.GREY)
+    return fig
+
+
+def _axes(size: tuple[float, float], x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    # A Figure of its own, not pyplot's: nothing to close, and a notebook shows it once.
+    fig = Figure(figsize=size, layout="constrained")
+    ax = fig.add_subplot()
+    ax.set(xlabel=x, ylabel=y, title=title)
+    return fig, ax
+
+
+def _colours(names: Sequence[object] | pd.Index) -> list[str]:
+    return [style.PALETTE[i % len(style.PALETTE)] for i in range(len(names))]
+
+
+def _bars(counts: Mapping[str, float] | pd.Series, unit: str, colour: str, title: str) -> Figure:
+    ordered = sorted(counts.items(), key=lambda item: item[1])  # barh draws the first at the bottom
+    fig, ax = _axes((7.2, 1.1 + 0.3 * max(1, len(ordered))), unit, "", title)
+    bars = ax.barh(
+        [str(name) for name, _ in ordered], [value for _, value in ordered], color=colour, height=0.7
+    )
+    ax.bar_label(bars, fmt="%g", padding=3, fontsize=9)
+    ax.margins(x=0.1)
+    ax.grid(axis="y", visible=False)
+    if not ordered:
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center", color=style.GREY)
+    return fig
+
+
+def _legend_below(ax: Axes) -> None:
+    """The legend under the axes, where it hides no point; the pad leaves room for tick and axis labels."""
+    _, labels = ax.get_legend_handles_labels()
+    if labels:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.2, ncols=min(3, len(labels)))
+
+
+def _second_axis_in_perplexity(ax: Axes) -> None:
+    """Perplexity at the right of a log-perplexity axis: few people read nats."""
+    twin = ax.secondary_yaxis("right")
+    twin.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):,.0f}"))
+    twin.set_ylabel("perplexity")
+
+
+def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
+    shape = FancyBboxPatch(
+        (x, y),
+        width,
+        height,
+        boxstyle="round,pad=0,rounding_size=1.5",
+        facecolor=f"{colour}22",
+        edgecolor=colour,
+    )
+    ax.add_patch(shape)
+    ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    ax.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=style.BLACK, linewidth=1.2)
+    )
+
+
+def _lines(samples: Sequence[tuple[str, float]]) -> str:
+    return "\n".join(f"{name}: {value:.1f}" for name, value in samples[:4])
