@@ -1,4 +1,4 @@
-"""Data sets: a registry with hashes and mirrors, readers with torchtext's names, and language-model corpora."""
+"""Data sets: a registry with hashes and mirrors, readers with torchtext's names, language-model corpora."""
 
 from nasrepro.datasets.corpora import Corpus, batchify, load
 from nasrepro.datasets.files import data_root, fetch

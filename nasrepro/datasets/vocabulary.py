@@ -1,4 +1,4 @@
-"""A vocabulary with the names and behaviour of torchtext 0.18's `torchtext.vocab`, which current torch cannot load."""
+"""A vocabulary with the names and behaviour of torchtext 0.18, which current torch cannot load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 class Vocab:
     """Tokens and their indices, both ways.
 
-    As in torchtext, looking up an unknown token gives the default index if one is set and a RuntimeError otherwise.
+    As in torchtext, an unknown token has the default index if one is set and is a RuntimeError otherwise.
     """
 
     def __init__(self, tokens: Sequence[str], default_index: int | None = None) -> None:
@@ -35,10 +35,12 @@ class Vocab:
         return self._default_index
 
     def __call__(self, tokens: Iterable[str]) -> list[int]:
+        """`lookup_indices`, as torchtext's module does when called."""
         return self.lookup_indices(tokens)
 
     def __repr__(self) -> str:
-        return f"Vocab({len(self)} tokens: {', '.join(map(repr, self._itos[:5]))}{', ...' if len(self) > 5 else ''})"
+        first = ", ".join(map(repr, self._itos[:5]))
+        return f"Vocab({len(self)} tokens: {first}{', ...' if len(self) > 5 else ''})"
 
     def set_default_index(self, index: int | None) -> None:
         """The index given for tokens that are not in the vocabulary; None makes them an error again."""
@@ -49,7 +51,7 @@ class Vocab:
         return self._default_index
 
     def insert_token(self, token: str, index: int) -> None:
-        """Put `token` at `index` and move the later ones up. Raises RuntimeError if present or out of range."""
+        """Put `token` at `index`, move the later ones up. Raises RuntimeError if present or out of range."""
         if token in self._stoi:
             raise RuntimeError(f"Token {token!r} already exists in the vocabulary at {self._stoi[token]}.")
         if not 0 <= index <= len(self):
@@ -121,7 +123,7 @@ def build_vocab_from_iterator(
 ) -> Vocab:
     """A Vocab of the tokens in `iterator`, the most frequent first, ties in alphabetical order.
 
-    `max_tokens` bounds the size, specials included. Raises AssertionError, as torchtext, if specials alone reach it.
+    `max_tokens` bounds the size, specials included. As in torchtext, an AssertionError if they fill it alone.
     """
     counts = Counter(token for tokens in iterator for token in tokens)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
