@@ -32,6 +32,14 @@ MARGIN = 14.0
 TOP = 26.0  # room for h_t above the root
 
 
+def kind_of(node: Node) -> str:
+    """The key of COLOURS under which a node is drawn."""
+    special = {"MM": "matrix", "Gate3": "gate"}
+    if node.is_source or node.op in special:
+        return special.get(node.op, "source")
+    return "activation" if OPERATORS[node.op].arity == 1 else "combine"
+
+
 @dataclass(slots=True, eq=False)
 class Box:
     """A node of the drawing; x is first relative to its parent, then absolute."""
@@ -48,15 +56,6 @@ class Box:
     def __post_init__(self) -> None:
         shown = re.sub(r"[_{}]", "", self.node.op)
         self.width = max(34.0, 7.4 * len(shown) + 14)
-
-    @property
-    def kind(self) -> str:
-        """One of COLOURS."""
-        if self.node.is_source:
-            return "source"
-        if self.node.op in ("MM", "Gate3"):
-            return "matrix" if self.node.op == "MM" else "gate"
-        return "activation" if OPERATORS[self.node.op].arity == 1 else "combine"
 
     def walk(self) -> Iterator["Box"]:
         """Pre-order: the order of a generator that always fills the leftmost empty slot."""
@@ -167,7 +166,7 @@ def _document(title: str, root: Box, shapes: Sequence[str], width: float, height
         f"<title>{escape(title)}</title>",
         f'<rect width="100%" height="100%" rx="6" fill="{BACKGROUND}"/>',
         f'<path d="M{root.x:.1f} {root.y - HEIGHT / 2:.1f}v-10" stroke="{FAINT}" stroke-width="1.5"/>',
-        _text("h_t", root.x, root.y - HEIGHT / 2 - 17, INK, 14),
+        _text("h_t", root.x, root.y - HEIGHT / 2 - 19, INK, 14),
         *shapes,
         "</svg>",
     ]
@@ -188,24 +187,28 @@ def _edges(root: Box, shown: Collection[Box] | None = None) -> list[str]:
             curve = f"M{box.x:.1f} {top:.1f}c0 {bend} {across:.1f} {bend} {across:.1f} {2 * bend}"
             shapes.append(f'<path d="{curve}" stroke="{FAINT}" stroke-width="1.5" fill="none"{dash}/>')
             if is_gate:
-                shapes.append(_text(name, arg.x + 7, arg.y - HEIGHT / 2 - 6, FAINT, 11))
+                outside = 8 if across > 0 else -8  # the edge arrives from the other side
+                shapes.append(_text(name, arg.x + outside, arg.y - HEIGHT / 2 - 8, FAINT, 11))
     return shapes
 
 
 def _node(box: Box, number: bool = False, newest: bool = False) -> Iterator[str]:
-    fill, ink = COLOURS[box.kind]
+    fill, ink = COLOURS[kind_of(box.node)]
     if box.is_memory:
         yield _rectangle(box, 3.5, f'fill="none" stroke="{MEMORY}" stroke-width="2.5"')
         yield _text("c_t", box.x - box.width / 2 - 17, box.y, MEMORY, 14)
     yield _rectangle(box, 0, f'fill="{fill}" stroke="{INK}" stroke-width="{3 if newest else 0.8}"')
     yield _text(box.node.op, box.x, box.y, ink, 12)
     if number and box.number is not None:
-        place = f'x="{box.x + box.width / 2 + 2.5:.1f}" y="{box.y - HEIGHT / 2 + 3:.1f}"'
+        ring = 4 if box.is_memory else 0
+        place = f'x="{box.x + box.width / 2 + 2.5 + ring:.1f}" y="{box.y - HEIGHT / 2 + 3:.1f}"'
         yield f'<text {place} font-size="9" text-anchor="start" fill="{FAINT}">{box.number}</text>'
 
 
 def _slot(box: Box) -> str:
-    return _rectangle(box, 0, f'fill="none" stroke="{FAINT}" stroke-width="1.5" stroke-dasharray="4 3"')
+    # Always of one shape, so that it does not give away what will fill it.
+    place = f'x="{box.x - 17:.1f}" y="{box.y - HEIGHT / 2:.1f}" width="34" height="{HEIGHT}" rx="6"'
+    return f'<rect {place} fill="none" stroke="{FAINT}" stroke-width="1.5" stroke-dasharray="4 3"/>'
 
 
 def _rectangle(box: Box, around: float, paint: str) -> str:
