@@ -35,9 +35,9 @@ def search_progress(
 ) -> Figure:
     """S17 Figure 3: log perplexity of every trained cell against its number in the search, old to new.
 
-    `evaluations` has columns number, log_ppl, memory (the cell keeps a c_t), status ("ok" or "failed"),
-    method. Failed cells stand as ticks along the top; the line is the best so far. `paper_ticks`, the labels of
-    the paper's y axis, make the y axis span at least as much.
+    `evaluations` has columns number, log_ppl, memory (True for a cell with a c_t), status ("ok" or "failed")
+    and method. Failed cells stand as ticks along the top; the line is the best so far. `paper_ticks`, the
+    labels of the paper's y axis, make the y axis span at least as much.
     """
     ok = evaluations[evaluations["status"] == "ok"].sort_values("number")
     fig, ax = _axes(

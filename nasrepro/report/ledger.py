@@ -28,7 +28,7 @@ import pandas as pd
 
 from nasrepro.report import papers
 from nasrepro.report.files import write_json
-from nasrepro.report.papers import Entry
+from nasrepro.report.papers import Entry, number
 
 Word = Literal["reproduced", "same direction", "not reproduced", "not attempted"]
 WORDS: tuple[Word, ...] = get_args(Word)
@@ -132,12 +132,13 @@ def _agrees(entry: Entry, finding: Finding) -> tuple[bool, str]:
     """Whether a value equals the paper's within tolerance; texts must be the same text."""
     ours, theirs = finding.value, entry.value
     if isinstance(ours, str) or isinstance(theirs, str) or ours is None or theirs is None:
-        return ours is not None and ours == theirs, "equal" if ours == theirs else "differs from the paper's"
+        agrees = ours is not None and ours == theirs
+        return agrees, "equal" if agrees else "differs from the paper's"
     tolerance = entry.tolerance or 0.0
     difference = abs(ours - theirs)
     # A hair of slack: 61.4 + 0.614 must not fail for the sake of the last binary digit.
     agrees = difference <= tolerance + 1e-9 * abs(theirs)
-    return agrees, f"{difference:.4g} away, tolerance {tolerance:g}"
+    return agrees, f"{number(difference)} away, tolerance {number(tolerance)}"
 
 
 def _points_the_same_way(entry: Entry, finding: Finding) -> tuple[bool, str]:
@@ -156,7 +157,7 @@ def _points_the_same_way(entry: Entry, finding: Finding) -> tuple[bool, str]:
     excluded = {"higher": above, "lower": below, None: above or below}[entry.better]
     return (
         excluded,
-        f"the interval {'excludes' if excluded else 'does not exclude'} the opposite ({against:g})",
+        f"the interval {'excludes' if excluded else 'does not exclude'} the opposite ({number(against)})",
     )
 
 

@@ -138,6 +138,24 @@ def load() -> Papers:
     return read(PATH)
 
 
+def number(value: float | str | None) -> str:
+    """A value for reading: four significant digits, thousands with commas, very large ones as powers of ten.
+
+    >>> number(61.4), number(24162960), number(6e16), number(None)
+    ('61.4', '24,162,960', '6 × 10^16', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if abs(value) >= 1e12:
+        digits, exponent = f"{value:.3g}".split("e")
+        return f"{float(digits):g} × 10^{int(exponent)}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
 def _entry(raw: dict[str, Any]) -> Entry:
     unknown = set(raw) - {field.name for field in fields(Entry)}
     if unknown:
