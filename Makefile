@@ -48,12 +48,13 @@ format: $(STAMP) ## Put the code into the project's style
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+# Every Python gets the same releases where one serves all. networkx 3.6.1, the newest for 3.11, refuses Python 3.14.1.
 pins: .venv/bin/python ## Remake constraints.txt from the newest releases (needs the network)
 	$(RUN) venv build/pins
 	build/pins/bin/python -m pip install --quiet uv
-	printf 'setuptools\ntorch==%s\n' '$(TORCH)' > build/pins/kept.in
-	build/pins/bin/uv pip compile pyproject.toml build/pins/kept.in --extra dev --universal --python-version 3.11 \
-		--upgrade --quiet --no-header --no-annotate --output-file build/pins/pins.txt
+	printf '%s\n' setuptools 'torch==$(TORCH)' 'networkx>=3.7; python_version >= "3.12"' > build/pins/also.in
+	build/pins/bin/uv pip compile pyproject.toml build/pins/also.in --extra dev --universal --python-version 3.11 \
+		--fork-strategy fewest --upgrade --quiet --no-header --no-annotate --output-file build/pins/pins.txt
 	sed -n '/^#/p' constraints.txt | cat - build/pins/pins.txt > build/pins/constraints.txt
 	mv build/pins/constraints.txt constraints.txt
 	rm -rf build/pins
@@ -62,7 +63,7 @@ clean: ## Remove .venv and what tools leave behind; data/ and results/ stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 	find nasrepro tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The environment cannot build the project by pip's own throw-away environment, whose setuptools would not be pinned.
+# Without build isolation, because pip would fetch an unpinned setuptools into its throw-away environment.
 $(STAMP): pyproject.toml constraints.txt | .venv/bin/python
 	@echo "Installing the pinned packages into .venv; the first time this takes some minutes."
 	$(RUN) pip install --disable-pip-version-check --constraint constraints.txt setuptools
