@@ -1,0 +1,10 @@
+"""Searches: what they have found (`Record`, `replay`), and the loop that looks for more (`search.loop`, which needs torch)."""
+
+from nasrepro.search.history import Search as Search
+from nasrepro.search.history import replay as replay
+from nasrepro.search.record import Evaluation as Evaluation
+from nasrepro.search.record import Record as Record
+from nasrepro.search.record import RecordError as RecordError
+from nasrepro.search.record import evaluation_key as evaluation_key
+
+__all__ = ["Evaluation", "Record", "RecordError", "Search", "evaluation_key", "replay"]

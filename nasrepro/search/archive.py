@@ -1,0 +1,99 @@
+"""A record as one compact file: gzipped lines of JSON, the first of which counts the rest."""
+
+import gzip
+import io
+import json
+import os
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+
+class RecordError(RuntimeError):
+    """A record that cannot be read or written: what is wrong, where, and what to do."""
+
+
+def dumps(value: Any) -> str:
+    """JSON with one spelling per value: sorted keys, no spaces. Not-a-number has no place in JSON and is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def write(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Write (table, row) pairs, in the order given. The same rows give the same bytes, with the same zlib.
+
+    The file appears whole or not at all. Raises RecordError where it cannot be written.
+    """
+    lines = [(table, dumps({"table": table, **row})) for table, row in rows]
+    head = dumps({"format": FORMAT, "rows": Counter(table for table, _ in lines)})
+    text = "".join(f"{line}\n" for line in [head, *(line for _, line in lines)])
+    packed = io.BytesIO()
+    with gzip.GzipFile(
+        filename="", mode="wb", fileobj=packed, mtime=0
+    ) as file:  # no name, no time: bytes repeat
+        file.write(text.encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "wb") as out:
+            out.write(packed.getvalue())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
+
+
+def read(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (place, table, row) for every row of a file that `write` wrote; `place` names file and line for messages.
+
+    Raises RecordError for a file that is missing, cut off, not JSON, of another format, or lacks rows.
+    """
+    lines = enumerate(_lines(path), start=1)
+    try:
+        _, head = next(lines)
+    except StopIteration:
+        raise RecordError(f"{path} is empty; fetch or export it again") from None
+    first = _parse(head, f"{path}, line 1")
+    if first.get("format") != FORMAT or not isinstance(first.get("rows"), dict):
+        raise RecordError(
+            f"{path}, line 1: format {first.get('format')!r}, this version of nasrepro reads {FORMAT}"
+        )
+    counts: Counter[str] = Counter()
+    for number, line in lines:
+        place = f"{path}, line {number}"
+        row = _parse(line, place)
+        table = row.pop("table", None)
+        if table not in first["rows"]:
+            raise RecordError(f"{place}: unknown table {table!r}")
+        counts[table] += 1
+        yield place, table, row
+    if counts != Counter(first["rows"]):
+        raise RecordError(
+            f"{path} lacks rows: line 1 promises {first['rows']}, found {dict(counts)}; fetch it again"
+        )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from file
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is damaged ({error}); fetch or export it again") from error
+
+
+def _parse(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"{place}: not JSON ({error}); the file is damaged, fetch or export it again"
+        ) from None
+    if not isinstance(row, dict):
+        raise RecordError(f"{place}: expected a JSON object, got {type(row).__name__}")
+    return row

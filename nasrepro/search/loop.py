@@ -1,0 +1,224 @@
+"""S17's search for a language-model cell: generate, rank, train the most promising, learn from them, repeat (S17 section 4.1).
+
+A step is written to the record before its cells are trained, and each result as it comes. What a step proposes depends
+on the results of the steps before it and on nothing else. So a search that was killed goes on where it was, and ends
+with the same rows as one that was not.
+"""
+
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from itertools import count
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from nasrepro.controllers import GrowthSettings, propose
+from nasrepro.dsl import Cell, parse
+from nasrepro.ranking import Ranker, RankerSettings
+from nasrepro.search.archive import dumps
+from nasrepro.search.history import Search, replay
+from nasrepro.search.record import Evaluation, Proposal, Record, evaluation_key
+from nasrepro.search.workers import Job, Workers
+from nasrepro.trainers.outcome import Task
+
+
+class SearchError(RuntimeError):
+    """A search that makes no sense to go on with."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How a search goes. "Stated" settings are S17's, in its sections 3.2 and 4.1.
+
+    Raises ValueError for numbers that make no search.
+    """
+
+    method: Literal["ranked", "random"] = "ranked"
+    """Choose by the ranking function (stated), or train whatever the generator draws: the control that S17 lacks."""
+    cells: int = 1000
+    """Cells to train. "A little over 1000" in S17, stated. Raising it later continues the same search."""
+    step: int = 32
+    """Cells trained between two trainings of the ranking function. Stated."""
+    sampled: int = 4
+    """How many of a step are sampled rather than the best predicted. Stated."""
+    temperature: float = 1.0
+    """The weight of a sampled cell is exp(-predicted log perplexity / temperature): at 1, one over the predicted
+    perplexity. That low perplexities are favoured is stated, the weight is guessed."""
+    candidates: int = 50_000
+    """Random cells that the ranking function orders in each step. Stated, as a maximum."""
+    memory_after: int = 750
+    """Cells with a memory c_t are admitted after so many valid cells without one. Stated."""
+    seed: int = 0
+    """Of everything random in proposing."""
+    child_seed: int = 0
+    """Of every training. One seed per cell: inferred, S17 mentions no repetition."""
+    growth: GrowthSettings = field(default_factory=GrowthSettings)
+    """The random generator."""
+    ranker: RankerSettings = field(default_factory=RankerSettings)
+    """The ranking function."""
+
+    def __post_init__(self) -> None:
+        if self.method not in ("ranked", "random"):
+            raise ValueError(f"method is 'ranked' or 'random', got {self.method!r}")
+        if self.cells < 1 or self.step < 1 or self.memory_after < 0 or not 0 <= self.sampled <= self.step:
+            raise ValueError(
+                "a search trains 1 or more cells in steps of 1 or more, of which 0 to all are sampled; got "
+                f"cells={self.cells}, step={self.step}, sampled={self.sampled}, memory_after={self.memory_after}"
+            )
+        if self.candidates < self.step or self.temperature <= 0:
+            raise ValueError(
+                f"candidates={self.candidates} must not be below step={self.step}, temperature={self.temperature} must be above 0"
+            )
+
+
+def search(
+    task: Task,
+    settings: SearchSettings,
+    record: Record,
+    workers: int = 1,
+    timeout_s: float | None = None,
+    threads: int = 1,
+    memory_gb: float | None = None,
+    progress: bool = True,
+) -> Search:
+    """Run a search, or go on with it: what the record holds is neither trained nor ranked again.
+
+    `workers`, `timeout_s`, `threads` and `memory_gb` are those of `Workers`. Ctrl-C stops at once and loses only the cells
+    in training.
+
+    Raises SearchError when all cells of a step crash, WorkerError when the task cannot be loaded in a worker.
+    """
+    identity = search_identity(task, settings)
+    name = sha256(dumps(identity).encode()).hexdigest()[:12]
+    record.begin(name, identity)
+    with (
+        Workers(task, workers, timeout_s, threads, memory_gb) as pool,
+        # No smoothing: rankings come once in a step, and the estimate of the time left has to count them in.
+        tqdm(total=settings.cells, unit="cell", smoothing=0, disable=not progress) as bar,
+    ):
+        try:
+            for step in count():
+                if step not in record.steps(name):
+                    if len(record.proposals(name)) >= settings.cells:
+                        break
+                    bar.set_description(f"step {step}: proposing")
+                    propose_step(name, step, task, settings, record)
+                cells = [
+                    parse(proposal.cell)
+                    for proposal in record.proposals(name, step)
+                    if proposal.number < settings.cells
+                ]
+                if not cells:  # the generator finds nothing new
+                    break
+                bar.set_description(f"step {step}")
+                evaluate(cells, settings.child_seed, record, pool, bar)
+        except KeyboardInterrupt:
+            tqdm.write(
+                f"stopped after {bar.n} of {settings.cells} cells; run it again to go on", file=sys.stderr
+            )
+            raise
+    return replay(record, name, settings.cells)
+
+
+def search_identity(task: Task, settings: SearchSettings) -> dict[str, Any]:
+    """What makes two searches the same one: everything but the budget, which may be raised later."""
+    chosen = asdict(settings)
+    del chosen["cells"]
+    return {
+        "search": chosen,
+        "task": {
+            "name": task.name,
+            "version": task.version,
+            "settings": task.settings,
+            "data": task.data_hash,
+        },
+    }
+
+
+def propose_step(name: str, step: int, task: Task, settings: SearchSettings, record: Record) -> None:
+    """Choose the cells of a step from the results of all earlier ones, and write them to the record."""
+    earlier = record.proposals(name)
+    cells = [parse(proposal.cell) for proposal in earlier]
+    perplexities = [record[proposal.key].perplexity for proposal in earlier]
+    valid = [cell for cell, perplexity in zip(cells, perplexities, strict=True) if perplexity is not None]
+    memory = sum(cell.memory is None for cell in valid) >= settings.memory_after
+    is_ranked = settings.method == "ranked" and bool(valid)
+
+    rng = random.Random(f"{settings.seed}/{step}")  # text seeds are hashed alike everywhere
+    found = propose(
+        settings.candidates if is_ranked else settings.step,
+        rng,
+        settings.growth,
+        memory=memory,
+        seen={cell.hash for cell in cells},
+    )
+    chosen: list[tuple[Cell, str, float | None]]
+    if is_ranked and found.cells:
+        ranker = Ranker(settings.ranker, seed=rng.getrandbits(31)).fit(cells, perplexities)
+        predicted = ranker.predict(found.cells)
+        chosen = [(found.cells[i], how, float(predicted[i])) for i, how in select(predicted, settings, rng)]
+    else:
+        chosen = [(cell, "random", None) for cell in found.cells]
+
+    proposals = [
+        Proposal(number, step, how, str(cell), value, evaluation_key(task, cell, settings.child_seed))
+        for number, (cell, how, value) in enumerate(chosen, start=len(earlier))
+    ]
+    facts = {
+        "candidates": len(found.cells),
+        "rejected": dict(found.rejected),
+        "memory": memory,
+        "exhausted": found.exhausted,
+    }
+    record.propose(name, step, proposals, facts)
+
+
+def select(
+    predicted: NDArray[np.float64], settings: SearchSettings, rng: random.Random
+) -> list[tuple[int, str]]:
+    """Indices of the cells to train: the best predicted, then some sampled from the rest without replacement.
+
+    `predicted` (candidates,) are log perplexities. The n largest of (log weight + Gumbel noise) are a weighted sample of n
+    without replacement.
+    """
+    order = np.argsort(predicted, kind="stable")
+    best, rest = np.split(order, [settings.step - settings.sampled])
+    noise = np.random.default_rng(rng.getrandbits(64)).gumbel(size=len(rest))
+    drawn = rest[
+        np.argsort(predicted[rest] / settings.temperature - noise, kind="stable")[: settings.sampled]
+    ]
+    return [(int(i), "best") for i in best] + [(int(i), "sampled") for i in drawn]
+
+
+def evaluate(
+    cells: Sequence[Cell], seed: int, record: Record, workers: Workers, bar: "tqdm[Any] | None" = None
+) -> list[Evaluation]:
+    """The evaluations of cells, in their order; those that the record lacks are made, in canonical form, and written.
+
+    Raises SearchError when four cells or more were asked for and all of them crashed: that is a fault of the task or of
+    the machine, so none of it stays in the record.
+    """
+    keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
+    jobs = {key: Job(cell.canonical(), seed) for key, cell in zip(keys, cells, strict=True)}
+    missing = [job for key, job in jobs.items() if record.get(key) is None]
+    if bar is not None:  # what is known took no time, and the estimate of the time left should not count it
+        known = len(jobs) - len(missing)
+        bar.n, bar.initial = bar.n + known, bar.initial + known
+        bar.refresh()
+    for job, outcome in workers.map(missing):
+        record.put(Evaluation.of(workers.task, job.cell, seed, outcome))
+        if bar is not None:
+            bar.update()
+    evaluations = [record[key] for key in keys]
+    if len(jobs) >= 4 and all(evaluation.reason.startswith("crashed") for evaluation in evaluations):
+        record.forget(keys)
+        raise SearchError(
+            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: that is no property of cells. "
+            "None of it was kept. workers=0 shows the whole traceback"
+        )
+    return evaluations

@@ -1,0 +1,445 @@
+"""The record: every evaluation ever made, found by its key before it is made again.
+
+One SQLite file is cache, resume point, replay and shipped data at once. A process killed at any moment loses at most
+what it was computing, because every fact is one transaction.
+"""
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from nasrepro.dsl import Cell
+from nasrepro.search import archive
+from nasrepro.search.archive import RecordError as RecordError
+from nasrepro.search.archive import dumps
+from nasrepro.trainers.outcome import Outcome, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+SCHEMA = 1
+_APPLICATION = 0x6E617372  # "nasr": tells our files from other programs' SQLite files
+_WAIT = 30.0  # seconds to wait for another process's write
+
+_TABLES = {
+    "searches": "id TEXT PRIMARY KEY, settings TEXT, created TEXT",
+    "steps": "search TEXT, step INTEGER, facts TEXT, PRIMARY KEY (search, step)",
+    "proposals": (
+        "search TEXT, number INTEGER, step INTEGER, how TEXT, cell TEXT, predicted REAL, key TEXT, "
+        "PRIMARY KEY (search, number)"
+    ),
+    "evaluations": (
+        "key TEXT PRIMARY KEY, task TEXT, version INTEGER, cell TEXT, canonical TEXT, hash TEXT, settings TEXT, "
+        "seed INTEGER, data TEXT, status TEXT, reason TEXT, metrics TEXT, curve TEXT, parameters INTEGER, device TEXT, "
+        "seconds REAL, created TEXT"
+    ),
+    "test_reads": "row TEXT, corpus TEXT, data TEXT, created TEXT, PRIMARY KEY (row, data)",
+}
+_JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One row: which cell was evaluated how, and what came of it.
+
+    Attributes:
+        key: `evaluation_key` of the rest.
+        task, version, settings, data: the task's name, version, settings and data hash.
+        cell: the cell's text as it was evaluated. canonical: its canonical text. hash: its structural hash.
+        seed: the child's seed.
+        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics that are
+            not finite come back as nan.
+        created: when, UTC, ISO 8601.
+    """
+
+    key: str
+    task: str
+    version: int
+    cell: str
+    canonical: str
+    hash: str
+    settings: dict[str, Any]
+    seed: int
+    data: str
+    status: str
+    reason: str
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    parameters: int
+    device: str
+    seconds: float
+    created: str
+
+    @classmethod
+    def of(cls, task: Task, cell: Cell, seed: int, outcome: Outcome) -> "Evaluation":
+        """The row for an outcome of `task.evaluate(cell, seed)`."""
+        return cls(
+            key=evaluation_key(task, cell, seed),
+            task=task.name,
+            version=task.version,
+            cell=str(cell),
+            canonical=str(cell.canonical()),
+            hash=cell.hash,
+            settings=task.settings,
+            seed=seed,
+            data=task.data_hash,
+            created=_now(),
+            **{f.name: getattr(outcome, f.name) for f in fields(outcome)},
+        )
+
+    @property
+    def perplexity(self) -> float | None:
+        """Validation perplexity, or None for a cell that failed."""
+        value = self.metrics.get("valid_ppl", math.nan)
+        return value if self.status == "ok" and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A cell that a search chose to evaluate.
+
+    Attributes:
+        number: place in the search, from 0.
+        step: the step of the search.
+        how: "random"; or, by the ranking function, "best" or "sampled".
+        cell: its text.
+        predicted: predicted log perplexity, or None where nothing was ranked.
+        key: of its evaluation.
+    """
+
+    number: int
+    step: int
+    how: str
+    cell: str
+    predicted: float | None
+    key: str
+
+
+class TestSplit(Protocol):
+    """What `read_test` asks of a corpus: a name, a hash, and the split that nobody else reads."""
+
+    name: str
+    hash: str
+    _test: "Tensor"
+
+
+def evaluation_key(task: Task, cell: Cell, seed: int) -> str:
+    """64 hex digits that name an evaluation: equal for cells that are equal up to canonical form."""
+    return _key(task.name, str(cell.canonical()), task.settings, seed, task.data_hash, task.version)
+
+
+def _key(task: str, canonical: str, settings: Mapping[str, Any], seed: int, data: str, version: int) -> str:
+    return sha256(dumps([task, canonical, settings, seed, data, version]).encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Record:
+    """A record in the file `path`, or in memory when `path` is None. Several processes may use one file at a time.
+
+    >>> record = Record()
+    >>> record.evaluations()
+    []
+
+    Raises RecordError when the file cannot be made, is no record, was written by another version, or stays locked.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._db: sqlite3.Connection | None = None
+        if self.path is not None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RecordError(
+                    f"{self.path.parent} cannot be made ({error.strerror}): choose another folder for the record"
+                ) from error
+        with self._errors():
+            self._db = sqlite3.connect(self.path or ":memory:", timeout=_WAIT, isolation_level=None)
+            self._open(self._db)
+
+    def _open(self, db: sqlite3.Connection) -> None:
+        self._check(db)  # before the first write: another program's file stays as it is
+        db.execute("PRAGMA journal_mode=WAL")  # readers and one writer at a time, safe under kill -9
+        db.execute(
+            "PRAGMA synchronous=FULL"
+        )  # and under power failure: an evaluation costs more than a flush
+        with self._transaction():
+            if self._check(db):
+                return
+            for name, columns in _TABLES.items():
+                db.execute(f"CREATE TABLE {name} ({columns})")
+            db.execute(f"PRAGMA application_id={_APPLICATION}")
+            db.execute(f"PRAGMA user_version={SCHEMA}")
+
+    def _check(self, db: sqlite3.Connection) -> bool:
+        """True for a record of this version, False for an empty file."""
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            return False
+        if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+            raise RecordError(
+                f"{self.path} is another program's database; choose another file for the record"
+            )
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA:
+            raise RecordError(
+                f"{self.path} is a record of version {version}, this nasrepro reads version {SCHEMA}; "
+                "use the version that wrote it, or begin another record"
+            )
+        return True
+
+    def close(self) -> None:
+        """Close the file. A closed record cannot be used."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_db"):
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"Record({str(self.path)!r})" if self.path else "Record()"
+
+    # ---- evaluations
+
+    def get(self, key: str) -> Evaluation | None:
+        """The evaluation with this key, or None."""
+        rows = self._rows("SELECT * FROM evaluations WHERE key = ?", key)
+        return _evaluation(rows[0]) if rows else None
+
+    def __getitem__(self, key: str) -> Evaluation:
+        """The evaluation with this key. Raises KeyError where there is none."""
+        evaluation = self.get(key)
+        if evaluation is None:
+            raise KeyError(f"{self!r} holds no evaluation {key}")
+        return evaluation
+
+    def put(self, evaluation: Evaluation) -> None:
+        """Write an evaluation. One that is already there stays as it is: results never change."""
+        row = asdict(evaluation)
+        row["metrics"] = _finite(evaluation.metrics)
+        row["curve"] = [_finite(point) for point in evaluation.curve]
+        with self._transaction():
+            self._insert("evaluations", row)
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Delete evaluations, so that they are made again: failures that were the machine's fault, not the cells'."""
+        with self._transaction():
+            self._connection().executemany("DELETE FROM evaluations WHERE key = ?", [(key,) for key in keys])
+
+    def evaluations(self) -> list[Evaluation]:
+        """All evaluations, ordered by key: the order in which they finished says nothing."""
+        return [_evaluation(row) for row in self._rows("SELECT * FROM evaluations ORDER BY key")]
+
+    def frame(self) -> "pd.DataFrame":
+        """All evaluations, one row each; metrics are columns of their own."""
+        import pandas as pd  # here, because worker processes import this module and need no tables
+
+        rows = [{**asdict(evaluation), **evaluation.metrics} for evaluation in self.evaluations()]
+        columns = [field.name for field in fields(Evaluation)]
+        return pd.DataFrame(rows, columns=None if rows else columns).drop(columns="metrics")
+
+    # ---- searches
+
+    def begin(self, search: str, settings: Mapping[str, Any]) -> None:
+        """Write that a search exists. Doing it again changes nothing."""
+        with self._transaction():
+            self._insert("searches", {"id": search, "settings": settings, "created": _now()})
+
+    def searches(self) -> dict[str, dict[str, Any]]:
+        """Settings of every search by its id, oldest first."""
+        return {
+            row["id"]: row["settings"] for row in self._rows("SELECT * FROM searches ORDER BY created, id")
+        }
+
+    def propose(
+        self, search: str, step: int, proposals: Sequence[Proposal], facts: Mapping[str, Any]
+    ) -> None:
+        """Write a step's proposals and facts about how they were found, all or nothing.
+
+        When another process has written this step already, its proposals stand: read them back with `proposals`.
+        """
+        with self._transaction():
+            if self._insert("steps", {"search": search, "step": step, "facts": facts}):
+                for proposal in proposals:
+                    self._insert("proposals", {"search": search, **asdict(proposal)})
+
+    def proposals(self, search: str, step: int | None = None) -> list[Proposal]:
+        """A search's proposals, or those of one step, ordered by number."""
+        rows = self._rows("SELECT * FROM proposals WHERE search = ? ORDER BY number", search)
+        names = [field.name for field in fields(Proposal)]
+        found = [Proposal(**{name: row[name] for name in names}) for row in rows]
+        return [proposal for proposal in found if step is None or proposal.step == step]
+
+    def steps(self, search: str) -> dict[int, dict[str, Any]]:
+        """The facts that `propose` wrote, by step."""
+        rows = self._rows("SELECT * FROM steps WHERE search = ? ORDER BY step", search)
+        return {row["step"]: row["facts"] for row in rows}
+
+    # ---- the test split
+
+    def read_test(self, corpus: TestSplit, row: str) -> "Tensor":
+        """The test split (N,) of a corpus, once for each row of results. The reading is written down.
+
+        Raises RecordError when the same row has read the same data before.
+        """
+        reading = {"row": row, "corpus": corpus.name, "data": corpus.hash, "created": _now()}
+        with self._transaction():
+            if not self._insert("test_reads", reading):
+                earlier = self._rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[
+                    0
+                ]
+                raise RecordError(
+                    f"row {row!r} read the test split of {corpus.name} on {earlier['created']}, and a test split is "
+                    "read once; compare models on the validation split, or report under a new row and say so"
+                )
+        return corpus._test
+
+    def test_reads(self) -> list[dict[str, str]]:
+        """Every reading of a test split: row, corpus, data (hash), created."""
+        return self._rows("SELECT * FROM test_reads ORDER BY created, row, data")
+
+    # ---- as one compact file
+
+    def export(self, path: str | Path) -> None:
+        """Write everything to a .jsonl.gz file. The same rows give the same bytes.
+
+        Raises RecordError where the file cannot be written.
+        """
+        with self._errors():
+            rows = [
+                (table, row)
+                for table in _TABLES
+                for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")
+            ]
+        archive.write(Path(path), rows)
+
+    @classmethod
+    def load(cls, paths: str | Path | Sequence[str | Path]) -> "Record":
+        """A record in memory with everything that the exported files hold.
+
+        Raises RecordError for a damaged file, as `import_` does.
+        """
+        record = cls()
+        for path in [paths] if isinstance(paths, str | Path) else paths:
+            record.import_(path)
+        return record
+
+    def import_(self, path: str | Path) -> None:
+        """Add the rows of an exported file; rows that are already here stay as they are. All or nothing.
+
+        Raises RecordError, naming file and line, for a damaged file or a row that is not what its key says.
+        """
+        with self._transaction():
+            for place, table, row in archive.read(Path(path)):
+                _validate(place, table, row)
+                self._insert(table, row)
+
+    # ---- SQLite
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Say SQLite's errors in words that help."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            advice = {
+                "unable to open database file": "choose a folder that exists and that you may write to",
+                "attempt to write a readonly database": "choose a folder that you may write to",
+                "file is not a database": "it is another kind of file, or damaged; choose another file",
+                "database is locked": f"another program kept it busy for {_WAIT:.0f} s; stop that one, then run again",
+                "database or disk is full": "make room, then run again",
+            }.get(str(error), "see the message before")
+            raise RecordError(f"the record {self.path or 'in memory'}: {error}; {advice}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. IMMEDIATE: a writer waits for its turn at the beginning, not halfway."""
+        with self._errors():
+            db = self._connection()
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise RecordError(f"{self!r} is closed; open it again with Record(path)")
+        return self._db
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> bool:
+        """Insert a row unless its primary key is there; say whether it was inserted."""
+        values = [dumps(value) if name in _JSON else value for name, value in row.items()]
+        marks = ", ".join("?" * len(row))
+        cursor = self._connection().execute(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
+        )
+        return cursor.rowcount == 1
+
+    def _rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
+        with self._errors():
+            cursor = self._connection().execute(query, parameters)
+            rows = cursor.fetchall()
+        names = [column[0] for column in cursor.description]
+        return [
+            {name: json.loads(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
+            for row in rows
+        ]
+
+
+def _evaluation(row: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(
+        **{
+            **row,
+            "metrics": _numbers(row["metrics"]),
+            "curve": [_numbers(point) for point in row["curve"]],
+        }
+    )
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no word for infinity and not-a-number."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _validate(place: str, table: str, row: Mapping[str, Any]) -> None:
+    """Refuse a row that lacks columns, or whose key or hash is not that of its content."""
+    columns = re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)", _TABLES.get(table, ""))
+    if sorted(row) != sorted(columns):
+        raise RecordError(f"{place}: a row of {table!r} has the columns {columns}, got {sorted(row)}")
+    if table != "evaluations":
+        return
+    key = _key(*(row[name] for name in ("task", "canonical", "settings", "seed", "data", "version")))
+    if row["key"] != key:
+        raise RecordError(
+            f"{place}: the key is {row['key'][:12]}…, its content gives {key[:12]}…; the file was altered"
+        )
+    if row["hash"] != sha256(row["canonical"].encode()).hexdigest()[:16]:
+        raise RecordError(
+            f"{place}: the hash {row['hash']} is not that of {row['canonical']}; the file was altered"
+        )

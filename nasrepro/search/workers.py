@@ -1,0 +1,280 @@
+"""Local processes that evaluate cells: a cell that crashes, hangs or eats memory takes its process along, not the search.
+
+Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that loads the task
+once and evaluates the cells it is sent, one at a time.
+"""
+
+import math
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from typing import NamedTuple, Self
+
+from nasrepro.dsl import Cell
+from nasrepro.trainers.outcome import Outcome, Task
+
+
+class WorkerError(RuntimeError):
+    """The workers themselves are at fault, not the cells: for instance, the task cannot be loaded in a new process."""
+
+
+class Job(NamedTuple):
+    """One evaluation to make."""
+
+    cell: Cell
+    seed: int
+
+
+class Workers:
+    """`count` processes that evaluate cells for one task. They start with the first job, and end with `close`.
+
+    Results do not depend on `count`: every process computes with `threads` threads.
+
+    Args:
+        task: is pickled and loaded once in each process.
+        count: number of processes; 0 evaluates in this process, where nothing is isolated, for debugging.
+        timeout_s: a cell that takes longer is killed and counts as failed ("timed out"); None waits for ever.
+        threads: threads of each process.
+        memory_gb: limit on the memory that a process allocates (Linux; not the GPU's), None for no limit.
+
+    >>> with Workers(task, count=2) as workers:                                 # doctest: +SKIP
+    ...     for job, outcome in workers.map([Job(cell, seed=0) for cell in cells]):
+    ...         print(job.cell, outcome.metrics)
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        count: int = 1,
+        timeout_s: float | None = None,
+        threads: int = 1,
+        memory_gb: float | None = None,
+    ) -> None:
+        if count < 0 or threads < 1:
+            raise ValueError(
+                f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}"
+            )
+        self.task = task
+        self.count = count
+        self.timeout_s = timeout_s
+        self.threads = threads
+        self.memory_gb = memory_gb
+        self._workers: list[_Worker] = []
+
+    def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Evaluate all jobs; yields each with its outcome, in the order in which they finish.
+
+        Raises WorkerError when a process cannot load the task.
+        """
+        waiting = deque(jobs)
+        if self.count == 0:
+            with _threads(self.threads):
+                for job in waiting:
+                    yield job, _attempt(self.task, job)[0]
+            return
+        running = 0
+        while waiting or running:
+            while len(self._workers) < min(self.count, running + len(waiting)):
+                self._workers.append(_Worker(self.task, self.threads, self.memory_gb))
+            for worker in self._workers:
+                if worker.is_ready and worker.job is None and waiting:
+                    worker.send(waiting.popleft())
+                    running += 1
+            for worker in self._next_events():
+                sent, outcome = worker.job, worker.receive()
+                if worker.is_dead:
+                    self._workers.remove(worker)
+                if sent is not None and outcome is not None:
+                    running -= 1
+                    yield sent, outcome
+
+    def _next_events(self) -> "list[_Worker]":
+        """Wait until some workers have something to say, are dead or are out of time; return those."""
+        deadlines = [self._deadline(worker) for worker in self._workers]
+        pause = max(0.0, min(deadlines) - time.monotonic())
+        handles = [
+            handle for worker in self._workers for handle in (worker.connection, worker.process.sentinel)
+        ]
+        ready = wait(handles, None if pause == math.inf else pause)
+        return [
+            worker
+            for worker, deadline in zip(self._workers, deadlines, strict=True)
+            if worker.connection in ready or worker.process.sentinel in ready or deadline <= time.monotonic()
+        ]
+
+    def _deadline(self, worker: "_Worker") -> float:
+        return math.inf if worker.job is None or self.timeout_s is None else worker.since + self.timeout_s
+
+    def close(self) -> None:
+        """Kill the processes. A cell in progress is lost, and will be evaluated when it is next asked for."""
+        for worker in self._workers:
+            worker.kill()
+        self._workers.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Worker:
+    """The parent's view of one process. It is ready when its task is loaded, and dead once it was killed or has ended."""
+
+    def __init__(self, task: Task, threads: int, memory_gb: float | None) -> None:
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
+        self.process = context.Process(
+            target=_work,
+            args=(theirs, pickle.dumps(task), threads, memory_gb),
+            daemon=True,
+            name="nasrepro worker",
+        )
+        self.process.start()
+        theirs.close()  # the child holds the only other end, so its death is an end of file here
+        self.is_ready = self.is_dead = False
+        self.job: Job | None = None
+        self.since = 0.0
+
+    def send(self, job: Job) -> None:
+        self.job, self.since = job, time.monotonic()
+        with suppress(OSError):  # it died while idle: `receive` will say how
+            self.connection.send(job)
+
+    def receive(self) -> Outcome | None:
+        """The outcome of the job, however it ended; None when the process has just become ready.
+
+        Raises WorkerError when the process could not load the task.
+        """
+        seconds = time.monotonic() - self.since
+        try:
+            if not self.connection.poll() and self.process.is_alive():
+                self.kill()
+                return Outcome("failed", "timed out", seconds=seconds)
+            message = self.connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return Outcome("failed", self._cause_of_death(), seconds=seconds)
+        if isinstance(message, str):
+            self.kill()
+            raise WorkerError(message)
+        if message is None:
+            self.is_ready = True
+            return None
+        outcome, is_healthy = message
+        self.job = None
+        if not is_healthy:
+            self.kill()
+        return outcome
+
+    def _cause_of_death(self) -> str:
+        self.process.join(timeout=5)  # the pipe closes a moment before the exit code is known
+        self.kill()
+        code = self.process.exitcode
+        if not self.is_ready:
+            raise WorkerError(
+                f"a worker process ended with code {code} before it was ready; its own message stands above. A script "
+                'that starts workers needs `if __name__ == "__main__":` around its main part; workers=0 needs nothing'
+            )
+        if code == -signal.SIGKILL:  # not ours: the system's answer to a process that takes all memory
+            return "out of memory"
+        return (
+            f"crashed: {signal.Signals(-code).name}"
+            if code is not None and code < 0
+            else f"crashed: exit {code}"
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        self.is_dead = True
+
+
+# ---- what runs in the worker process
+
+
+def _work(connection: Connection, task_bytes: bytes, threads: int, memory_gb: float | None) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process of a terminal; the parent decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(
+        threads
+    )  # for libraries not loaded yet
+    try:
+        task = pickle.loads(task_bytes)
+    except Exception:
+        connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}")
+        return
+    _limit_memory(memory_gb)
+    with _threads(threads), suppress(EOFError):  # end of file: the parent has closed its end
+        connection.send(None)
+        while True:
+            connection.send(_attempt(task, connection.recv()))
+
+
+def _attempt(task: Task, job: Job) -> tuple[Outcome, bool]:
+    """The outcome, and whether the process is fit for another cell."""
+    start = time.monotonic()
+    try:
+        return task.evaluate(job.cell, job.seed), True
+    except Exception as error:
+        seconds = time.monotonic() - start
+        if _is_memory_error(error):
+            return Outcome("failed", "out of memory", seconds=seconds), False
+        print(f"{job.cell}, seed {job.seed}:\n{traceback.format_exc()}", file=sys.stderr)
+        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Outcome("failed", f"crashed: {first_line[:200]}", seconds=seconds), False
+
+
+def _is_memory_error(error: Exception) -> bool:
+    signs = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+    )  # CUDA, torch on Linux, torch on Windows
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would train on for nobody."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _limit_memory(memory_gb: float | None) -> None:
+    if memory_gb is None:
+        return
+    try:
+        import resource  # absent on Windows
+    except ImportError:
+        return
+    # Data rather than address space: CUDA reserves far more addresses than it ever uses.
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gb * 2**30), hard))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Give torch, where it is loaded, so many threads: the number changes the order of sums, thus the last digits."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)

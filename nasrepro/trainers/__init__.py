@@ -1,0 +1,1 @@
+"""What evaluates a cell: training tasks, and the outcome that all of them report."""

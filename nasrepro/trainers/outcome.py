@@ -1,0 +1,66 @@
+"""What a task is asked, and what it answers: the contract between trainers and searches.
+
+Nothing here needs torch, so that a record is read without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from nasrepro.dsl import Cell
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of evaluating one cell. A failure is an outcome too: the ranking function learns from it (S17 section 3.2).
+
+    Attributes:
+        status: "ok" or "failed".
+        reason: "" when ok, else a few words: "exploded", "above 500 after 5 epochs", "timed out", "out of memory", "crashed: ...".
+        metrics: final numbers by name; language models report `valid_ppl`, validation perplexity, lower is better.
+        curve: one dict of numbers per epoch.
+        parameters: number of trained weights, 0 where the child died before it could say.
+        device: where it ran, such as "cpu" or the name of a GPU.
+        seconds: wall time of the evaluation.
+
+    Raises ValueError for a failure without a reason, or a reason without a failure.
+    """
+
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    parameters: int = 0
+    device: str = ""
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.status not in ("ok", "failed") or (self.status == "ok") != (self.reason == ""):
+            raise ValueError(
+                f"an outcome is ok without a reason or failed with one, got {self.status!r}, {self.reason!r}"
+            )
+
+
+class Task(Protocol):
+    """Something that evaluates cells. It must pickle: worker processes hold copies of it.
+
+    Attributes:
+        name: what it is, such as "language model".
+        version: raised whenever a change of the code changes its numbers, so that old results are not taken for new ones.
+        settings: every choice that changes its numbers, JSON-able.
+        data_hash: hash of the data that it trains and validates on.
+    """
+
+    name: str
+    version: int
+    settings: dict[str, Any]
+    data_hash: str
+
+    def evaluate(
+        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> Outcome:
+        """Train and validate one cell. The same cell and seed give the same metrics.
+
+        `on_epoch` is called with each new entry of the curve.
+        """
+        ...
