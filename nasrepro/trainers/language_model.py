@@ -1,0 +1,286 @@
+"""S17's language model for judging a candidate cell (section 4.1, appendix B.1), from corpus to perplexity.
+
+    tokens (T, B) -> embedding -> dropout -> [ cell -> dropout ] x layers -> tied softmax over the vocabulary
+
+Plain SGD with a large learning rate, divided by 4 whenever an epoch does not improve the validation perplexity. What
+the paper leaves open is taken from the PyTorch word-language-model example of 2017, which the stated settings match.
+
+Read from top to bottom: settings, model, one epoch, evaluation, training, and the task that a search runs.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasrepro import datasets
+from nasrepro.datasets import Corpus, batchify
+from nasrepro.dsl import Cell
+from nasrepro.rnn import RNN, State
+from nasrepro.rnn.dropout import dropout
+from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
+from nasrepro.trainers.optimise import sgd_step
+from nasrepro.trainers.outcome import Outcome
+
+VERSION = 1
+"""Part of every record's key: raised whenever a change here changes a number."""
+
+
+@dataclass(frozen=True)
+class LanguageModelSettings:
+    """How a candidate is trained. The defaults are the paper's; a scaled-down run says what it changes.
+
+    Status of each default in brackets: stated by S17, or inferred from the PyTorch example of 2017.
+    """
+
+    layers: int = 2
+    """Recurrent layers. [stated]"""
+    hidden: int = 200
+    """Units per layer. [stated]"""
+    embedding: int = 200
+    """Width of the embedding, and of the last layer, which is tied to it. [inferred]"""
+    dropout: float = 0.2
+    """Rate on the embeddings and on every layer's outputs, drawn anew at each element. [stated]"""
+    batch: int = 20
+    """Columns that the training text is cut into. [inferred]"""
+    bptt: int = 35
+    """Steps between truncations of backpropagation. [inferred]"""
+    epochs: int = 40
+    """Passes over the training text. [stated]"""
+    learning_rate: float = 20.0
+    """[stated]"""
+    anneal: float = 4.0
+    """What the learning rate is divided by when the validation perplexity does not improve. [stated]"""
+    clip: float = 0.075
+    """Bound on the gradient's global norm. [stated; that it is the global norm is inferred]"""
+    embedding_range: float = 0.04
+    """Embeddings start from U(-range, range). [stated]"""
+    fail_after: int = 5
+    """Epochs after which the perplexity must be below `fail_above`. [stated]"""
+    fail_above: float = 500.0
+    """Perplexity over which a candidate has failed. [stated]"""
+    eval_batch: int = 10
+    """Columns that the validation text is cut into. [inferred]"""
+    train_tokens: int | None = None
+    """Use only this many tokens of the training text. None: all of it, as the paper."""
+    valid_tokens: int | None = None
+    """Use only this many tokens of the validation text. None: all of it, as the paper."""
+
+
+class LanguageModel(nn.Module):
+    """Embedding, a recurrent network of any cell, and a softmax that shares the embedding's weights.
+
+    The last layer is as wide as the embedding, so that the two can be tied (Inan et al. 2016).
+    """
+
+    def __init__(self, cell: Cell | str, words: int, settings: LanguageModelSettings, seed: int) -> None:
+        super().__init__()
+        self.settings = settings
+        generator = torch.Generator().manual_seed(seed)
+        reach = settings.embedding_range
+        embedding = torch.empty(words, settings.embedding).uniform_(-reach, reach, generator=generator)
+        self.embedding = nn.Parameter(embedding)
+        self.bias = nn.Parameter(torch.zeros(words))
+        self.rnn: nn.Module = RNN(
+            cell,
+            settings.embedding,
+            settings.hidden,
+            settings.layers,
+            last_size=settings.embedding,
+            dropout=settings.dropout,
+            generator=generator,
+        )
+
+    def forward(
+        self, tokens: Tensor, state: State | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, State]:
+        """tokens (T, B) -> what the softmax reads (T, B, embedding), and the state to go on from."""
+        rate = self.settings.dropout if self.training else 0.0
+        x = F.embedding(tokens, self.embedding)  # (T, B, E)
+        x = dropout(x, rate, generator) if rate else x
+        x, state = self.rnn(x, state, generator=generator)  # (T, B, E)
+        return (dropout(x, rate, generator) if rate else x), state
+
+    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of features (T, B, embedding) against targets (T, B), in nats: ()."""
+        logits = F.linear(features.flatten(0, 1), self.embedding, self.bias)  # (T * B, words)
+        return F.cross_entropy(logits, targets.flatten())
+
+
+def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Columns of text (N, B) -> inputs and targets (T, B) each, T <= bptt, in the text's order."""
+    for start in range(0, len(columns) - 1, bptt):
+        stop = min(start + bptt, len(columns) - 1)
+        yield columns[start:stop], columns[start + 1 : stop + 1]
+
+
+def train_epoch(
+    model: LanguageModel, columns: Tensor, learning_rate: float, generator: torch.Generator
+) -> tuple[float, bool]:
+    """One pass over the training text (N, B): the mean training loss, and whether loss and gradients stayed finite."""
+    model.train()
+    settings = model.settings
+    parameters = list(model.parameters())
+    state: State | None = None
+    total, tokens = 0.0, 0
+    for inputs, targets in windows(columns, settings.bptt):
+        state = None if state is None else state.detach()
+        features, state = model(inputs, state, generator)
+        loss = model.loss(features, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = sgd_step(parameters, learning_rate, settings.clip)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            return math.inf, False
+        total += loss.item() * targets.numel()
+        tokens += targets.numel()
+    return total / tokens, True
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, columns: Tensor) -> float:
+    """Mean loss in nats over text in columns (N, B), the state carried from window to window."""
+    model.eval()
+    state: State | None = None
+    total, tokens = 0.0, 0
+    for inputs, targets in windows(columns, model.settings.bptt):
+        features, state = model(inputs, state)
+        total += model.loss(features, targets).item() * targets.numel()
+        tokens += targets.numel()
+    return total / tokens
+
+
+def train(
+    cell: Cell | str,
+    corpus: Corpus,
+    settings: LanguageModelSettings | None = None,
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    checkpoint: Path | None = None,
+) -> tuple[Outcome, LanguageModel]:
+    """Train a cell as a language model; the outcome, and the model with the weights of its best epoch.
+
+    The outcome's metrics: `valid_ppl`, the best over the epochs, and `valid_bits`, the same in bits per token. It has
+    failed when loss or gradient is no longer finite ("exploded"), or by the rule on `fail_above`. `on_epoch` sees
+    every point of the curve as it is made. With a `checkpoint` path, training that was interrupted goes on after its
+    last whole epoch to the same numbers.
+    """
+    settings = settings or LanguageModelSettings()
+    started = time.perf_counter()
+    model = LanguageModel(cell, len(corpus.vocab), settings, seed).to(device)
+    masks = torch.Generator(device).manual_seed(seed)
+    train_columns = batchify(corpus.train[: settings.train_tokens], settings.batch).to(device)
+    valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
+
+    run = _Run(settings.learning_rate, {name: value.clone() for name, value in model.state_dict().items()})
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, model, masks, run)
+    while run.reason == "" and len(run.curve) < settings.epochs:
+        train_loss, finite = train_epoch(model, train_columns, run.learning_rate, masks)
+        valid_loss = evaluate(model, valid_columns) if finite else math.inf
+        run.note(train_loss, valid_loss, model, settings)
+        if on_epoch is not None and run.curve:
+            on_epoch(run.curve[-1])
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, model, masks, run)
+    model.load_state_dict(run.best_weights)
+    return run.outcome(model, device, time.perf_counter() - started), model
+
+
+@dataclass
+class _Run:
+    """Where a training run stands after a whole number of epochs: all that a checkpoint keeps but model and masks."""
+
+    learning_rate: float
+    best_weights: dict[str, Tensor]
+    best_loss: float = math.inf
+    reason: str = ""
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def note(self, train_loss: float, valid_loss: float, model: LanguageModel, settings: LanguageModelSettings) -> None:
+        """Take an epoch's losses in: curve, best weights, learning rate, and whether the cell has failed."""
+        if not math.isfinite(valid_loss):
+            self.reason = "exploded"
+            return
+        epoch = len(self.curve) + 1
+        self.curve.append(
+            {
+                "epoch": epoch,
+                "learning_rate": self.learning_rate,
+                "train_ppl": perplexity(train_loss),
+                "valid_ppl": perplexity(valid_loss),
+            }
+        )
+        if valid_loss < self.best_loss:
+            self.best_loss = valid_loss
+            self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
+        else:
+            self.learning_rate /= settings.anneal
+        if epoch == settings.fail_after and perplexity(self.best_loss) > settings.fail_above:
+            self.reason = f"above {settings.fail_above:g} after {epoch} epochs"
+
+    def outcome(self, model: LanguageModel, device: str, seconds: float) -> Outcome:
+        metrics = {}
+        if math.isfinite(self.best_loss):
+            metrics = {"valid_ppl": perplexity(self.best_loss), "valid_bits": self.best_loss / math.log(2)}
+        return Outcome(
+            status="failed" if self.reason else "ok",
+            reason=self.reason,
+            metrics=metrics,
+            curve=self.curve,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            device=device,
+            seconds=seconds,
+        )
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+@lru_cache(maxsize=4)
+def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
+    return datasets.load(name, level=level, vocab_size=vocab_size)
+
+
+@dataclass(frozen=True)
+class LanguageModelTask:
+    """Judging cells as language models on one corpus: what a search runs. Pickles by its settings, not its data."""
+
+    corpus_name: str = "pydoc"
+    level: str = "word"
+    vocab_size: int | None = None
+    training: LanguageModelSettings = field(default_factory=LanguageModelSettings)
+    device: str = "cpu"
+
+    name = "language model"
+    version = VERSION
+
+    @property
+    def corpus(self) -> Corpus:
+        return _corpus(self.corpus_name, self.level, self.vocab_size)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides an outcome but cell, seed, data and trainer version; the device is not among it."""
+        return {"corpus": self.corpus_name, "level": self.level, **asdict(self.training)}
+
+    @property
+    def data_hash(self) -> str:
+        return self.corpus.hash
+
+    def evaluate(
+        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> Outcome:
+        """Train the cell under this task's settings."""
+        outcome, _ = train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch)
+        return outcome
