@@ -1,0 +1,9 @@
+"""S17's ranking function: a network that reads a cell's tree and predicts its perplexity, and what it must beat."""
+
+from nasrepro.ranking.baselines import OperatorRidge as OperatorRidge
+from nasrepro.ranking.baselines import ProductCount as ProductCount
+from nasrepro.ranking.ranker import Ranker as Ranker
+from nasrepro.ranking.ranker import RankerSettings as RankerSettings
+from nasrepro.ranking.validation import evaluate as evaluate
+
+__all__ = ["OperatorRidge", "ProductCount", "Ranker", "RankerSettings", "evaluate"]
