@@ -143,7 +143,8 @@ def _paper_table(entries: list[Entry], ledger: dict[str, Row]) -> Table:
     by_row: dict[str, dict[str, Entry]] = {}
     for entry in entries:
         by_row.setdefault(str(entry.row), {})[str(entry.column)] = entry
-    columns = list(max(by_row.values(), key=len))  # the order of a full row; some rows lack columns
+    fullest = max(by_row.values(), key=len)  # some rows lack columns; the order is that of a full one
+    columns = list(fullest)
     decimals = {c: max(_decimals(cells[c].value) for cells in by_row.values() if c in cells) for c in columns}
     rows: list[tuple[str, list[str]]] = []
     marks = []

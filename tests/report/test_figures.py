@@ -1,0 +1,154 @@
+"""Figures: what is drawn is what was measured, nothing is cut off, and no setting leaks out."""
+
+import io
+import itertools
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+
+from nasrepro.report import figures, style
+
+RNG = np.random.default_rng(0)
+N = 40
+EVALUATIONS = pd.DataFrame(
+    {
+        "number": RNG.permutation(N),
+        "log_ppl": RNG.normal(5, 0.3, N),
+        "memory": RNG.random(N) < 0.4,
+        "status": np.where(RNG.random(N) < 0.2, "failed", "ok"),
+        "method": "ranked",
+    }
+)
+EVALUATIONS.loc[EVALUATIONS["status"] == "failed", "log_ppl"] = np.nan
+RUNS = pd.DataFrame(
+    [
+        {"budget": b, "seed": s, "method": m, "best": 6 - 0.1 * b + 0.05 * s}
+        for m in ("ranked", "random")
+        for s in range(3)
+        for b in range(1, 6)
+    ]
+)
+CURVES = pd.DataFrame(
+    [
+        {"name": n, "seed": s, "epoch": e, "valid_ppl": 300 / e + s}
+        for n in ("LSTM", "BC3")
+        for s in (0, 1)
+        for e in (1, 2, 3)
+    ]
+)
+
+
+def offsets(fig: Figure) -> set[tuple[float, float]]:
+    """The points of all scatters that are drawn in data coordinates."""
+    ax = fig.axes[0]
+    clouds = [
+        c
+        for c in ax.collections
+        if isinstance(c, PathCollection) and c.get_offset_transform() == ax.transData
+    ]
+    return {(float(x), float(y)) for c in clouds for x, y in np.asarray(c.get_offsets())}
+
+
+def test_search_progress_draws_every_trained_cell_and_a_running_best():
+    ok = EVALUATIONS[EVALUATIONS["status"] == "ok"]
+    fig = figures.search_progress(EVALUATIONS, "T", paper_ticks=[4.9, 5.0, 5.1])
+    assert offsets(fig) == set(zip(ok["number"].astype(float), ok["log_ppl"], strict=True))
+    best = fig.axes[0].lines[0].get_ydata()
+    assert (np.diff(best) <= 0).all()
+    assert best[-1] == ok["log_ppl"].min()
+    low, high = fig.axes[0].get_ylim()
+    assert low < min(4.9, ok["log_ppl"].min())
+    assert max(5.1, ok["log_ppl"].max()) < high
+    labels = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert f"failed ({N - len(ok)})" in labels
+    assert f"with $c_t$ ({ok['memory'].sum()})" in labels
+
+
+def test_best_so_far_is_the_mean_of_seeds_with_a_band_from_three_seeds_on():
+    fig = figures.best_so_far(RUNS)
+    thick = [line for line in fig.axes[0].lines if line.get_linewidth() == 2]
+    assert [line.get_label() for line in thick] == ["ranked, mean of 3 seeds", "random, mean of 3 seeds"]
+    np.testing.assert_allclose(thick[0].get_ydata(), [6 - 0.1 * b + 0.05 for b in range(1, 6)])
+    assert len(fig.axes[0].collections) == 2
+    assert not figures.best_so_far(RUNS[RUNS["seed"] < 2]).axes[0].collections
+
+
+def test_rank_scatter_says_tau_and_n():
+    fig = figures.rank_scatter([1, 2, 3], [2, 1, 3], 1 / 3, (-0.2, 0.8))
+    texts = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
+    assert "Kendall's tau 0.33 [-0.20, 0.80], n = 3" in texts
+    assert offsets(fig) == {(1, 2), (2, 1), (3, 3)}
+
+
+def test_bars_are_ordered_and_none_is_said():
+    fig = figures.failure_bars({"not finite": 3, "over 500": 9})
+    assert [bar.get_width() for bar in fig.axes[0].patches] == [3, 9]  # the last one is on top
+    assert [t.get_text() for t in figures.failure_bars({}).axes[0].texts] == ["none"]
+
+
+def test_operator_groups_stand_side_by_side():
+    frame = pd.DataFrame({"best": [0.5, 0.2], "all": [0.4, 0.3]}, index=["MM", "Add"])
+    bars = figures.operator_counts(frame).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [0.5, 0.2, 0.4, 0.3]
+    spans = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in bars)
+    assert all(first[1] <= second[0] + 1e-9 for first, second in itertools.pairwise(spans))
+
+
+def test_training_curves_show_the_mean_of_seeds():
+    fig = figures.training_curves(CURVES)
+    line = next(line for line in fig.axes[0].lines if line.get_label() == "LSTM")
+    np.testing.assert_allclose(line.get_ydata(), [300 / e + 0.5 for e in (1, 2, 3)])
+
+
+FIGURES = {
+    "search_progress": lambda: figures.search_progress(EVALUATIONS, "T"),
+    "two_searches": lambda: figures.search_progress(
+        pd.concat([EVALUATIONS, EVALUATIONS.assign(method="random")]), "T"
+    ),
+    "best_so_far": lambda: figures.best_so_far(RUNS, "T"),
+    "rank_scatter": lambda: figures.rank_scatter([1, 2], [1, 2], 1.0, title="T"),
+    "failure_bars": lambda: figures.failure_bars(pd.Series({"not finite": 3}), "T"),
+    "operator_counts": lambda: figures.operator_counts({"MM": 3.0}, "T"),
+    "training_curves": lambda: figures.training_curves(CURVES, "T"),
+    "pipeline": lambda: figures.pipeline([("a", 107.3)], "T"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws_has_labels_and_leaves_no_trace(name):
+    settings, opened = dict(mpl.rcParams), plt.get_fignums()
+    fig = FIGURES[name]()
+    fig.savefig(io.BytesIO(), format="png", dpi=60)
+    assert dict(mpl.rcParams) == settings
+    assert plt.get_fignums() == opened
+    ax = fig.axes[0]
+    assert ax.get_title(loc="left") == "T" or ax.get_title() == "T"
+    if name != "pipeline":
+        assert ax.get_xlabel()
+    width, _ = fig.get_size_inches() * 150
+    assert width <= 1100
+
+
+def test_the_papers_line_stands_at_its_value():
+    fig = Figure()
+    ax = fig.add_subplot()
+    style.paper_line(ax, 61.4, "BC3")
+    assert set(ax.lines[0].get_ydata()) == {61.4}
+    assert ax.texts[0].get_text() == "BC3: 61.4"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.1."""
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_colours_can_be_seen_on_white():
+    for colour in style.PALETTE:
+        assert 1.05 / (luminance(colour) + 0.05) > 2, f"{colour} is too pale for a line"
