@@ -1,4 +1,7 @@
-"""Searches: what they have found (`Record`, `replay`), and the loop that looks for more (`search.loop`, which needs torch)."""
+"""Searches: what they have found (`Record`, `replay`), and the loop that looks for more (`search.loop`).
+
+Only the loop needs torch, so it is not imported here.
+"""
 
 from nasrepro.search.history import Search as Search
 from nasrepro.search.history import replay as replay

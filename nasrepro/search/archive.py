@@ -19,7 +19,7 @@ class RecordError(RuntimeError):
 
 
 def dumps(value: Any) -> str:
-    """JSON with one spelling per value: sorted keys, no spaces. Not-a-number has no place in JSON and is refused."""
+    """JSON with one spelling per value: sorted keys, no spaces. Raises ValueError for nan and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -48,7 +48,7 @@ def write(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
 
 
 def read(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (place, table, row) for every row of a file that `write` wrote; `place` names file and line for messages.
+    """Yield (place, table, row) for every row that `write` wrote; `place` names file and line in messages.
 
     Raises RecordError for a file that is missing, cut off, not JSON, of another format, or lacks rows.
     """

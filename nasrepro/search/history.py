@@ -17,9 +17,9 @@ class Search:
 
     Attributes:
         id: names the search in its record.
-        settings: {"search": the SearchSettings, "task": the task's name, version, settings and data hash}.
-        steps: facts of each step: candidates that were drawn, draws rejected by reason, whether cells with a memory were
-            admitted, whether the generator ran dry.
+        settings: {"search": the SearchSettings, "task": its name, version, settings and data hash}.
+        steps: facts of each step: how many candidates were drawn, how many draws rejected and why, whether
+            cells with a memory were admitted, whether the generator was exhausted.
         trials: proposals with their evaluations, in the order of their numbers.
     """
 
@@ -42,8 +42,11 @@ class Search:
         return total
 
     def frame(self) -> "pd.DataFrame":
-        """One row per trained cell: number, step, how, method, cell, hash, memory (does it keep a c_t), predicted (log
-        perplexity), status, reason, valid_ppl (nan for failures), the task's other metrics, parameters, seconds, key.
+        """One row per trained cell.
+
+        Columns: number, step, how, method, cell, hash, memory (does it keep a c_t), predicted (log
+        perplexity), status, reason, valid_ppl (nan for failures), the task's other metrics, parameters,
+        seconds, key.
         """
         import pandas as pd  # here, because worker processes import this package and need no tables
 
@@ -72,7 +75,8 @@ class Search:
 
 
 def replay(record: Record, search: str, cells: int | None = None) -> Search:
-    """The search with this id as the record holds it, or its first `cells` cells. Trains nothing, ranks nothing.
+    """The search with this id as the record holds it, or its first `cells` cells. Nothing is trained or
+    ranked.
 
     Raises RecordError for an id that the record does not hold.
     """

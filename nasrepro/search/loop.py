@@ -1,8 +1,9 @@
-"""S17's search for a language-model cell: generate, rank, train the most promising, learn from them, repeat (S17 section 4.1).
+"""S17's search for a language-model cell: generate, rank, train the most promising, learn, repeat (section
+4.1).
 
-A step is written to the record before its cells are trained, and each result as it comes. What a step proposes depends
-on the results of the steps before it and on nothing else. So a search that was killed goes on where it was, and ends
-with the same rows as one that was not.
+A step is written to the record before its cells are trained, and each result as it comes. What a step
+proposes depends on the results of the steps before it and on nothing else. So a search that was killed goes
+on where it was, and ends with the same rows as one that was not.
 """
 
 import random
@@ -39,7 +40,8 @@ class SearchSettings:
     """
 
     method: Literal["ranked", "random"] = "ranked"
-    """Choose by the ranking function (stated), or train whatever the generator draws: the control that S17 lacks."""
+    """Choose by the ranking function (stated), or train whatever the generator draws: S17's missing
+    control."""
     cells: int = 1000
     """Cells to train. "A little over 1000" in S17, stated. Raising it later continues the same search."""
     step: int = 32
@@ -47,8 +49,8 @@ class SearchSettings:
     sampled: int = 4
     """How many of a step are sampled rather than the best predicted. Stated."""
     temperature: float = 1.0
-    """The weight of a sampled cell is exp(-predicted log perplexity / temperature): at 1, one over the predicted
-    perplexity. That low perplexities are favoured is stated, the weight is guessed."""
+    """A cell is sampled with weight exp(-predicted log perplexity / temperature): at 1, one over the
+    predicted perplexity. That low perplexities are favoured is stated, the weight is guessed."""
     candidates: int = 50_000
     """Random cells that the ranking function orders in each step. Stated, as a maximum."""
     memory_after: int = 750
@@ -67,12 +69,14 @@ class SearchSettings:
             raise ValueError(f"method is 'ranked' or 'random', got {self.method!r}")
         if self.cells < 1 or self.step < 1 or self.memory_after < 0 or not 0 <= self.sampled <= self.step:
             raise ValueError(
-                "a search trains 1 or more cells in steps of 1 or more, of which 0 to all are sampled; got "
-                f"cells={self.cells}, step={self.step}, sampled={self.sampled}, memory_after={self.memory_after}"
+                f"cells={self.cells}, step={self.step}, sampled={self.sampled}, "
+                f"memory_after={self.memory_after}: a search trains 1 or more cells in steps of 1 or more, "
+                "of which 0 to all are sampled"
             )
         if self.candidates < self.step or self.temperature <= 0:
             raise ValueError(
-                f"candidates={self.candidates} must not be below step={self.step}, temperature={self.temperature} must be above 0"
+                f"candidates={self.candidates} must not be below step={self.step}, "
+                f"and temperature={self.temperature} must be above 0"
             )
 
 
@@ -88,8 +92,8 @@ def search(
 ) -> Search:
     """Run a search, or go on with it: what the record holds is neither trained nor ranked again.
 
-    `workers`, `timeout_s`, `threads` and `memory_gb` are those of `Workers`. Ctrl-C stops at once and loses only the cells
-    in training.
+    `workers`, `timeout_s`, `threads` and `memory_gb` are those of `Workers`. Ctrl-C stops at once and loses
+    only the cells in training.
 
     Raises SearchError when all cells of a step crash, WorkerError when the task cannot be loaded in a worker.
     """
@@ -183,8 +187,8 @@ def select(
 ) -> list[tuple[int, str]]:
     """Indices of the cells to train: the best predicted, then some sampled from the rest without replacement.
 
-    `predicted` (candidates,) are log perplexities. The n largest of (log weight + Gumbel noise) are a weighted sample of n
-    without replacement.
+    `predicted` (candidates,) are log perplexities. The n largest of (log weight + Gumbel noise) are a
+    weighted sample of n without replacement.
     """
     order = np.argsort(predicted, kind="stable")
     best, rest = np.split(order, [settings.step - settings.sampled])
@@ -198,10 +202,12 @@ def select(
 def evaluate(
     cells: Sequence[Cell], seed: int, record: Record, workers: Workers, bar: "tqdm[Any] | None" = None
 ) -> list[Evaluation]:
-    """The evaluations of cells, in their order; those that the record lacks are made, in canonical form, and written.
+    """The evaluations of cells, in their order; those that the record lacks are made and written.
 
-    Raises SearchError when four cells or more were asked for and all of them crashed: that is a fault of the task or of
-    the machine, so none of it stays in the record.
+    Cells are trained in canonical form, so that equal keys mean equal numbers.
+
+    Raises SearchError when four cells or more were asked for and all of them crashed: that is a fault of
+    the task or of the machine, so none of it stays in the record.
     """
     keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
     jobs = {key: Job(cell.canonical(), seed) for key, cell in zip(keys, cells, strict=True)}
@@ -218,7 +224,7 @@ def evaluate(
     if len(jobs) >= 4 and all(evaluation.reason.startswith("crashed") for evaluation in evaluations):
         record.forget(keys)
         raise SearchError(
-            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: that is no property of cells. "
-            "None of it was kept. workers=0 shows the whole traceback"
+            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: the task or the "
+            "machine is at fault, not the cells. Nothing of it was kept; workers=0 runs the task in this process"
         )
     return evaluations

@@ -1,7 +1,7 @@
 """The record: every evaluation ever made, found by its key before it is made again.
 
-One SQLite file is cache, resume point, replay and shipped data at once. A process killed at any moment loses at most
-what it was computing, because every fact is one transaction.
+One SQLite file is cache, resume point, replay and shipped data at once. A process killed at any moment
+loses at most what it was computing, because every fact is one transaction.
 """
 
 import json
@@ -38,9 +38,9 @@ _TABLES = {
         "PRIMARY KEY (search, number)"
     ),
     "evaluations": (
-        "key TEXT PRIMARY KEY, task TEXT, version INTEGER, cell TEXT, canonical TEXT, hash TEXT, settings TEXT, "
-        "seed INTEGER, data TEXT, status TEXT, reason TEXT, metrics TEXT, curve TEXT, parameters INTEGER, device TEXT, "
-        "seconds REAL, created TEXT"
+        "key TEXT PRIMARY KEY, task TEXT, version INTEGER, cell TEXT, canonical TEXT, hash TEXT, "
+        "settings TEXT, seed INTEGER, data TEXT, status TEXT, reason TEXT, metrics TEXT, curve TEXT, "
+        "parameters INTEGER, device TEXT, seconds REAL, created TEXT"
     ),
     "test_reads": "row TEXT, corpus TEXT, data TEXT, created TEXT, PRIMARY KEY (row, data)",
 }
@@ -56,8 +56,8 @@ class Evaluation:
         task, version, settings, data: the task's name, version, settings and data hash.
         cell: the cell's text as it was evaluated. canonical: its canonical text. hash: its structural hash.
         seed: the child's seed.
-        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics that are
-            not finite come back as nan.
+        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics
+            that are not finite come back as nan.
         created: when, UTC, ISO 8601.
     """
 
@@ -146,13 +146,13 @@ def _now() -> str:
 
 
 class Record:
-    """A record in the file `path`, or in memory when `path` is None. Several processes may use one file at a time.
+    """A record in the file `path`, or in memory when `path` is None. Several processes may share one file.
 
     >>> record = Record()
     >>> record.evaluations()
     []
 
-    Raises RecordError when the file cannot be made, is no record, was written by another version, or stays locked.
+    Raises RecordError when the file cannot be made, is no record, is of another version, or stays locked.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -163,7 +163,7 @@ class Record:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RecordError(
-                    f"{self.path.parent} cannot be made ({error.strerror}): choose another folder for the record"
+                    f"{self.path.parent} cannot be made ({error.strerror}); choose another folder"
                 ) from error
         with self._errors():
             self._db = sqlite3.connect(self.path or ":memory:", timeout=_WAIT, isolation_level=None)
@@ -241,7 +241,7 @@ class Record:
             self._insert("evaluations", row)
 
     def forget(self, keys: Sequence[str]) -> None:
-        """Delete evaluations, so that they are made again: failures that were the machine's fault, not the cells'."""
+        """Delete evaluations, so that they are made again: for failures that were the machine's fault."""
         with self._transaction():
             self._connection().executemany("DELETE FROM evaluations WHERE key = ?", [(key,) for key in keys])
 
@@ -275,7 +275,7 @@ class Record:
     ) -> None:
         """Write a step's proposals and facts about how they were found, all or nothing.
 
-        When another process has written this step already, its proposals stand: read them back with `proposals`.
+        When another process has written this step already, its proposals stand: read them with `proposals`.
         """
         with self._transaction():
             if self._insert("steps", {"search": search, "step": step, "facts": facts}):
@@ -308,8 +308,8 @@ class Record:
                     0
                 ]
                 raise RecordError(
-                    f"row {row!r} read the test split of {corpus.name} on {earlier['created']}, and a test split is "
-                    "read once; compare models on the validation split, or report under a new row and say so"
+                    f"row {row!r} read the test split of {corpus.name} on {earlier['created']}, and that is "
+                    "done once; compare models on the validation split, or report a new row and say so"
                 )
         return corpus._test
 
@@ -365,7 +365,7 @@ class Record:
                 "unable to open database file": "choose a folder that exists and that you may write to",
                 "attempt to write a readonly database": "choose a folder that you may write to",
                 "file is not a database": "it is another kind of file, or damaged; choose another file",
-                "database is locked": f"another program kept it busy for {_WAIT:.0f} s; stop that one, then run again",
+                "database is locked": f"another program kept it for {_WAIT:.0f} s; stop that one, run again",
                 "database or disk is full": "make room, then run again",
             }.get(str(error), "see the message before")
             raise RecordError(f"the record {self.path or 'in memory'}: {error}; {advice}") from error
@@ -403,7 +403,10 @@ class Record:
             rows = cursor.fetchall()
         names = [column[0] for column in cursor.description]
         return [
-            {name: json.loads(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
+            {
+                name: json.loads(value) if name in _JSON else value
+                for name, value in zip(names, row, strict=True)
+            }
             for row in rows
         ]
 

@@ -1,7 +1,8 @@
-"""Local processes that evaluate cells: a cell that crashes, hangs or eats memory takes its process along, not the search.
+"""Local processes that evaluate cells: one that crashes, hangs or eats memory takes a process down, not the
+search.
 
-Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that loads the task
-once and evaluates the cells it is sent, one at a time.
+Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that
+loads the task once and evaluates the cells it is sent, one at a time.
 """
 
 import math
@@ -24,7 +25,7 @@ from nasrepro.trainers.outcome import Outcome, Task
 
 
 class WorkerError(RuntimeError):
-    """The workers themselves are at fault, not the cells: for instance, the task cannot be loaded in a new process."""
+    """The workers are at fault, not the cells: for instance, the task cannot be loaded in a new process."""
 
 
 class Job(NamedTuple):
@@ -35,7 +36,7 @@ class Job(NamedTuple):
 
 
 class Workers:
-    """`count` processes that evaluate cells for one task. They start with the first job, and end with `close`.
+    """`count` processes that evaluate cells for one task, from the first job until `close`.
 
     Results do not depend on `count`: every process computes with `threads` threads.
 
@@ -87,7 +88,7 @@ class Workers:
                 self._workers.append(_Worker(self.task, self.threads, self.memory_gb))
             for worker in self._workers:
                 if worker.is_ready and worker.job is None and waiting:
-                    worker.send(waiting.popleft())
+                    worker.send(waiting.popleft(), self.timeout_s)
                     running += 1
             for worker in self._next_events():
                 sent, outcome = worker.job, worker.receive()
@@ -99,20 +100,16 @@ class Workers:
 
     def _next_events(self) -> "list[_Worker]":
         """Wait until some workers have something to say, are dead or are out of time; return those."""
-        deadlines = [self._deadline(worker) for worker in self._workers]
-        pause = max(0.0, min(deadlines) - time.monotonic())
+        first = min(worker.deadline for worker in self._workers)
         handles = [
             handle for worker in self._workers for handle in (worker.connection, worker.process.sentinel)
         ]
-        ready = wait(handles, None if pause == math.inf else pause)
+        ready = wait(handles, None if first == math.inf else max(0.0, first - time.monotonic()))
         return [
             worker
-            for worker, deadline in zip(self._workers, deadlines, strict=True)
-            if worker.connection in ready or worker.process.sentinel in ready or deadline <= time.monotonic()
+            for worker in self._workers
+            if worker.connection in ready or worker.process.sentinel in ready or worker.is_late
         ]
-
-    def _deadline(self, worker: "_Worker") -> float:
-        return math.inf if worker.job is None or self.timeout_s is None else worker.since + self.timeout_s
 
     def close(self) -> None:
         """Kill the processes. A cell in progress is lost, and will be evaluated when it is next asked for."""
@@ -128,7 +125,8 @@ class Workers:
 
 
 class _Worker:
-    """The parent's view of one process. It is ready when its task is loaded, and dead once it was killed or has ended."""
+    """The parent's view of one process: ready when its task is loaded, dead once it was killed or has
+    ended."""
 
     def __init__(self, task: Task, threads: int, memory_gb: float | None) -> None:
         context = get_context("spawn")
@@ -144,10 +142,15 @@ class _Worker:
         theirs.close()  # the child holds the only other end, so its death is an end of file here
         self.is_ready = self.is_dead = False
         self.job: Job | None = None
-        self.since = 0.0
+        self.since, self.deadline = 0.0, math.inf
 
-    def send(self, job: Job) -> None:
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def send(self, job: Job, timeout_s: float | None) -> None:
         self.job, self.since = job, time.monotonic()
+        self.deadline = math.inf if timeout_s is None else self.since + timeout_s
         with suppress(OSError):  # it died while idle: `receive` will say how
             self.connection.send(job)
 
@@ -157,10 +160,12 @@ class _Worker:
         Raises WorkerError when the process could not load the task.
         """
         seconds = time.monotonic() - self.since
+        if self.is_late and not self.connection.poll():
+            self.kill()
+            return Outcome("failed", "timed out", seconds=seconds)
         try:
-            if not self.connection.poll() and self.process.is_alive():
-                self.kill()
-                return Outcome("failed", "timed out", seconds=seconds)
+            if not self.connection.poll(timeout=1):  # a dying process ends its pipe within moments
+                raise EOFError
             message = self.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             return Outcome("failed", self._cause_of_death(), seconds=seconds)
@@ -171,7 +176,7 @@ class _Worker:
             self.is_ready = True
             return None
         outcome, is_healthy = message
-        self.job = None
+        self.job, self.deadline = None, math.inf
         if not is_healthy:
             self.kill()
         return outcome
@@ -182,16 +187,14 @@ class _Worker:
         code = self.process.exitcode
         if not self.is_ready:
             raise WorkerError(
-                f"a worker process ended with code {code} before it was ready; its own message stands above. A script "
-                'that starts workers needs `if __name__ == "__main__":` around its main part; workers=0 needs nothing'
+                f"a worker process ended with code {code} before it was ready; its message stands above. "
+                'A script that starts workers needs `if __name__ == "__main__":` around its main part'
             )
         if code == -signal.SIGKILL:  # not ours: the system's answer to a process that takes all memory
             return "out of memory"
-        return (
-            f"crashed: {signal.Signals(-code).name}"
-            if code is not None and code < 0
-            else f"crashed: exit {code}"
-        )
+        if code is not None and code < 0:
+            return f"crashed: {signal.Signals(-code).name}"
+        return f"crashed: exit {code}"
 
     def kill(self) -> None:
         self.process.kill()
@@ -204,15 +207,14 @@ class _Worker:
 
 
 def _work(connection: Connection, task_bytes: bytes, threads: int, memory_gb: float | None) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process of a terminal; the parent decides
+    # Ctrl-C in a terminal reaches every process; what is to become of this one is for the parent to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(
-        threads
-    )  # for libraries not loaded yet
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for libraries that are not loaded yet
+        os.environ[variable] = str(threads)
     try:
-        task = pickle.loads(task_bytes)
+        task: Task = pickle.loads(task_bytes)
+        _ = task.data_hash  # loads the data now: missing data is not the first cell's fault, nor on its clock
     except Exception:
         connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}")
         return
@@ -268,7 +270,8 @@ def _limit_memory(memory_gb: float | None) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Give torch, where it is loaded, so many threads: the number changes the order of sums, thus the last digits."""
+    """Give torch, where it is loaded, so many threads: they change the order of sums, thus the last
+    digits."""
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0
     if torch:

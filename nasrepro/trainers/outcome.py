@@ -12,12 +12,15 @@ from nasrepro.dsl import Cell
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of evaluating one cell. A failure is an outcome too: the ranking function learns from it (S17 section 3.2).
+    """What came of evaluating one cell.
+
+    A failure is an outcome too: the ranking function learns from it (S17 section 3.2).
 
     Attributes:
         status: "ok" or "failed".
-        reason: "" when ok, else a few words: "exploded", "above 500 after 5 epochs", "timed out", "out of memory", "crashed: ...".
-        metrics: final numbers by name; language models report `valid_ppl`, validation perplexity, lower is better.
+        reason: "" when ok, else a few words: "exploded", "above 500 after 5 epochs", "timed out",
+            "out of memory", "crashed: ...".
+        metrics: final numbers by name; language models report `valid_ppl`, validation perplexity.
         curve: one dict of numbers per epoch.
         parameters: number of trained weights, 0 where the child died before it could say.
         device: where it ran, such as "cpu" or the name of a GPU.
@@ -42,19 +45,23 @@ class Outcome:
 
 
 class Task(Protocol):
-    """Something that evaluates cells. It must pickle: worker processes hold copies of it.
+    """Something that evaluates cells. It must pickle: worker processes hold copies of it."""
 
-    Attributes:
-        name: what it is, such as "language model".
-        version: raised whenever a change of the code changes its numbers, so that old results are not taken for new ones.
-        settings: every choice that changes its numbers, JSON-able.
-        data_hash: hash of the data that it trains and validates on.
-    """
+    @property
+    def name(self) -> str:
+        """What it is, such as "language model"."""
 
-    name: str
-    version: int
-    settings: dict[str, Any]
-    data_hash: str
+    @property
+    def version(self) -> int:
+        """Raised whenever a change of the code changes a number, lest old results be taken for new ones."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every choice that changes a number, JSON-able."""
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the data that it trains and validates on."""
 
     def evaluate(
         self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None

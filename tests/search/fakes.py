@@ -1,4 +1,5 @@
-"""A task made of arithmetic: it needs no data and no torch, and misbehaves for the cells that it is told to."""
+"""A task made of arithmetic: it needs no data and no torch, and misbehaves for the cells that it is told
+to."""
 
 import os
 import signal
@@ -19,7 +20,8 @@ def fake_perplexity(cell: Cell, seed: int) -> float:
 
 @dataclass
 class FakeTask:
-    """`behaviour` says what happens for cells by their hash: "crash", "exit", "raise", "hang", "memory", "nan"."""
+    """`behaviour` says what happens for cells by their hash: "crash", "exit", "raise", "hang", "memory",
+    "nan"."""
 
     settings: dict[str, Any] = field(default_factory=lambda: {"width": 8})
     behaviour: dict[str, str] = field(default_factory=dict)
@@ -29,7 +31,9 @@ class FakeTask:
     version: int = 1
     data_hash: str = "0" * 64
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+    def evaluate(
+        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> Outcome:
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(f"{cell}\n")
@@ -38,7 +42,9 @@ class FakeTask:
         value = float("nan") if self.behaviour.get(cell.hash) == "nan" else fake_perplexity(cell, seed)
         if int(cell.hash, 16) % 9 == 0:
             return Outcome("failed", "exploded", {"valid_ppl": float("inf")}, device="cpu")
-        return Outcome("ok", "", {"valid_ppl": value}, [{"epoch": 1, "valid_ppl": value}], cell.size, "cpu", self.sleep)
+        return Outcome(
+            "ok", "", {"valid_ppl": value}, [{"epoch": 1, "valid_ppl": value}], cell.size, "cpu", self.sleep
+        )
 
     def _misbehave(self, how: str) -> None:
         if how == "crash":
@@ -52,4 +58,4 @@ class FakeTask:
         elif how == "hang":
             time.sleep(3600)
         elif how == "memory":
-            list(bytearray(2**30) for _ in range(64))
+            _ = [bytearray(2**30) for _ in range(64)]
