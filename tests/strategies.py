@@ -6,6 +6,7 @@
 ... def test_something(cell): ...
 """
 
+import math
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
@@ -25,12 +26,16 @@ def nodes(
     by_arity: dict[int, list[str]] = {}
     for word in words:
         by_arity.setdefault(OPERATORS[word].arity if word in OPERATORS else 0, []).append(word)
+    # Every number of arguments is as likely as the others, so that trees neither die out nor explode.
+    share = math.lcm(*map(len, by_arity.values()))
+    weighted = {arity: names * (share // len(names)) for arity, names in sorted(by_arity.items())}
+    anything = st.sampled_from([name for names in weighted.values() for name in names])
+    operator = st.sampled_from([name for arity, names in weighted.items() if arity for name in names])
+    source = st.sampled_from(by_arity[0])
 
     def grow(room: int, needed: int) -> Node:
-        # Drawing the number of arguments first keeps its mean at 1.5: trees neither die out nor explode.
-        arities = [a for a in sorted(by_arity) if (a == 0 or room > 0) and (a > 0 or needed <= 0)]
-        arity = draw(st.sampled_from(arities))
-        name = draw(st.sampled_from(by_arity[arity]))
+        name = draw(source if room == 0 else operator if needed > 0 else anything)
+        arity = OPERATORS[name].arity if name in OPERATORS else 0
         return Node(name, tuple(grow(room - 1, needed - 1) for _ in range(arity)))
 
     return grow(max_height, min_height)

@@ -17,7 +17,6 @@ _GRAMMAR = Lark(
 _NAMES = [*OPERATORS, *SPELLINGS]
 
 
-@lru_cache(maxsize=4096)
 def parse(text: str) -> Cell:
     """The cell that a line of the language writes (S17 section 2).
 
@@ -30,6 +29,11 @@ def parse(text: str) -> Cell:
         raise CellError(f"a cell is written as text, got {type(text).__name__}", hint="parse('Tanh(MM(x_t))')")
     if not text.strip():
         raise CellError("a cell's text is empty", text, hint="the smallest useful cell is Tanh(Add(MM(x_t), MM(h_{t-1})))")
+    return _read(text)
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Cell:
     try:
         tree = _GRAMMAR.parse(text)
     except UnexpectedInput as error:

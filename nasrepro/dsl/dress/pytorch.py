@@ -47,9 +47,9 @@ POSITION = '''
 def to_pytorch(cell: Cell, name: str = "GeneratedCell") -> str:
     """Source of a standalone module that computes the cell; it needs torch alone.
 
-    The module is built as `GeneratedCell(input_size, hidden_size, bias=True)`. It maps x (T, B, input_size) and
-    a state, or None, to (out (T, B, hidden_size), state). The state is a dict of what the cell looks back at:
-    "h", "c" and "x" are (B, size), "t" is the timestep. Layers mm0, mm1, ... are the cell's MMs in post-order.
+    The module is built as `GeneratedCell(input_size, hidden_size, bias=True)`. It maps x (T, B, input_size)
+    and a state, or None, to (out (T, B, hidden_size), state). The state is a dict of what the cell looks back
+    at: "h", "c" and "x" are (B, size), "t" is the timestep. Layers mm0, mm1, ... are the MMs in post-order.
 
     Raises CellError when the cell reads c_{t-1} but no |k says what c_t is, or when `name` is no Python name.
     """

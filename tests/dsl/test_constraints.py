@@ -1,0 +1,87 @@
+"""S17's constraints, against the paper's own cells and against cells that break one rule each."""
+
+import pytest
+from hypothesis import given
+
+from nasrepro.dsl import parse, zoo
+from nasrepro.dsl.constraints import (
+    gate_is_sigmoid,
+    has_memory_place,
+    language_model_rules,
+    max_height,
+    max_size,
+    must_use,
+    no_repeated_operator,
+    only_words,
+    violations,
+    words,
+)
+from tests.strategies import cells
+
+OPEN = "Tanh(Add(MM(x_t), MM(h_{t-1})))"
+
+
+@pytest.mark.parametrize("name", ["TanhRNN", "LSTM", "GRU", "BC3"])
+def test_the_language_model_search_can_reach(name):
+    assert violations(zoo[name], language_model_rules()) == {}
+
+
+def test_counting_sources_admits_the_gru_but_not_the_paper_s_best_cell():
+    # S17 allows 21 nodes, "as many as a GRU": a GRU has 21 with sources, BC3 has 27.
+    rules = language_model_rules(count_sources=True)
+    assert violations(zoo["GRU"], rules) == {}
+    assert violations(zoo["BC3"], rules) == {"too large": "27 nodes, at most 21 allowed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        ("Tanh(MM(x_t))", "source missing", "does not use h_{t-1}"),
+        ("Tanh(MM(c_{t-1}))|0", "source missing", "does not use x_t and h_{t-1}"),
+        (f"Sin({OPEN})", "word not allowed", "uses Sin"),
+        (f"Max(PosEnc, Sin({OPEN}))", "word not allowed", "uses Max, PosEnc, Sin"),
+        (
+            "Gate3(x_t, h_{t-1}, Tanh(x_t))",
+            "gate not sigmoid",
+            "the gate of Gate3 is Tanh(x_t), not a Sigmoid",
+        ),
+        ("Gate3(x_t, h_{t-1}, x_t)", "gate not sigmoid", "the gate of Gate3 is x_t, not a Sigmoid"),
+        (f"Tanh({OPEN})", "operator under itself", "Tanh directly under Tanh"),
+        ("Add(x_t, Add(h_{t-1}, x_t))", "operator under itself", "Add directly under Add"),
+        (f"{'MM(Tanh(' * 4}MM(h_{{t-1}}){'))' * 4}", "too high", "height 9, at most 8 allowed"),
+        ("Add(MM(x_t), Mult(c_{t-1}, MM(h_{t-1})))", None, None),  # a place for c_t is left to choose
+        ("Add(MM(c_{t-1}), Add(x_t, h_{t-1}))", "no place for c_t", "no subgraph can serve as c_t"),
+    ],
+)
+def test_each_rule_says_why(text, name, reason):
+    found = violations(parse(text), language_model_rules())
+    assert (found == {}) if name is None else (found[name] == reason)
+
+
+@given(cells())
+def test_limits_hold_exactly_at_the_limit(cell):
+    assert max_size(cell.size).check(cell) is None
+    assert max_size(cell.size - 1).check(cell) is not None
+    assert max_size(cell.full_size, count_sources=True).check(cell) is None
+    assert max_size(cell.full_size - 1, count_sources=True).check(cell) is not None
+    assert max_height(cell.height).check(cell) is None
+    assert max_height(cell.height - 1).check(cell) is not None
+
+
+@given(cells())
+def test_rules_against_their_definitions(cell):
+    pairs = [(node, arg) for node in cell.operators for arg in node.args]
+    assert (no_repeated_operator().check(cell) is None) == all(node.op != arg.op for node, arg in pairs)
+    gates = [node.args[2].op for node in cell.operators if node.op == "Gate3"]
+    assert (gate_is_sigmoid().check(cell) is None) == (set(gates) <= {"Sigmoid"})
+    assert (must_use("x_t", "PosEnc").check(cell) is None) == (cell.sources >= {"x_t", "PosEnc"})
+    used = {node.op for node in cell.root.walk()}
+    assert (only_words(words("core")).check(cell) is None) == (used <= set(words("core")))
+    assert has_memory_place().check(cell) is None  # these cells have chosen already
+
+
+def test_words_are_the_paper_s_two_sets():
+    core = {"MM", "Sigmoid", "Tanh", "ReLU", "Add", "Mult", "Gate3", "x_t", "x_{t-1}", "h_{t-1}", "c_{t-1}"}
+    assert set(words("core")) == core
+    assert set(words("extended")) == {"Sub", "Div", "Sin", "Cos", "LayerNorm", "SeLU", "PosEnc"}
+    assert set(words("zl17")) == {"Max"}
