@@ -122,9 +122,8 @@ def search(
                 bar.set_description(f"step {step}")
                 evaluate(cells, settings.child_seed, record, pool, bar)
         except KeyboardInterrupt:
-            tqdm.write(
-                f"stopped after {bar.n} of {settings.cells} cells; run it again to go on", file=sys.stderr
-            )
+            done = len(replay(record, name, settings.cells).trials)
+            tqdm.write(f"stopped with {done} of {settings.cells} cells; run it again to go on", sys.stderr)
             raise
     return replay(record, name, settings.cells)
 
@@ -212,7 +211,7 @@ def evaluate(
     keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
     jobs = {key: Job(cell.canonical(), seed) for key, cell in zip(keys, cells, strict=True)}
     missing = [job for key, job in jobs.items() if record.get(key) is None]
-    if bar is not None:  # what is known took no time, and the estimate of the time left should not count it
+    if bar is not None and not bar.disable:  # what is known took no time: leave it out of the estimated rest
         known = len(jobs) - len(missing)
         bar.n, bar.initial = bar.n + known, bar.initial + known
         bar.refresh()
@@ -224,7 +223,7 @@ def evaluate(
     if len(jobs) >= 4 and all(evaluation.reason.startswith("crashed") for evaluation in evaluations):
         record.forget(keys)
         raise SearchError(
-            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: the task or the "
-            "machine is at fault, not the cells. Nothing of it was kept; workers=0 runs the task in this process"
+            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: the task or "
+            "the machine is at fault, not the cells. Nothing of it was kept; workers=0 runs the task in this process"
         )
     return evaluations
