@@ -16,7 +16,7 @@ from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.constraints import Rule, language_model_rules, only_words, violations, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 
-MEMORY = "c_{t-1}"
+_MEMORY = "c_{t-1}"
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def propose(
     Stops early, with `exhausted` set, after `settings.patience` draws in a row without a new cell.
     """
     settings = settings or GrowthSettings()
-    slots, rules = _Slots(settings, memory), settings.rules()
+    grower, rules = Grower(settings, memory), settings.rules()
     cells: list[Cell] = []
     found: set[str] = set()
     rejected: Counter[str] = Counter()
     fruitless = 0
     while len(cells) < count and fruitless < settings.patience:
         fruitless += 1
-        tree = grow(rng, slots)
+        tree = grower.grow(rng)
         if tree is None:
             rejected["too large"] += 1
             continue
@@ -102,59 +102,59 @@ def propose(
             broken = violations(canonical, rules) if canonical.size < cell.size else {}
             if broken:
                 rejected[next(iter(broken))] += 1
-            elif canonical.hash in found or canonical.hash in seen:
+            elif candidate.hash in found or candidate.hash in seen:
                 rejected["duplicate"] += 1
             elif len(cells) < count:
-                found.add(canonical.hash)
+                found.add(candidate.hash)
                 cells.append(canonical)
                 fruitless = 0
     return Proposals(cells, rejected, exhausted=len(cells) < count)
 
 
-class _Slots:
-    """The words that are legal in a slot, with their cumulative weights, worked out once per kind of slot."""
+class Grower:
+    """Grows random trees from h_t down."""
 
-    def __init__(self, settings: GrowthSettings, memory: bool) -> None:
+    def __init__(self, settings: GrowthSettings, memory: bool = False) -> None:
         self.settings = settings
-        self.words = tuple(word for word in settings.words if memory or word != MEMORY)
+        self._words = tuple(word for word in settings.words if memory or word != _MEMORY)
         self._legal: dict[tuple[str | None, int], tuple[list[str], list[float]]] = {}
 
-    def draw(self, parent: str | None, depth: int, rng: random.Random) -> str:
-        """A word for a slot under operator `parent` (None: the slot is h_t itself), `depth` edges below h_t."""
+    def grow(self, rng: random.Random) -> Node | None:
+        """One tree, or None as soon as it has too many nodes. It may still lack a source."""
+        limit, count_sources = self.settings.max_nodes, self.settings.count_sources
+        nodes = 0
+
+        def fill(word: str, depth: int) -> Node | None:
+            nonlocal nodes
+            nodes += count_sources or word in OPERATORS
+            if nodes > limit:
+                return None
+            args: list[Node] = []
+            for place in range(OPERATORS[word].arity if word in OPERATORS else 0):
+                is_gate = word == "Gate3" and place == 2
+                arg = fill("Sigmoid" if is_gate else self._draw(word, depth + 1, rng), depth + 1)
+                if arg is None:
+                    return None
+                args.append(arg)
+            return Node(word, tuple(args))
+
+        return fill(self._draw(None, 0, rng), 0)
+
+    def _draw(self, parent: str | None, depth: int, rng: random.Random) -> str:
+        """A word for a slot `depth` edges below h_t, under operator `parent`; None: the slot is h_t itself."""
         legal = self._legal.get((parent, depth))
         if legal is None:
-            names = [word for word in self.words if self._is_legal(word, parent, depth)]
+            names = self.legal_words(parent, depth)
             legal = names, list(accumulate(self.settings.weights.get(word, 1.0) for word in names))
             self._legal[parent, depth] = legal
         return rng.choices(legal[0], cum_weights=legal[1])[0]
 
+    def legal_words(self, parent: str | None, depth: int) -> list[str]:
+        """The words that a slot may draw, but for a gate's slot, where only Sigmoid may stand."""
+        return [word for word in self._words if self._is_legal(word, parent, depth)]
+
     def _is_legal(self, word: str, parent: str | None, depth: int) -> bool:
         if word in SOURCES:
             return parent is not None  # h_t is computed: a cell that is one source cannot use two
-        below = 2 if word == "Gate3" else 1  # a Gate3 needs room for its Sigmoid and for what stands under that
+        below = 2 if word == "Gate3" else 1  # a Gate3 needs room for its Sigmoid and what stands under it
         return word != parent and depth + below <= self.settings.max_height
-
-
-def grow(rng: random.Random, slots: _Slots) -> Node | None:
-    """One random tree, or None as soon as it has too many nodes. It may still lack a source."""
-    limit, count_sources = slots.settings.max_nodes, slots.settings.count_sources
-    nodes = 0
-
-    def fill(word: str, depth: int) -> Node | None:
-        nonlocal nodes
-        if word in SOURCES:
-            nodes += count_sources
-            return Node(word) if nodes <= limit else None
-        nodes += 1
-        if nodes > limit:
-            return None
-        args: list[Node] = []
-        for place in range(OPERATORS[word].arity):
-            is_gate = word == "Gate3" and place == 2
-            arg = fill("Sigmoid" if is_gate else slots.draw(word, depth + 1, rng), depth + 1)
-            if arg is None:
-                return None
-            args.append(arg)
-        return Node(word, tuple(args))
-
-    return fill(slots.draw(None, 0, rng), 0)

@@ -16,6 +16,7 @@ re-derived at the end.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from nasrepro.dsl.cell import Cell, Node
 from nasrepro.dsl.operators import OPERATORS
@@ -39,21 +40,19 @@ class _Part:
 
     op: str
     args: list["_Part"]
+    node: Node
+    """The node as it was. It is used again where rewriting left it as it was: a new one costs more."""
+    text: str
     is_memory: bool = False
-    terms: list[tuple[int, int]] = field(default_factory=list)
-    text: str = ""
     holds_memory: bool = False
-
-    def refresh(self) -> "_Part":
-        self.text = f"{self.op}({', '.join(arg.text for arg in self.args)})" if self.args else self.op
-        self.holds_memory = self.is_memory or any(arg.holds_memory for arg in self.args)
-        return self
+    terms: list[tuple[int, int]] = field(default_factory=list)
 
     def order(self) -> tuple[str, bool]:
         # Twins by text may differ in which holds c_t; that one goes first, so that twins swapped come out alike.
         return self.text, not self.holds_memory
 
 
+@lru_cache(maxsize=4096)  # a search asks for the hash and then for the cell
 def canonical_form(cell: Cell) -> CanonicalForm:
     """The canonical form of a cell. Applying it twice changes nothing."""
     root = _rewrite(_parts(cell))
@@ -66,12 +65,13 @@ def _parts(cell: Cell) -> _Part:
 
     def build(node: Node) -> _Part:
         nonlocal operators, matrices
-        part = _Part(node.op, [build(arg) for arg in node.args])
+        part = _Part(node.op, [build(arg) for arg in node.args], node, node.text)
         if node.op == "MM":
             part.terms = [(matrices, 1)]
             matrices += 1
         if node.args:
             part.is_memory = operators == cell.memory
+            part.holds_memory = part.is_memory or any(arg.holds_memory for arg in part.args)
             operators += 1
         return part
 
@@ -79,15 +79,19 @@ def _parts(cell: Cell) -> _Part:
 
 
 def _rewrite(part: _Part) -> _Part:
+    if not part.args:
+        return part
     part.args = [_rewrite(arg) for arg in part.args]
     if part.op in ("Add", "Sub") and _mergeable(*part.args):
         return _merge(part)
     if part.op == "Gate3" and part.args[1].order() < part.args[0].order() and _can_invert(part.args[2]):
         _negate(part.args[2].args[0])
         part.args[:2] = part.args[1::-1]
-    elif part.args and OPERATORS[part.op].commutative:
+    elif OPERATORS[part.op].commutative:
         part.args.sort(key=_Part.order)
-    return part.refresh()
+    if any(arg.text != was.text for arg, was in zip(part.args, part.node.args, strict=True)):
+        part.text = f"{part.op}({', '.join(arg.text for arg in part.args)})"
+    return part
 
 
 def _mergeable(a: _Part, b: _Part) -> bool:
@@ -104,7 +108,7 @@ def _merge(part: _Part) -> _Part:
     first, second = part.args
     sign = 1 if part.op == "Add" else -1
     terms = sorted(first.terms + [(i, s * sign) for i, s in second.terms])
-    return _Part("MM", first.args, part.is_memory, terms).refresh()
+    return _Part("MM", first.args, first.node, first.text, part.is_memory, part.is_memory, terms)
 
 
 def _can_invert(gate: _Part) -> bool:
@@ -141,12 +145,12 @@ def _freeze(root: _Part) -> tuple[Node, int | None, tuple[tuple[tuple[int, int],
 
     def build(part: _Part) -> Node:
         nonlocal memory, operators
-        node = Node(part.op, tuple(build(arg) for arg in part.args))
+        args = [build(arg) for arg in part.args]
         if part.op == "MM":
             products.append(tuple(part.terms))
         if part.args:
             memory = operators if part.is_memory else memory
             operators += 1
-        return node
+        return part.node if part.text == part.node.text else Node(part.op, tuple(args))
 
     return build(root), memory, tuple(products)
