@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nasrepro.dsl import Cell, Node, canonical_form, parse, zoo
@@ -31,7 +31,6 @@ def carried_over(products, matrices):
     ]
 
 
-@settings(max_examples=200)
 @given(cells(), st.integers(0, 2**32))
 def test_the_canonical_cell_computes_the_same_function(cell, seed):
     matrices = random_matrices(seed, cell)
