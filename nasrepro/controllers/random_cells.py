@@ -43,14 +43,19 @@ class GrowthSettings:
         unknown = sorted({*self.words, *self.weights} - {*OPERATORS, *SOURCES})
         if unknown:
             raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
-        needed = {"x_t", "h_{t-1}"} | ({"Sigmoid"} if "Gate3" in self.words else set())
-        if not needed <= set(self.words):
-            raise ValueError(f"words lacks {sorted(needed - set(self.words))}: no cell could obey the search's rules")
-        if any(self.weights.get(word, 1.0) < 0 for word in self.words):
+        if any(weight < 0 for weight in self.weights.values()):
             raise ValueError(f"weights must not be negative: {dict(self.weights)}")
-        if self.max_height < 1 or self.max_nodes < 1 or self.patience < 1:
+        if min(self.max_height, self.max_nodes, self.patience) < 1:
             raise ValueError(
-                f"max_height, max_nodes and patience start at 1, got {self.max_height}, {self.max_nodes}, {self.patience}"
+                f"max_height={self.max_height}, max_nodes={self.max_nodes} and patience={self.patience} "
+                "must be 1 or more"
+            )
+        drawable = {word for word in self.words if self.weights.get(word, 1.0) > 0}
+        missing = {"x_t", "h_{t-1}"} - drawable | ({"Sigmoid"} if "Gate3" in drawable else set()) - drawable
+        if missing or drawable <= SOURCES.keys():
+            raise ValueError(
+                f"no cell could obey the search's rules: words and weights leave out "
+                f"{' and '.join(sorted(missing)) or 'every operator'}"
             )
 
     def rules(self) -> tuple[Rule, ...]:
@@ -72,7 +77,11 @@ class Proposals:
 
 
 def propose(
-    count: int, rng: random.Random, settings: GrowthSettings | None = None, memory: bool = False, seen: Container[str] = ()
+    count: int,
+    rng: random.Random,
+    settings: GrowthSettings | None = None,
+    memory: bool = False,
+    seen: Container[str] = (),
 ) -> Proposals:
     """Up to `count` random cells, in canonical form, distinct by `cell.hash`, with no hash in `seen`.
 
@@ -117,6 +126,7 @@ class Grower:
     def __init__(self, settings: GrowthSettings, memory: bool = False) -> None:
         self.settings = settings
         self._words = tuple(word for word in settings.words if memory or word != _MEMORY)
+        self._leaves = {word: Node(word) for word in self._words if word in SOURCES}
         self._legal: dict[tuple[str | None, int], tuple[list[str], list[float]]] = {}
 
     def grow(self, rng: random.Random) -> Node | None:
@@ -129,8 +139,10 @@ class Grower:
             nodes += count_sources or word in OPERATORS
             if nodes > limit:
                 return None
+            if word in self._leaves:
+                return self._leaves[word]
             args: list[Node] = []
-            for place in range(OPERATORS[word].arity if word in OPERATORS else 0):
+            for place in range(OPERATORS[word].arity):
                 is_gate = word == "Gate3" and place == 2
                 arg = fill("Sigmoid" if is_gate else self._draw(word, depth + 1, rng), depth + 1)
                 if arg is None:
