@@ -17,6 +17,13 @@ def test_interval_of_a_large_normal_sample_is_close_to_students():
     assert stats.interval(sample) == pytest.approx((low, high), abs=0.05 * (high - low))
 
 
+def test_bca_moves_the_interval_towards_the_long_tail():
+    sample = np.random.default_rng(5).lognormal(0, 1.2, 12)
+    means = np.random.default_rng(6).choice(sample, (20_000, len(sample))).mean(axis=1)
+    percentile = np.quantile(means, [0.025, 0.975])
+    assert (np.array(stats.interval(sample)) > percentile).all()
+
+
 def test_a_wider_level_gives_a_wider_interval():
     sample = np.random.default_rng(2).exponential(1, 12)
     narrow, wide = stats.interval(sample, 0.5), stats.interval(sample, 0.99)
