@@ -49,16 +49,6 @@ def test_memory_candidates_are_those_that_the_paper_prints():
 def test_numbers_name_operators_in_post_order():
     names = ["MM", "Sigmoid", "MM", "MM", "MM", "Mult", "Add", "Tanh", "Mult"]
     assert [node.op for node in EXAMPLE.operators] == names
-        "MM",
-        "Sigmoid",
-        "MM",
-        "MM",
-        "MM",
-        "Mult",
-        "Add",
-        "Tanh",
-        "Mult",
-    ]
     assert zoo["BC3"].operators[12].text.startswith("Tanh(Gate3(MM(x_t), Mult(")  # S17, equation 3
 
 

@@ -13,8 +13,8 @@ def relu(a):
     return np.maximum(a, 0)
 
 
-# Each function is one step: from products m(i, a) = W_i a + b_i, where i counts the cell's matrices in the order
-# in which its text closes them, and x_t, x_{t-1}, h_{t-1}, c_{t-1}, t to h_t, c_t.
+# Each function is one step: from products m(i, a) = W_i a + b_i, where i counts the cell's matrices in the
+# order in which its text closes them, and x_t, x_{t-1}, h_{t-1}, c_{t-1}, t to h_t, c_t.
 
 
 def tanh_rnn(m, x, x_last, h, c, t):

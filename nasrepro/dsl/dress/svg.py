@@ -145,7 +145,7 @@ def _place(box: Box) -> list[tuple[float, float]]:
     for arg in box.args:
         arg.x -= middle
     half = box.width / 2
-    own = (-half - (26.0 if box.is_memory else 0.0), half + (0.0 if box.number is None else 10.0))
+    own = (-half - (26.0 if box.is_memory else 0.0), half + (0.0 if box.number is None else 14.0))
     return [own, *((lo - middle, hi - middle) for lo, hi in merged)]
 
 
@@ -188,7 +188,8 @@ def _edges(root: Box, shown: Collection[Box] | None = None) -> list[str]:
             shapes.append(f'<path d="{curve}" stroke="{FAINT}" stroke-width="1.5" fill="none"{dash}/>')
             if is_gate:
                 outside = 8 if across > 0 else -8  # the edge arrives from the other side
-                shapes.append(_text(name, arg.x + outside, arg.y - HEIGHT / 2 - 8, FAINT, 11))
+                above = 12 if arg.is_memory else 8  # clear of its ring
+                shapes.append(_text(name, arg.x + outside, arg.y - HEIGHT / 2 - above, FAINT, 11))
     return shapes
 
 
