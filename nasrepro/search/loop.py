@@ -129,9 +129,16 @@ def search(
 
 
 def search_identity(task: Task, settings: SearchSettings) -> dict[str, Any]:
-    """What makes two searches the same one: everything but the budget, which may be raised later."""
+    """What makes two searches the same one: everything but the budget, which may be raised later.
+
+    A random search does not depend on how a ranked one would choose, so it does not name those settings.
+    """
     chosen = asdict(settings)
-    del chosen["cells"]
+    unused = ["cells"]
+    if settings.method == "random":
+        unused += ["sampled", "temperature", "candidates", "ranker"]
+    for name in unused:
+        del chosen[name]
     return {
         "search": chosen,
         "task": {
@@ -223,7 +230,7 @@ def evaluate(
     if len(jobs) >= 4 and all(evaluation.reason.startswith("crashed") for evaluation in evaluations):
         record.forget(keys)
         raise SearchError(
-            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: the task or "
-            "the machine is at fault, not the cells. Nothing of it was kept; workers=0 runs the task in this process"
+            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: not the cells but the "
+            "task or the machine is at fault. Nothing of it was kept; workers=0 runs the task in this process"
         )
     return evaluations

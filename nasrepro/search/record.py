@@ -432,7 +432,9 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def _validate(place: str, table: str, row: Mapping[str, Any]) -> None:
     """Refuse a row that lacks columns, or whose key or hash is not that of its content."""
-    columns = re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)", _TABLES.get(table, ""))
+    if table not in _TABLES:
+        raise RecordError(f"{place}: unknown table {table!r}; is the file from a newer version of nasrepro?")
+    columns = re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)", _TABLES[table])
     if sorted(row) != sorted(columns):
         raise RecordError(f"{place}: a row of {table!r} has the columns {columns}, got {sorted(row)}")
     if table != "evaluations":

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasrepro.dsl import Cell
+from nasrepro.dsl import Cell, zoo
+from nasrepro.search import Evaluation, Record
 from nasrepro.trainers.outcome import Outcome
 
 
@@ -20,13 +21,13 @@ def fake_perplexity(cell: Cell, seed: int) -> float:
 
 @dataclass
 class FakeTask:
-    """`behaviour` says what happens for cells by their hash: "crash", "exit", "raise", "hang", "memory",
-    "nan"."""
+    """`behaviour`: how cells misbehave, by hash. `pids`: a file that gets a line for each evaluation."""
 
     settings: dict[str, Any] = field(default_factory=lambda: {"width": 8})
     behaviour: dict[str, str] = field(default_factory=dict)
     sleep: float = 0.0
-    log: Path | None = None
+    failing: bool = False
+    pids: Path | None = None
     name: str = "fake"
     version: int = 1
     data_hash: str = "0" * 64
@@ -34,16 +35,17 @@ class FakeTask:
     def evaluate(
         self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
     ) -> Outcome:
-        if self.log is not None:
-            with self.log.open("a") as file:
-                file.write(f"{cell}\n")
-        time.sleep(self.sleep * (int(cell.hash, 16) % 7) / 7)  # uneven, so that cells finish out of order
+        if self.pids is not None:
+            with self.pids.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        chance = int(cell.hash, 16)
+        time.sleep(self.sleep * (chance % 7) / 7)  # uneven, so that cells finish out of order
         self._misbehave(self.behaviour.get(cell.hash, ""))
-        value = float("nan") if self.behaviour.get(cell.hash) == "nan" else fake_perplexity(cell, seed)
-        if int(cell.hash, 16) % 9 == 0:
+        if self.failing and chance % 5 == 0:
             return Outcome("failed", "exploded", {"valid_ppl": float("inf")}, device="cpu")
+        value = fake_perplexity(cell, seed)
         return Outcome(
-            "ok", "", {"valid_ppl": value}, [{"epoch": 1, "valid_ppl": value}], cell.size, "cpu", self.sleep
+            "ok", "", {"valid_ppl": value}, [{"epoch": 1, "valid_ppl": value}], cell.size, "cpu", 0.5
         )
 
     def _misbehave(self, how: str) -> None:
@@ -59,3 +61,17 @@ class FakeTask:
             time.sleep(3600)
         elif how == "memory":
             _ = [bytearray(2**30) for _ in range(64)]
+
+
+class UnloadableTask(FakeTask):
+    """Its data is missing in every process but the one that made it."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise FileNotFoundError("no data here")
+
+
+def write_many(path: Path, seeds: range) -> None:
+    """Put one evaluation of the LSTM for each seed: what a process of its own does in a test."""
+    with Record(path) as record:
+        for seed in seeds:
+            record.put(Evaluation.of(FakeTask(), zoo["LSTM"], seed, FakeTask().evaluate(zoo["LSTM"], seed)))
