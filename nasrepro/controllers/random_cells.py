@@ -1,9 +1,9 @@
 """S17's random generator: trees grown from h_t down, one word at a time (S17 sections 3.1 and 4.1).
 
-A slot starts empty at h_t. Each empty slot draws a word; an operator opens slots of its own, which are filled left to
-right before anything else. What can be known about a slot while growing narrows the draw: the gate of a Gate3 is a
-Sigmoid, no operator stands under itself, no tree outgrows the height. What shows only in a finished tree (both
-sources used, a place for c_t) is checked then, and the tree is thrown away if it fails.
+A slot starts empty at h_t. Each empty slot draws a word; an operator opens slots of its own, which are filled
+left to right before anything else. What can be known about a slot while growing narrows the draw: the gate of
+a Gate3 is a Sigmoid, no operator stands under itself, no tree outgrows the height. What shows only in a
+finished tree (both sources used, a place for c_t) is checked then, and the tree is thrown away if it fails.
 """
 
 import random
@@ -35,7 +35,7 @@ class GrowthSettings:
     count_sources: bool = False
     """Whether sources count as nodes. Inferred: only without them does S17's own BC3 fit under 21."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative chance of a word among those legal in a slot, 1 where not named. Guessed: the paper is silent."""
+    """Relative chance of a word among those legal in a slot, 1 where not named. Guessed: S17 is silent."""
     patience: int = 20_000
     """Draws in a row that may yield nothing new before the space counts as exhausted. Ours."""
 
@@ -71,7 +71,7 @@ class Proposals:
     cells: list[Cell]
     """Canonical and distinct, in the order of their discovery."""
     rejected: Counter[str]
-    """How many draws were thrown away, by the name of the first rule broken; "duplicate" for cells known already."""
+    """Draws thrown away, by the name of the first rule broken; "duplicate" for cells known already."""
     exhausted: bool
     """True when the generator stopped finding new cells before it had as many as were asked for."""
 
@@ -153,7 +153,7 @@ class Grower:
         return fill(self._draw(None, 0, rng), 0)
 
     def _draw(self, parent: str | None, depth: int, rng: random.Random) -> str:
-        """A word for a slot `depth` edges below h_t, under operator `parent`; None: the slot is h_t itself."""
+        """A word for a slot `depth` edges below h_t, under operator `parent`; None where the slot is h_t."""
         legal = self._legal.get((parent, depth))
         if legal is None:
             names = self.legal_words(parent, depth)

@@ -1,4 +1,4 @@
-"""S17's ranking function: a network that reads a cell's tree and predicts its perplexity, and what it must beat."""
+"""S17's ranking function: a network that reads a cell's tree and predicts its perplexity; and baselines."""
 
 from nasrepro.ranking.baselines import OperatorRidge as OperatorRidge
 from nasrepro.ranking.baselines import ProductCount as ProductCount

@@ -1,4 +1,4 @@
-"""Two plain predictors of perplexity, with the ranker's interface: what a network that reads trees has to beat."""
+"""Two plain predictors of perplexity, with the ranker's interface: what it has to beat."""
 
 from collections.abc import Sequence
 
@@ -65,6 +65,8 @@ def _counts(cells: Sequence[Cell]) -> NDArray[np.float64]:
     return counts
 
 
-def _valid(cells: Sequence[Cell], perplexities: Sequence[float | None]) -> tuple[list[Cell], NDArray[np.float64]]:
+def _valid(
+    cells: Sequence[Cell], perplexities: Sequence[float | None]
+) -> tuple[list[Cell], NDArray[np.float64]]:
     pairs = [(cell, ppl) for cell, ppl in zip(cells, perplexities, strict=True) if ppl is not None]
     return [cell for cell, _ in pairs], np.log([ppl for _, ppl in pairs])

@@ -1,8 +1,8 @@
 """Many trees -> index tensors, grouped so that one call computes a whole level of all trees at once.
 
-A node's encoding depends on its text and on what h_{t-1} and c_{t-1} stand for, on nothing else. So nodes are numbered
-once per such triple and shared: between the trees of a batch, between the two passes of the unrolling, and between the
-cells that differ only in where c_t is read off.
+A node's encoding depends on its text and on what h_{t-1} and c_{t-1} stand for, on nothing else. So nodes are
+numbered once per such triple and shared: between the trees of a batch, between the two passes of the
+unrolling, and between the cells that differ only in where c_t is read off.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ ORDERED = frozenset({"Gate3", "Sub", "Div"})
 WIDTH = 3
 """Children of an ordered operator at most."""
 
-# Slot 0 is the missing child, whose state is zero; the sources follow; operators come after them, level by level.
+# Slot 0 is the missing child, whose state is zero; the sources follow; then the operators, level by level.
 MISSING = 0
 SOURCE_SLOT = {name: 1 + number for number, name in enumerate(SOURCES)}
 FIRST_OPERATOR = 1 + len(SOURCES)
@@ -49,8 +49,8 @@ class TreeBatch:
 def tree_batch(cells: Sequence[Cell], unroll: int = 1) -> TreeBatch:
     """The schedule that encodes these cells (S17 section 3.2).
 
-    With `unroll` = 1, h_{t-1} stands for the encoding of the same tree one step earlier, on leaves h_{t-2} and c_{t-2},
-    and c_{t-1} for that of its memory node; x_t and x_{t-1} are not shifted.
+    With `unroll` = 1, h_{t-1} stands for the encoding of the same tree one step earlier, whose leaves are
+    h_{t-2} and c_{t-2}, and c_{t-1} for that of its memory node. x_t and x_{t-1} are not shifted.
 
     Raises CellError where a cell reads c_{t-1} but does not say what c_t is.
     """
@@ -71,7 +71,8 @@ class _Graph:
     def place_cell(self, cell: Cell, unroll: int) -> int:
         if not cell.is_runnable:
             raise CellError(
-                f"{cell} reads c_{{t-1}} but does not say what c_t is", hint="rank its cell.memory_candidates()"
+                f"{cell} reads c_{{t-1}} but does not say what c_t is",
+                hint="rank its cell.memory_candidates()",
             )
         h, c = SOURCE_SLOT["h_{t-1}"], SOURCE_SLOT["c_{t-1}"]
         for _ in range(unroll):
@@ -100,7 +101,8 @@ class _Graph:
         """Renumber the slots by level, unordered operators before ordered ones within a level."""
         operators = torch.tensor(self.operators, dtype=torch.long)  # (nodes,)
         children = torch.tensor(self.children, dtype=torch.long).reshape(-1, WIDTH)  # (nodes, WIDTH)
-        kind = 2 * torch.tensor(self.level[FIRST_OPERATOR:], dtype=torch.long) + torch.tensor(self.ordered)  # (nodes,)
+        level = torch.tensor(self.level[FIRST_OPERATOR:], dtype=torch.long)  # (nodes,)
+        kind = 2 * level + torch.tensor(self.ordered, dtype=torch.long)  # (nodes,)
         order = torch.argsort(kind, stable=True)
         slot = torch.arange(len(self.level))  # old slot -> new slot
         slot[FIRST_OPERATOR + order] = torch.arange(FIRST_OPERATOR, len(self.level))

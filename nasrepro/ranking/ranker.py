@@ -1,4 +1,4 @@
-"""S17's ranking function: a regression from a cell's tree to its perplexity (S17 section 3.2, appendix B.2)."""
+"""S17's ranking function: from a cell's tree to its perplexity (S17 section 3.2, appendix B.2)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _CHUNK = 1024  # cells encoded at once when predicting: larger chunks share more
 
 @dataclass(frozen=True)
 class RankerSettings:
-    """How the ranking network is built and trained. "Stated" settings are the paper's, in its appendix B.2."""
+    """How the ranking network is built and trained. What is "stated", S17 states in appendix B.2."""
 
     hidden: int = 128
     """Units of the TreeLSTM. Stated."""
@@ -30,10 +30,10 @@ class RankerSettings:
     weight_decay: float = 1e-4
     """L2 penalty. Stated."""
     dropout: float = 0.2
-    """Stated, "on the final dense layer output". That output is one number, and dropping it would drop the prediction,
-    so we read it as the input of the output layer. Inferred."""
+    """Stated, "on the final dense layer output". That output is one number, and dropping it would drop the
+    prediction, so we read it as the input of the output layer. Inferred."""
     unroll: int = 1
-    """Time steps that are encoded before the one that is ranked. Stated: one. With 0, h_{t-1} is a plain leaf."""
+    """Time steps that are encoded before the one that is ranked. Stated: 1. At 0, h_{t-1} is a leaf."""
     learning_rate: float = 1e-3
     """Adam's. Guessed: the paper gives none."""
     epochs: int = 25
@@ -41,11 +41,11 @@ class RankerSettings:
     target: Literal["log", "raw"] = "log"
     """What the mean squared error is taken of, standardised. Guessed: the paper plots log perplexity."""
     favour: float = 1.0
-    """How much more often low perplexities are drawn while training (S17 states that they are, not how): the best cell
-    exp(favour) times as often as the worst, in between by rank. 0 draws all alike. Guessed."""
+    """How much more often low perplexities are drawn while training (S17 states that they are, not how): the
+    best cell exp(favour) times as often as the worst, in between by rank. 0 draws all alike. Guessed."""
     failure_margin: float = 0.5
-    """Failed cells stay as training examples (stated) with the worst valid target plus this many of the valid targets'
-    standard deviations (guessed)."""
+    """Failed cells stay as training examples (stated) with the worst valid target plus this many of the valid
+    targets' standard deviations (guessed)."""
     ensemble: int = 1
     """Networks whose predictions are averaged. Ours."""
 
@@ -62,7 +62,9 @@ class Ranker:
         self._networks: list[_Network] = []
         self._centre = self._scale = math.nan
 
-    def fit(self, cells: Sequence[Cell], perplexities: Sequence[float | None], progress: bool = False) -> "Ranker":
+    def fit(
+        self, cells: Sequence[Cell], perplexities: Sequence[float | None], progress: bool = False
+    ) -> "Ranker":
         """Train afresh on cells and their validation perplexities, None where training the cell failed.
 
         Raises ValueError where the two differ in length or no perplexity is valid.
@@ -105,7 +107,7 @@ class Ranker:
         failed = ~np.isfinite(values)
         if failed.all():
             raise ValueError(f"none of the {len(cells)} cells has a valid perplexity: nothing to learn from")
-        spread = float(values[~failed].std()) or 1.0  # all alike, as with a single cell: nothing to standardise
+        spread = float(values[~failed].std()) or 1.0  # all alike: there is nothing to standardise
         values[failed] = values[~failed].max() + self.settings.failure_margin * spread
         self._centre, self._scale = float(values.mean()), float(values.std()) or 1.0
         return torch.tensor((values - self._centre) / self._scale, dtype=torch.float32)
@@ -127,15 +129,15 @@ class _Network(nn.Module):
 
 
 def favouring_weights(targets: Tensor, favour: float) -> Tensor:
-    """How often each example is drawn: exp(-favour * rank / (n - 1)), rank 0 the lowest target. (n,) -> (n,)."""
+    """How often each is drawn: exp(-favour * rank / (n - 1)), rank 0 the lowest target. (n,) -> (n,)."""
     rank = targets.argsort(stable=True).argsort().double()
     return torch.exp(-favour * rank / max(1, len(targets) - 1))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A batch of 16 trees is hundreds of tiny products: handing them to threads costs more than it brings, and on a
-    busy machine many times more."""
+    """A batch of 16 trees is hundreds of tiny products: handing them to threads costs more than it brings,
+    and on a busy machine many times more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
 """The encoder of S17's ranking function: a TreeLSTM shaped like the cell that it reads (S17 section 3.2).
 
-Equations: Tai, Socher & Manning 2015, "Improved Semantic Representations From Tree-Structured Long Short-Term Memory
-Networks", section 3.1 (Child-Sum, equations 2-8) and section 3.2 (N-ary, equations 9-14).
+Equations: Tai, Socher & Manning 2015, "Improved Semantic Representations From Tree-Structured Long Short-Term
+Memory Networks", section 3.1 (Child-Sum, equations 2-8) and section 3.2 (N-ary, equations 9-14).
 """
 
 import torch
@@ -14,7 +14,7 @@ from nasrepro.ranking.batch import FIRST_OPERATOR, WIDTH, TreeBatch
 
 
 class ChildSumTreeLSTM(nn.Module):
-    """A node from the sum of its children, for operators whose arguments may be swapped (Tai et al., equations 2-8)."""
+    """A node from the sum of its children, for operators whose arguments may be swapped (Tai, eq. 2-8)."""
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class ChildSumTreeLSTM(nn.Module):
         self.of_child = _matrix(hidden, hidden, generator)  # U of f
 
     def forward(self, operator: Tensor, children: Tensor) -> Tensor:
-        """Operator's share of the gates (n, 4 hidden), children's states (n, k, 2 hidden) -> states (n, 2 hidden)."""
+        """Operator's share of the gates (n, 4 hidden), children (n, k, 2 hidden) -> states (n, 2 hidden)."""
         h, c = children.chunk(2, dim=-1)  # (n, k, hidden) each
         iou, f = operator.split([operator.shape[1] * 3 // 4, operator.shape[1] // 4], dim=1)
         i, o, u = (iou + h.sum(1) @ self.of_sum).chunk(3, dim=1)  # (n, hidden) each
@@ -31,7 +31,7 @@ class ChildSumTreeLSTM(nn.Module):
 
 
 class NaryTreeLSTM(nn.Module):
-    """A node from its children by place, for operators whose order matters (Tai et al., equations 9-14)."""
+    """A node from its children by place, for operators whose order matters (Tai, eq. 9-14)."""
 
     def __init__(self, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class NaryTreeLSTM(nn.Module):
         self.of_children = _matrix(WIDTH * hidden, (3 + WIDTH) * hidden, generator)
 
     def forward(self, operator: Tensor, children: Tensor) -> Tensor:
-        """Operator's share of the gates (n, 4 hidden), children's states (n, WIDTH, 2 hidden) -> (n, 2 hidden)."""
+        """Operator's share of the gates (n, 4 hidden), children (n, WIDTH, 2 hidden) -> states (n, 2 hidden)."""
         h, c = children.chunk(2, dim=-1)  # (n, WIDTH, hidden) each
         i, o, u, f = operator.chunk(4, dim=1)  # (n, hidden) each
         gates = torch.cat([i, o, u, *[f] * WIDTH], dim=1) + h.flatten(1) @ self.of_children

@@ -1,5 +1,6 @@
 """How well a predictor orders cells that it has not seen."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -49,5 +50,7 @@ def evaluate(
         model = make_model()
         model.fit([cells[i] for i in train], [perplexities[i] for i in train])
         predicted = model.predict([cells[i] for i in test])
-        taus.append(float(kendalltau(predicted, [perplexities[i] for i in test]).statistic))
+        tau = kendalltau(predicted, [perplexities[i] for i in test]).statistic
+        # One prediction for all cells has no tau; it orders none of them.
+        taus.append(0.0 if math.isnan(tau) else float(tau))
     return taus
