@@ -1,0 +1,218 @@
+"""What every notebook starts with: parameters that are checked, a word on what will happen, and where results go.
+
+    run = nr.notebook.start("04", PROFILE, FRESH)
+    ...
+    run.figure(fig, "s17-figure-3", title=..., caption=..., paper=["s17.fig3"])
+"""
+
+import ast
+import difflib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.core.getipython import get_ipython
+from IPython.display import HTML, Image, display
+from matplotlib.figure import Figure
+
+from nasrepro import profiles
+from nasrepro.datasets import Corpus
+from nasrepro.profiles import Profile
+from nasrepro.report.artifacts import Artifacts
+from nasrepro.report.files import write_json
+from nasrepro.report.ledger import Finding
+from nasrepro.report.provenance import device, provenance
+from nasrepro.search.history import Search, replay
+from nasrepro.search.loop import SearchSettings, search, search_identity
+from nasrepro.search.record import Record
+
+WORKERS = min(2, os.cpu_count() or 1)
+"""Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
+
+
+def results_folder() -> Path:
+    """Where results go: NASREPRO_RESULTS, else `results/` of the project."""
+    return Path(os.environ.get("NASREPRO_RESULTS") or profiles.project_root() / "results")
+
+
+def records_folder() -> Path:
+    """Where the records lie that ship with the project."""
+    return profiles.project_root() / "results" / "records"
+
+
+def start(notebook: str, profile: str = "quick", fresh: bool = False) -> "Run":
+    """Begin a notebook: check its parameters, say what will happen, and answer the `Run` that keeps its results.
+
+    `fresh` trains anew where a shipped record would be replayed. Raises ValueError for a profile or an injected
+    parameter that does not exist, with the nearest that does; OSError when the results folder cannot be written.
+    """
+    shell = get_ipython()
+    if shell is not None:
+        check_parameters([str(cell) for cell in shell.user_ns.get("In", [])])
+    if not isinstance(fresh, bool):
+        raise ValueError(f"FRESH is True or False, got {fresh!r}")
+    run = Run(notebook, profiles.load(profile), fresh)
+    run.announce()
+    return run
+
+
+def check_parameters(executed: Sequence[str]) -> None:
+    """Raise ValueError when the injected parameters name something that the notebook's own do not.
+
+    `executed` are the sources of the cells run so far. papermill puts its values into a cell of their own that begins
+    with "# Parameters", right behind the notebook's.
+    """
+    places = [i for i, source in enumerate(executed) if source.lstrip().startswith("# Parameters")]
+    if not places or places[-1] == 0:
+        return
+    known = _assigned(executed[places[-1] - 1])
+    for name in _assigned(executed[places[-1]]):
+        if name not in known:
+            raise ValueError(unknown_parameter(name, known))
+
+
+def unknown_parameter(name: str, known: Sequence[str]) -> str:
+    """The message for a parameter that a notebook does not have."""
+    upper = {word.upper(): word for word in known}
+    close = difflib.get_close_matches(name.upper(), upper, n=1, cutoff=0.5)
+    hint = f"did you mean {upper[close[0]]}? " if close else ""
+    return f"unknown parameter {name}: {hint}this notebook takes {', '.join(known)}"
+
+
+def _assigned(source: str) -> list[str]:
+    statements = ast.parse(source).body
+    targets = [t for s in statements if isinstance(s, ast.Assign) for t in s.targets]
+    targets += [s.target for s in statements if isinstance(s, ast.AnnAssign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+class Run:
+    """One notebook under one profile: where its figures, tables and findings go, and its record.
+
+    Set `data` to the corpus in use, so that provenance names it. Attributes: `profile`, `folder`, `record`.
+    """
+
+    def __init__(self, notebook: str, profile: Profile, fresh: bool = False) -> None:
+        self.notebook = notebook
+        self.profile = profile
+        self.fresh = fresh
+        self.folder = results_folder() / profile.name
+        self.artifacts = Artifacts(self.folder, notebook, records_folder() / "findings.json")
+        self.data: Corpus | None = None
+        self.started = time.perf_counter()
+        self._records: list[Path] = []
+        self._record: Record | None = None
+
+    @property
+    def record(self) -> Record:
+        """This profile's own record, `record.sqlite`: opened when first asked for."""
+        if self._record is None:
+            self._record = Record(self.folder / "record.sqlite")
+        return self._record
+
+    def announce(self) -> None:
+        """Show what will run here, on what, and how long it took before."""
+        known = measured_seconds(self.profile.name, self.notebook)
+        rows = {
+            "profile": f"{self.profile.name}: {self.profile.about}",
+            "here": device(),
+            "data": _describe_data(self.profile),
+            "time": "not measured yet" if known is None else f"{_minutes(known['seconds'])} on {known['device']}",
+            "results": str(self.folder),
+        }
+        body = "".join(
+            f"<tr><th style='text-align:left'>{key}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            for key, value in rows.items()
+        )
+        display(HTML(f"<table>{body}</table>"))
+
+    # ---- the search of this profile
+
+    def search(self, settings: SearchSettings) -> Search:
+        """The profile's search under these settings: replayed where a record holds it, trained where none does.
+
+        A search that this machine has begun is continued. Otherwise the shipped record serves, unless the run is fresh.
+        """
+        shipped = self.shipped_search(settings.method)
+        if shipped is not None and not self._has_begun(settings):
+            return shipped
+        task = self.profile.task
+        self.data = task.corpus
+        return search(task, settings, self.record, workers=WORKERS, timeout_s=self.profile.timeout_s)
+
+    def shipped_search(self, method: str) -> Search | None:
+        """The search by that method in the profile's shipped record, or None (also when the run is fresh)."""
+        if self.profile.shipped is None or self.fresh:
+            return None
+        path = records_folder() / self.profile.shipped
+        if path not in self._records:
+            self._records.append(path)
+        record = Record.load(path)
+        for name, settings in record.searches().items():
+            if settings["search"]["method"] == method:
+                return replay(record, name)
+        return None
+
+    def _has_begun(self, settings: SearchSettings) -> bool:
+        if not (self.folder / "record.sqlite").exists() or not self.record.searches():
+            return False
+        return search_identity(self.profile.task, settings) in self.record.searches().values()
+
+    # ---- results
+
+    def provenance(self, **parameters: Any) -> dict[str, Any]:
+        """Where the results of this notebook come from (see `report.provenance`)."""
+        chosen = {"profile": self.profile.name, "notebook": self.notebook, **parameters}
+        return provenance(chosen, self.data, time.perf_counter() - self.started, self._records)
+
+    def figure(self, fig: Figure, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> None:
+        """Save a figure under `folder` and show it."""
+        self.artifacts.figure(fig, name, title, caption, paper, provenance=self.provenance())
+        display(Image(str(self.folder / f"{name}.png"), width=760, alt=f"{title}. {caption}"))
+
+    def table(
+        self, df: pd.DataFrame, name: str, title: str, caption: str, paper: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """Save a table under `folder`, and return it to be shown."""
+        self.artifacts.table(df, name, title, caption, paper, provenance=self.provenance())
+        return df
+
+    def finding(self, id: str, **facts: Any) -> None:  # noqa: A002 (the ledger's own word)
+        """Write what was found about one of the papers' entries into the ledger (see `report.ledger.Finding`)."""
+        data = self.data_words()
+        self.artifacts.finding(Finding(id, **{"data": data, "device": device(), **facts}))
+
+    def data_words(self) -> str:
+        """The data in use, in the words that the ledger compares."""
+        return _describe_data(self.profile) if self.data is None else f"{self.data.name} ({self.data.level}s)"
+
+
+def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
+    """{"seconds", "device"} of an earlier run of a notebook: here if there was one, else as shipped; or None."""
+    for path in (results_folder() / profile / "timings.json", records_folder() / "timings.json"):
+        if path.exists():
+            found: Mapping[str, Any] = json.loads(path.read_text("utf-8")).get(profile, {})
+            if notebook in found:
+                return dict(found[notebook])
+    return None
+
+
+def note_seconds(path: Path, profile: str, notebook: str, seconds: float) -> None:
+    """Write how long a notebook took on this machine into a timings file."""
+    timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device()}
+    write_json(path, timings)
+
+
+def _describe_data(profile: Profile) -> str:
+    task = profile.task
+    return f"{task.corpus_name} ({task.level}s)"
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"

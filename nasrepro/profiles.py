@@ -1,0 +1,147 @@
+"""Four sizes of the same experiments: smoke, quick, course, paper.
+
+>>> import nasrepro as nr
+>>> nr.profiles.load("quick").task.corpus_name
+'pydoc'
+
+A profile says what is trained, on what, and how often. Everything that it scales down from the paper's settings is
+visible here and nowhere else; the notebooks read their numbers from it.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from nasrepro.search.loop import SearchSettings
+from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large a run is."""
+
+    name: str
+    about: str
+    """One sentence for people."""
+    task: LanguageModelTask
+    """What the search trains and judges cells on."""
+    search: SearchSettings
+    """The search of notebook 04; its control, random search, differs in `method` alone."""
+    seeds: tuple[int, ...]
+    """Seeds of every comparison that is reported with an interval."""
+    pool_seeds: int
+    """Simulated searches per method on the pool of trained cells, for the interval of random against ranked."""
+    folds: int
+    """Parts of the cross-validation of the ranking function."""
+    shipped: str | None = None
+    """File in results/records/ that notebooks replay; None where they run themselves."""
+    timeout_s: float | None = None
+    """A cell that trains longer has failed."""
+
+    @property
+    def random_search(self) -> SearchSettings:
+        """The control: the same generator and budget, no ranking function."""
+        return replace(self.search, method="random")
+
+
+# S17's schedule is made for 40 epochs over 2 million words. The short runs below keep its learning rate, clipping and
+# annealing, and judge a character model by whether it beats letter frequencies (perplexity 20.2 on PTB's validation
+# text) rather than S17's 500 words.
+_PTB_CHARACTERS = LanguageModelTask(
+    corpus_name="ptb",
+    level="char",
+    training=LanguageModelSettings(
+        layers=1,
+        hidden=96,
+        embedding=96,
+        dropout=0.0,
+        batch=64,
+        bptt=32,
+        epochs=3,
+        fail_after=1,
+        fail_above=20.0,
+        eval_batch=250,
+        train_tokens=200_000,
+        valid_tokens=50_000,
+    ),
+)
+
+_PYDOC_QUICK = LanguageModelTask(
+    corpus_name="pydoc",
+    level="char",
+    training=replace(_PTB_CHARACTERS.training, hidden=64, embedding=64, train_tokens=60_000, valid_tokens=15_000),
+)
+
+_PYDOC_SMOKE = LanguageModelTask(
+    corpus_name="pydoc",
+    level="char",
+    training=replace(
+        _PTB_CHARACTERS.training, hidden=12, embedding=12, epochs=1, train_tokens=6_000, valid_tokens=2_000, eval_batch=50
+    ),
+)
+
+_SMALL_SEARCH = SearchSettings(cells=12, step=4, sampled=1, candidates=40, memory_after=4)
+
+profiles: Mapping[str, Profile] = MappingProxyType(
+    {
+        profile.name: profile
+        for profile in (
+            Profile(
+                name="smoke",
+                about="does everything once, in seconds; its numbers mean nothing",
+                task=_PYDOC_SMOKE,
+                search=replace(_SMALL_SEARCH, ranker=replace(_SMALL_SEARCH.ranker, hidden=8, epochs=2)),
+                seeds=(1, 2),
+                pool_seeds=3,
+                folds=3,
+            ),
+            Profile(
+                name="quick",
+                about="two CPU cores, the text that comes with Python, minutes",
+                task=_PYDOC_QUICK,
+                search=SearchSettings(cells=48, step=8, sampled=1, candidates=2_000, memory_after=16),
+                seeds=(1, 2, 3),
+                pool_seeds=10,
+                folds=5,
+                timeout_s=300,
+            ),
+            Profile(
+                name="course",
+                about="real data (Penn Treebank, characters), replayed from the shipped record",
+                task=_PTB_CHARACTERS,
+                search=SearchSettings(cells=224, step=32, sampled=4, candidates=10_000, memory_after=64),
+                seeds=(1, 2, 3),
+                pool_seeds=20,
+                folds=10,
+                shipped="ptb-chars-search.jsonl.gz",
+                timeout_s=600,
+            ),
+            Profile(
+                name="paper",
+                about="S17's own settings: WikiText-2, 1,000 cells of 2 x 200 units, 40 epochs each",
+                task=LanguageModelTask(corpus_name="wikitext2"),
+                search=SearchSettings(),
+                seeds=(1, 2, 3, 4, 5),
+                pool_seeds=20,
+                folds=10,
+            ),
+        )
+    }
+)
+
+
+def load(name: str) -> Profile:
+    """The profile of that name. Raises ValueError that lists the names and the nearest one."""
+    if name in profiles:
+        return profiles[name]
+    close = difflib.get_close_matches(str(name), profiles, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"unknown profile {name!r}: {hint}choose from {', '.join(profiles)}")
+
+
+def project_root() -> Path:
+    """The checkout that this package runs from, or the working folder where it is installed without one."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
