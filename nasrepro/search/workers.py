@@ -138,7 +138,8 @@ class _Worker:
             daemon=True,
             name="nasrepro worker",
         )
-        self.process.start()
+        with _deaf_to_ctrl_c():
+            self.process.start()
         theirs.close()  # the child holds the only other end, so its death is an end of file here
         self.is_ready = self.is_dead = False
         self.job: Job | None = None
@@ -201,6 +202,19 @@ class _Worker:
         self.process.join()
         self.connection.close()
         self.is_dead = True
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """A process started meanwhile ignores Ctrl-C from its first moment, instead of dying with a traceback."""
+    if threading.current_thread() is not threading.main_thread():  # only there can it be arranged
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---- what runs in the worker process

@@ -1,0 +1,80 @@
+"""Searches in a pool of cells that were all evaluated before: the same choices, no training.
+
+One search gives one number, and nobody trains a thousand cells fifty times. In a recorded pool a search
+costs only its rankings, so that ranked and random search can be compared over many seeds, with an interval:
+what S17 never did.
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from nasrepro.dsl import Cell, parse
+from nasrepro.ranking import Ranker
+from nasrepro.ranking.validation import Predictor
+from nasrepro.search.loop import SearchSettings, select
+
+Pool = pd.DataFrame | Sequence[tuple[Cell | str, float | None]]
+
+
+def simulate(
+    pool: Pool, settings: SearchSettings, make_ranker: Callable[[int], Predictor] | None = None
+) -> pd.DataFrame:
+    """Search a pool, and see how good the best cell is after so many evaluations.
+
+    Each step chooses among the cells of the pool not chosen yet, as `loop.search` chooses among new cells;
+    every cell is admitted from the beginning. With one `settings.seed`, all methods begin with the same
+    cells.
+
+    Args: pool: (cell, validation perplexity or None for a failure) pairs, or a table with columns `cell`
+        and `valid_ppl`
+            such as `Search.frame()`. Of equal cells the first counts.
+        settings: method, cells (the budget), step, sampled, temperature, candidates, seed, ranker are used.
+        make_ranker: another predictor in place of the ranking function, made from a seed.
+
+    Returns: one row per cell: number, step, how, cell, predicted, valid_ppl (nan for a failure), best
+    (lowest so far). Raises: ValueError for an empty pool.
+    """
+    cells, perplexities = _distinct(pool)
+    make_ranker = make_ranker or (lambda seed: Ranker(settings.ranker, seed))
+    budget = min(settings.cells, len(cells))
+    left = list(range(len(cells)))
+    rows: list[dict[str, object]] = []
+    known: list[int] = []
+    for step in range(math.ceil(budget / settings.step)):
+        rng = random.Random(f"{settings.seed}/{step}")
+        is_ranked = settings.method == "ranked" and any(perplexities[i] is not None for i in known)
+        drawn = rng.sample(left, min(settings.candidates if is_ranked else settings.step, len(left)))
+        chosen: list[tuple[int, str, float]]
+        if is_ranked:
+            ranker = make_ranker(rng.getrandbits(31))
+            ranker.fit([cells[i] for i in known], [perplexities[i] for i in known])
+            predicted = ranker.predict([cells[i] for i in drawn])
+            chosen = [(drawn[j], how, float(predicted[j])) for j, how in select(predicted, settings, rng)]
+        else:
+            chosen = [(i, "random", math.nan) for i in drawn]
+        for i, how, value in chosen:
+            rows.append({"step": step, "how": how, "cell": str(cells[i]), "predicted": value})
+            rows[-1]["valid_ppl"] = math.nan if perplexities[i] is None else perplexities[i]
+            known.append(i)
+        left = sorted(set(left) - set(known))
+    frame = pd.DataFrame(rows[:budget]).rename_axis("number").reset_index()
+    frame["best"] = np.fmin.accumulate(frame["valid_ppl"].to_numpy(dtype=float))
+    return frame
+
+
+def _distinct(pool: Pool) -> tuple[list[Cell], list[float | None]]:
+    if isinstance(pool, pd.DataFrame):
+        pairs = [(str(cell), float(ppl)) for cell, ppl in zip(pool["cell"], pool["valid_ppl"], strict=True)]
+    else:
+        pairs = [(str(cell), math.nan if ppl is None else ppl) for cell, ppl in pool]
+    if not pairs:
+        raise ValueError("the pool is empty: there is nothing to search in")
+    first: dict[str, tuple[Cell, float | None]] = {}
+    for text, ppl in pairs:
+        cell = parse(text)
+        first.setdefault(cell.hash, (cell, ppl if math.isfinite(ppl) else None))
+    return [cell for cell, _ in first.values()], [ppl for _, ppl in first.values()]

@@ -1,0 +1,96 @@
+"""Searching a recorded pool: every cell once, the best so far by definition, and known expectations."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nasrepro.controllers import propose
+from nasrepro.dsl import Cell, zoo
+from nasrepro.ranking import ProductCount, RankerSettings
+from nasrepro.search.loop import SearchSettings
+from nasrepro.search.tabular import simulate
+from tests.search.fakes import fake_perplexity
+
+CELLS = propose(120, random.Random(0)).cells
+POOL = [(cell, None if i % 10 == 0 else fake_perplexity(cell, 0)) for i, cell in enumerate(CELLS)]
+SETTINGS = SearchSettings(
+    cells=60, step=16, sampled=4, candidates=1000, ranker=RankerSettings(hidden=8, epochs=2)
+)
+
+
+class Oracle:
+    """Knows the truth."""
+
+    def fit(self, cells: list[Cell], perplexities: list[float | None]) -> None:
+        pass
+
+    def predict(self, cells: list[Cell]) -> np.ndarray:
+        return np.log([fake_perplexity(cell, 0) for cell in cells])
+
+
+@pytest.mark.parametrize("method", ["random", "ranked"])
+def test_the_table_is_a_search_in_the_pool(method: str) -> None:
+    frame = simulate(POOL, SearchSettings(**{**vars(SETTINGS), "method": method}))
+    assert frame.number.tolist() == list(range(60))
+    assert frame.step.tolist() == [number // 16 for number in range(60)]
+    assert frame.cell.is_unique
+    truth = {str(cell): ppl for cell, ppl in POOL}
+    for row in frame.itertuples():
+        assert truth[row.cell] == (None if np.isnan(row.valid_ppl) else row.valid_ppl)
+        assert row.best == frame.valid_ppl[: row.Index + 1].min() or row.Index == 0
+
+
+def test_methods_begin_with_the_same_cells_and_seeds_differ() -> None:
+    ranked = simulate(POOL, SETTINGS)
+    control = simulate(POOL, SearchSettings(**{**vars(SETTINGS), "method": "random"}))
+    other = simulate(POOL, SearchSettings(**{**vars(SETTINGS), "seed": 1}))
+    assert ranked.cell[:16].tolist() == control.cell[:16].tolist()
+    assert ranked.cell[:16].tolist() != other.cell[:16].tolist()
+    assert ranked.equals(simulate(POOL, SETTINGS))
+
+
+def test_an_oracle_finds_the_best_in_its_first_ranked_step() -> None:
+    frame = simulate(POOL, SETTINGS, make_ranker=lambda _: Oracle())
+    best = min(ppl for _, ppl in POOL if ppl is not None)
+    assert frame.best[16:].tolist() == [best] * 44 or frame.best[31] == best
+
+
+def test_random_search_finds_what_drawing_without_replacement_finds() -> None:
+    """The chance that n draws of N hold the best cell is n / N: 30 / 60 here."""
+    pool = [(cell, fake_perplexity(cell, 0)) for cell in CELLS[:60]]
+    best = min(ppl for _, ppl in pool)
+    hits = sum(
+        simulate(
+            pool, SearchSettings(method="random", cells=30, step=15, seed=seed, candidates=60)
+        ).best.iloc[-1]
+        == best
+        for seed in range(200)
+    )
+    assert 74 <= hits <= 126  # binomial(200, 1/2): outside with probability 2e-4; the seeds are fixed
+
+
+def test_a_predictor_that_fits_the_pool_beats_random_search() -> None:
+    def final(method: str, seed: int) -> float:
+        settings = SearchSettings(method=method, cells=32, step=16, sampled=2, seed=seed, candidates=120)  # type: ignore[arg-type]
+        return float(simulate(POOL, settings, make_ranker=lambda _: ProductCount()).best.iloc[-1])
+
+    ranked, control = ([final(method, seed) for seed in range(12)] for method in ("ranked", "random"))
+    assert np.mean(ranked) < np.mean(control)
+
+
+def test_a_table_and_pairs_give_the_same_search() -> None:
+    table = pd.DataFrame({"cell": [str(cell) for cell, _ in POOL], "valid_ppl": [ppl for _, ppl in POOL]})
+    assert simulate(table, SETTINGS).equals(simulate(POOL, SETTINGS))
+
+
+def test_equal_cells_count_once_and_a_small_pool_is_used_up() -> None:
+    frame = simulate([(zoo["GRU"], 90.0), (zoo["LSTM"], None), (zoo["GRU"], 80.0)], SETTINGS)
+    assert sorted(frame.cell) == sorted([str(zoo["GRU"]), str(zoo["LSTM"])])
+    assert frame.best.iloc[-1] == 90.0
+
+
+def test_an_empty_pool() -> None:
+    with pytest.raises(ValueError, match="pool is empty"):
+        simulate([], SETTINGS)
