@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 from IPython.core.getipython import get_ipython
-from IPython.display import HTML, Image, display
+from IPython.display import HTML, SVG, Image, display
 from matplotlib.figure import Figure
 
 from nasrepro import profiles
@@ -174,6 +174,11 @@ class Run:
         """Save a figure under `folder` and show it."""
         self.artifacts.figure(fig, name, title, caption, paper, provenance=self.provenance())
         display(Image(str(self.folder / f"{name}.png"), width=760, alt=f"{title}. {caption}"))
+
+    def drawing(self, svg: str, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> None:
+        """Save a drawing, SVG text such as cells write, under `folder` and show it."""
+        self.artifacts.drawing(svg, name, title, caption, paper, provenance=self.provenance())
+        display(SVG(svg))
 
     def table(
         self, df: pd.DataFrame, name: str, title: str, caption: str, paper: Sequence[str] = ()

@@ -83,6 +83,24 @@ class Artifacts:
             )
         )
 
+    def drawing(
+        self,
+        svg: str,
+        name: str,
+        title: str,
+        caption: str,
+        paper: Sequence[str] = (),
+        *,
+        provenance: Mapping[str, Any],
+    ) -> Artifact:
+        """Save a drawing, SVG text such as cells write, as NAME.svg, and describe it in NAME.json."""
+        self._check(name, paper)
+        write_atomically(self.folder / f"{name}.svg", lambda path: path.write_text(svg, encoding="utf-8"))
+        files = [f"{name}.svg"]
+        return self._describe(
+            Artifact("figure", name, title, caption, list(paper), self.notebook, files, dict(provenance))
+        )
+
     def table(
         self,
         df: pd.DataFrame,

@@ -212,6 +212,24 @@ def training_curves(
 
 
 @_styled
+def timings(seconds: Mapping[str, Sequence[float]], title: str = "") -> Figure:
+    """Milliseconds of each variant: a point per round, a bar at the median; the first variant on top."""
+    fig, ax = _axes((7.2, 1.2 + 0.5 * len(seconds)), "milliseconds", "", title)
+    for row, (colour, times) in enumerate(zip(_colours([*seconds]), seconds.values(), strict=True)):
+        milliseconds = 1e3 * np.asarray(times)
+        middle = float(np.median(milliseconds))
+        ax.barh(-row, middle, 0.6, color=colour, alpha=0.35)
+        # Rounds stand one under the other, in order, so that a drift of the machine shows as a slope.
+        ax.scatter(milliseconds, -row + np.linspace(0.25, -0.25, len(times)), s=9, color=colour, zorder=3)
+        ax.annotate(f"{middle:.3g}", (middle, -row + 0.3), ha="right", va="bottom", fontsize=8)
+    ax.set_yticks(-np.arange(len(seconds)), list(seconds))
+    # A round in which the machine did something else would shrink all others to a line.
+    ax.set_xlim(0, 1.2e3 * max(float(np.quantile(times, 0.9)) for times in seconds.values()))
+    ax.grid(axis="y", visible=False)
+    return fig
+
+
+@_styled
 def pipeline(samples: Sequence[tuple[str, float]] = (), title: str = "") -> Figure:
     """S17 Figure 1: generators, ranking function, training, and the results that feed back.
 

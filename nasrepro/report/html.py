@@ -110,8 +110,9 @@ def _picture(folder: Path, artifact: Artifact) -> str | None:
     """A figure as a data URI: the drawing, or the pixels where the drawing is heavy."""
     if artifact.artifact != "figure":
         return None
-    png, svg = (folder / file for file in artifact.files)
-    path, kind = (svg, "svg+xml") if svg.stat().st_size <= HEAVY else (png, "png")
+    *pixels, svg = (folder / file for file in artifact.files)
+    heavy = svg.stat().st_size > HEAVY
+    path, kind = (pixels[0], "png") if pixels and heavy else (svg, "svg+xml")
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 

@@ -1,5 +1,6 @@
 """The dresses: generated modules against torch's own and plain recursion; the other dresses read back."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nasrepro.dsl import CellError, parse, zoo
-from nasrepro.dsl.dress.svg import COLOURS, growth_frames, side_by_side
+from nasrepro.dsl.dress.svg import COLOURS, growth_frames, sheet, side_by_side
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 from tests.dsl.evaluator import MEANING, operator_values, run_cell
 from tests.strategies import cells
@@ -436,3 +437,22 @@ def test_side_by_side():
     assert "repeat(2," in page
     with pytest.raises(ValueError, match="zip"):
         side_by_side([zoo["MT1"].to_svg()], [])
+
+
+def test_sheet_places_drawings_in_rows_without_overlap_and_shrinks_only_wide_ones():
+    names = ["TanhRNN", "MT1", "NASCell", "BC3", "MT5"]
+    natural = {name: ET.fromstring(zoo[name].to_svg()) for name in names}
+    page = ET.fromstring(sheet([zoo[name].to_svg() for name in names], names, width=700))
+    inner = page.findall(SVG + "svg")
+    assert [element.find(SVG + "title").text for element in inner] == [f"Cell {zoo[name]}" for name in names]
+    assert [text.text for text in page.findall(SVG + "text")] == names
+    boxes = [[float(element.get(key)) for key in ("x", "y", "width", "height")] for element in inner]
+    _, _, wide, high = map(float, page.get("viewBox").split())
+    assert all(x >= -1 and x + w <= wide + 1 and y >= 0 and y + h <= high for x, y, w, h in boxes)
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
+    scales = {
+        n: h / float(natural[n].get("viewBox").split()[3]) for n, (*_, h) in zip(names, boxes, strict=True)
+    }
+    assert scales["NASCell"] < 1
+    assert all(scale == pytest.approx(1) for name, scale in scales.items() if name != "NASCell")

@@ -1,5 +1,6 @@
 """Artefacts on disk: the same bytes twice, nothing half-written, errors that say what to do."""
 
+import base64
 import json
 import xml.etree.ElementTree as ET
 
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from nasrepro.report import files
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifacts, read_all
+from nasrepro.report.html import build
 from nasrepro.report.ledger import Finding
 
 MADE = origin.provenance({"profile": "smoke"}, None, 1.5)
@@ -37,6 +39,15 @@ def test_a_figure_is_saved_as_png_svg_and_a_description(tmp_path):
     assert described["paper"] == ["s17.fig3"]
     assert read_all(tmp_path) == [artifact]
     assert not fig.texts, "the caller's figure must stay as it was"
+
+
+def test_a_drawing_is_kept_as_it_is_and_described(tmp_path):
+    svg = '<svg xmlns="http://www.w3.org/2000/svg"><text>h_t \N{MINUS SIGN}</text></svg>'
+    artifact = Artifacts(tmp_path, "01").drawing(svg, "s17-fig2", "T", "C", ["s17.fig2"], provenance=MADE)
+    assert (tmp_path / "s17-fig2.svg").read_text("utf-8") == svg
+    assert read_all(tmp_path) == [artifact]
+    page = build(tmp_path).read_text("utf-8")
+    assert base64.b64encode(svg.encode()).decode() in page
 
 
 def test_the_same_figure_gives_the_same_bytes(tmp_path):

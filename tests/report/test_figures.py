@@ -105,6 +105,14 @@ def test_training_curves_show_the_mean_of_seeds():
     np.testing.assert_allclose(line.get_ydata(), [300 / e + 0.5 for e in (1, 2, 3)])
 
 
+def test_timings_put_a_bar_at_the_median_and_a_point_for_each_round():
+    seconds = {"plain": [0.004, 0.002, 0.9], "both": [0.001, 0.001, 0.001]}
+    ax = figures.timings(seconds).axes[0]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([4.0, 1.0])
+    points = [part.get_offsets()[:, 0] for part in ax.collections if isinstance(part, PathCollection)]
+    np.testing.assert_allclose(points, [[4, 2, 900], [1, 1, 1]])
+
+
 FIGURES = {
     "search_progress": lambda: figures.search_progress(EVALUATIONS, "T"),
     "two_searches": lambda: figures.search_progress(
@@ -115,6 +123,7 @@ FIGURES = {
     "failure_bars": lambda: figures.failure_bars(pd.Series({"not finite": 3}), "T"),
     "operator_counts": lambda: figures.operator_counts({"MM": 3.0}, "T"),
     "training_curves": lambda: figures.training_curves(CURVES, "T"),
+    "timings": lambda: figures.timings({"plain": [0.004, 0.002], "both": [0.001, 0.001]}, "T"),
     "pipeline": lambda: figures.pipeline([("a", 107.3)], "T"),
 }
 

@@ -30,6 +30,8 @@ LEVEL = 52.0  # between two levels of the tree
 GAP = 20.0  # between neighbours; the small number of the left one stands in it
 MARGIN = 14.0
 TOP = 26.0  # room for h_t above the root
+FONT = 'font-family="Helvetica, Arial, sans-serif" text-anchor="middle"'
+SIZE = re.compile(r'width="\d+" viewBox="0 0 (\d+) (\d+)" style="[^"]*"')  # what _size writes
 
 
 def kind_of(node: Node) -> str:
@@ -105,6 +107,41 @@ def side_by_side(svgs: Sequence[str], captions: Sequence[str], columns: int = 4)
     return f"<div style='{grid}; align-items: end; text-align: center'>{figures}</div>"
 
 
+def sheet(svgs: Sequence[str], captions: Sequence[str], width: int = 1000) -> str:
+    """One SVG with several drawings, in rows from left to right, each over its caption.
+
+    All stand at their natural size, so that nodes compare; only a drawing wider than the sheet shrinks.
+    """
+    rows: list[list[tuple[str, str, float, float]]] = []
+    left = 0.0
+    for svg, caption in zip(svgs, captions, strict=True):
+        natural, high = map(float, SIZE.search(svg).groups())  # type: ignore[union-attr]  # we wrote it
+        wide = max(min(natural, width), 6.5 * len(caption))
+        if not rows or left + wide > width:
+            rows.append([])
+            left = 0.0
+        rows[-1].append((svg, caption, wide, high * min(1.0, width / natural)))
+        left += wide + GAP
+    shapes, top = [], 0.0
+    for row in rows:
+        bottom = top + max(high for *_, high in row)
+        left = (width - sum(wide + GAP for _, _, wide, _ in row) + GAP) / 2
+        for svg, caption, wide, high in row:
+            place = f'x="{left:.1f}" y="{bottom - high:.1f}" width="{wide:.1f}" height="{high:.1f}"'
+            shapes.append(SIZE.sub(rf'{place} viewBox="0 0 \1 \2"', svg, count=1))
+            shapes.append(_text(caption, left + wide / 2, bottom + 10, INK, 12, plain=True))
+            left += wide + GAP
+        top = bottom + HEIGHT + GAP
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" {_size(width, top)} {FONT}>',
+            f'<rect width="100%" height="100%" fill="{BACKGROUND}"/>',
+            *shapes,
+            "</svg>",
+        ]
+    )
+
+
 # ---- layout
 
 
@@ -159,10 +196,8 @@ def _settle(box: Box, x: float, y: float) -> None:
 
 
 def _document(title: str, root: Box, shapes: Sequence[str], width: float, height: float) -> str:
-    size = f'width="{width:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width: 100%; height: auto"'
-    font = 'font-family="Helvetica, Arial, sans-serif" text-anchor="middle"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} {font}>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {_size(width, height)} {FONT}>',
         f"<title>{escape(title)}</title>",
         f'<rect width="100%" height="100%" rx="6" fill="{BACKGROUND}"/>',
         f'<path d="M{root.x:.1f} {root.y - HEIGHT / 2:.1f}v-10" stroke="{FAINT}" stroke-width="1.5"/>',
@@ -171,6 +206,10 @@ def _document(title: str, root: Box, shapes: Sequence[str], width: float, height
         "</svg>",
     ]
     return "\n".join(lines)
+
+
+def _size(width: float, height: float) -> str:
+    return f'width="{width:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width: 100%; height: auto"'
 
 
 def _edges(root: Box, shown: Collection[Box] | None = None) -> list[str]:
@@ -219,11 +258,11 @@ def _rectangle(box: Box, around: float, paint: str) -> str:
     return f'<rect {place} width="{width:.1f}" height="{height:.1f}" rx="{corner:.1f}" {paint}/>'
 
 
-def _text(text: str, x: float, y: float, colour: str, size: int) -> str:
-    """Text centred on (x, y). A name such as h_{t-1} is written with its index lowered, and in italics."""
-    name, _, index = text.partition("_")
+def _text(text: str, x: float, y: float, colour: str, size: int, plain: bool = False) -> str:
+    """Text centred on (x, y). Unless plain, h_{t-1} and the like have their index lowered, in italics."""
+    name, _, index = (text, "", "") if plain else text.partition("_")
     index = index.strip("{}").replace("-", "\N{MINUS SIGN}")
-    style = ' font-style="italic"' if index or len(name) == 1 else ""
+    style = ' font-style="italic"' if not plain and (index or len(name) == 1) else ""
     lowered = f'<tspan dy="3" font-size="{size - 3}">{index}</tspan>' if index else ""
     place = f'x="{x:.1f}" y="{y + 0.35 * size - (1 if index else 0):.1f}"'
     return f'<text {place} font-size="{size}" fill="{colour}"{style}>{escape(name)}{lowered}</text>'
