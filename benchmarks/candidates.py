@@ -32,8 +32,9 @@ def main() -> None:
     few = propose(32, random.Random(options.seed + 1)).cells
     ranker = Ranker(RankerSettings(epochs=1)).fit(few, [100.0 + cell.size for cell in few])
 
-    print(f"{options.count} candidates, {options.threads} threads, torch {torch.__version__}, "
-          f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")  # fmt: skip
+    print(f"{options.count} candidates, {options.threads} threads on {os.cpu_count()} cores")
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
+    print(f"load before the start: {os.getloadavg()[0]:.1f}")
     print(f"{'':32}{'without c_t':>14}{'with c_t':>14}")
     rows: dict[str, list[str]] = {}
     for memory in (False, True):

@@ -7,13 +7,14 @@ finished tree (both sources used, a place for c_t) is checked then, and the tree
 """
 
 import random
+from bisect import bisect
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from nasrepro.dsl import Cell, Node
-from nasrepro.dsl.constraints import Rule, language_model_rules, only_words, violations, words
+from nasrepro.dsl.constraints import Rule, language_model_rules, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 
 _MEMORY = "c_{t-1}"
@@ -59,9 +60,9 @@ class GrowthSettings:
             )
 
     def rules(self) -> tuple[Rule, ...]:
-        """The rules of the language-model search, with these limits and these words."""
+        """The rules of the language-model search, with these limits; only `words` are ever drawn."""
         rules = language_model_rules(self.max_nodes, self.max_height, self.count_sources)
-        return tuple(only_words(self.words) if rule.name == "word not allowed" else rule for rule in rules)
+        return tuple(rule for rule in rules if rule.name != "word not allowed")
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,16 @@ def propose(
             rejected["too large"] += 1
             continue
         cell = Cell(tree)
-        broken = violations(cell, rules)
+        broken = _first_broken(rules, cell)
         if broken:
-            rejected[next(iter(broken))] += 1
+            rejected[broken] += 1
             continue
         for candidate in [cell] if cell.is_runnable else cell.memory_candidates():
             canonical = candidate.canonical()
             # Merging Add(MM(x), MM(x)) can bring an operator under itself, so the rules are asked once more.
-            broken = violations(canonical, rules) if canonical.size < cell.size else {}
+            broken = _first_broken(rules, canonical) if canonical.size < cell.size else None
             if broken:
-                rejected[next(iter(broken))] += 1
+                rejected[broken] += 1
             elif candidate.hash in found or candidate.hash in seen:
                 rejected["duplicate"] += 1
             elif len(cells) < count:
@@ -118,6 +119,11 @@ def propose(
                 cells.append(canonical)
                 fruitless = 0
     return Proposals(cells, rejected, exhausted=len(cells) < count)
+
+
+def _first_broken(rules: Sequence[Rule], cell: Cell) -> str | None:
+    """The name of the first rule that the cell breaks. The others are not asked: most draws break one."""
+    return next((rule.name for rule in rules if rule.check(cell) is not None), None)
 
 
 class Grower:
@@ -159,7 +165,9 @@ class Grower:
             names = self.legal_words(parent, depth)
             legal = names, list(accumulate(self.settings.weights.get(word, 1.0) for word in names))
             self._legal[parent, depth] = legal
-        return rng.choices(legal[0], cum_weights=legal[1])[0]
+        names, cumulative = legal
+        # What rng.choices does, without its checks: they took a tenth of the time of a whole search step.
+        return names[bisect(cumulative, rng.random() * cumulative[-1], 0, len(names) - 1)]
 
     def legal_words(self, parent: str | None, depth: int) -> list[str]:
         """The words that a slot may draw, but for a gate's slot, where only Sigmoid may stand."""

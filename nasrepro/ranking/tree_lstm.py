@@ -22,7 +22,7 @@ class ChildSumTreeLSTM(nn.Module):
         self.of_child = _matrix(hidden, hidden, generator)  # U of f
 
     def forward(self, operator: Tensor, children: Tensor) -> Tensor:
-        """Operator's share of the gates (n, 4 hidden), children (n, k, 2 hidden) -> states (n, 2 hidden)."""
+        """Operator's share of the gates (n, 4 hidden), children (n, k, 2 hidden) -> (n, 2 hidden)."""
         h, c = children.chunk(2, dim=-1)  # (n, k, hidden) each
         iou, f = operator.split([operator.shape[1] * 3 // 4, operator.shape[1] // 4], dim=1)
         i, o, u = (iou + h.sum(1) @ self.of_sum).chunk(3, dim=1)  # (n, hidden) each
@@ -39,7 +39,7 @@ class NaryTreeLSTM(nn.Module):
         self.of_children = _matrix(WIDTH * hidden, (3 + WIDTH) * hidden, generator)
 
     def forward(self, operator: Tensor, children: Tensor) -> Tensor:
-        """Operator's share of the gates (n, 4 hidden), children (n, WIDTH, 2 hidden) -> states (n, 2 hidden)."""
+        """Operator's share of the gates (n, 4 hidden), children (n, WIDTH, 2 hidden) -> (n, 2 hidden)."""
         h, c = children.chunk(2, dim=-1)  # (n, WIDTH, hidden) each
         i, o, u, f = operator.chunk(4, dim=1)  # (n, hidden) each
         gates = torch.cat([i, o, u, *[f] * WIDTH], dim=1) + h.flatten(1) @ self.of_children
