@@ -1,13 +1,44 @@
-"""The test split: read once for a row of results, after everything was decided on the validation split."""
+"""The test split: read once for a row of results, when everything was decided on the validation split."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+
+import torch
 
 from nasrepro.datasets import batchify
 from nasrepro.dsl import Cell
 from nasrepro.search.record import Evaluation, Record, evaluation_key
-from nasrepro.search.workers import one_thread
 from nasrepro.trainers.language_model import LanguageModelTask, evaluate, perplexity, train
-from nasrepro.trainers.outcome import Outcome
 
 
+@dataclass(frozen=True)
+class _HeldOut(LanguageModelTask):
+    """The same training under another name: its rows report the test split."""
+
+    name = "language model, test split"
+
+
+def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
+    """Perplexity on the test split (`metrics["test_ppl"]`) of a cell that was chosen on the validation split.
+
+    The model is trained again from its seed, because records keep numbers and no weights. The split is read through
+    `Record.read_test` under the name `row`; asked again, the record answers, and nothing is trained or read.
+
+    Raises RecordError when the row has read this split for something else.
+    """
+    held_out = _HeldOut(**{field.name: getattr(task, field.name) for field in fields(task)})
+    key = evaluation_key(held_out, cell, seed)
+    known = record.get(key)
+    if known is not None:
+        return known
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker process: more threads change the order of sums
+    try:
+        outcome, model = train(cell.canonical(), task.corpus, task.training, seed, device=task.device)
+        if outcome.status == "ok":
+            test = record.read_test(task.corpus, row)
+            loss = evaluate(model, batchify(test, task.training.eval_batch).to(task.device))
+            outcome = replace(outcome, metrics={**outcome.metrics, "test_ppl": perplexity(loss)})
+    finally:
+        torch.set_num_threads(threads)
+    record.put(Evaluation.of(held_out, cell, seed, outcome))
+    return record[key]

@@ -7,7 +7,8 @@ what S17 never did.
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,21 @@ def simulate(
     frame = pd.DataFrame(rows[:budget]).rename_axis("number").reset_index()
     frame["best"] = np.fmin.accumulate(frame["valid_ppl"].to_numpy(dtype=float))
     return frame
+
+
+def simulate_many(pool: Pool, variants: Mapping[str, SearchSettings], seeds: Iterable[int]) -> pd.DataFrame:
+    """Searches of several kinds in one pool, one for every seed: columns method, seed, budget, best.
+
+    `best` is the lowest perplexity among the first `budget` cells, nan while all have failed. Searches with one seed begin
+    with the same cells, so differences between methods are taken seed by seed.
+    """
+    frames = [
+        simulate(pool, replace(settings, seed=seed)).assign(method=method, seed=seed)
+        for method, settings in variants.items()
+        for seed in seeds
+    ]
+    runs = pd.concat(frames, ignore_index=True).assign(budget=lambda frame: frame["number"] + 1)
+    return runs[["method", "seed", "budget", "best"]]
 
 
 def _distinct(pool: Pool) -> tuple[list[Cell], list[float | None]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasrepro.dsl import parse, zoo
@@ -76,6 +76,7 @@ def test_a_key_is_what_sha256_gives_outside() -> None:
 # ---- what is written is read
 
 
+@settings(max_examples=40)
 @given(cells(), st.integers(0, 2**31), numbers, st.lists(numbers, max_size=3), st.floats(0, 1e6))
 def test_evaluations_come_back_equal(cell, seed, metrics, curve, seconds) -> None:
     written = Evaluation.of(TASK, cell, seed, Outcome("ok", "", metrics, curve, 17, "cpu", seconds))
@@ -349,6 +350,7 @@ def test_a_file_of_another_kind(tmp_path: Path, content: bytes, message: str) ->
         Record.load(tmp_path / "r.jsonl.gz")
 
 
+@settings(max_examples=40)
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 255))
 def test_no_flipped_byte_passes_for_a_record(tmp_path_factory, share: float, flip: int) -> None:
     path = tmp_path_factory.mktemp("flip") / "r.jsonl.gz"

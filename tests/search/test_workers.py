@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,9 @@ def test_numbers_that_make_no_worker_set(count: int, threads: int) -> None:
         Workers(FakeTask(), count, threads=threads)
 
 
-def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """A process that waits for a worker that hangs, and the worker's number."""
     pids, script = tmp_path / "pids", tmp_path / "script.py"
     script.write_text(
         "import sys, pathlib\n"
@@ -104,13 +107,34 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
         "from tests.search.fakes import FakeTask\n"
         "if __name__ == '__main__':\n"
         "    task = FakeTask(behaviour={zoo['GRU'].hash: 'hang'}, pids=pathlib.Path(sys.argv[1]))\n"
-        "    list(Workers(task, 1).map([Job(zoo['GRU'], 0)]))\n"
+        "    with Workers(task, 2) as workers:\n"
+        "        list(workers.map([Job(zoo['GRU'], 0), Job(zoo['GRU'], 1)]))\n"
     )
-    parent = subprocess.Popen([sys.executable, script, pids], env=environment())
-    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+    command = [sys.executable, script, pids]
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"))
+        yield process, int(pids.read_text().split()[0])
+        process.kill()
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(
+    hanging: tuple["subprocess.Popen[str]", int],
+) -> None:
+    parent, worker = hanging
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    worker = int(pids.read_text())
+    wait_until(lambda: is_gone(worker))
+
+
+def test_ctrl_c_ends_the_workers_without_a_word_from_them(
+    hanging: tuple["subprocess.Popen[str]", int],
+) -> None:
+    parent, worker = hanging
+    os.killpg(parent.pid, signal.SIGINT)  # in a terminal, Ctrl-C reaches every process in the foreground
+    _, errors = parent.communicate(timeout=60)
+    assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1  # the parent's own
     wait_until(lambda: is_gone(worker))
 
 
