@@ -127,9 +127,16 @@ class Proposal:
 class TestSplit(Protocol):
     """What `read_test` asks of a corpus: a name, a hash, and the split that nobody else reads."""
 
-    name: str
-    hash: str
-    _test: "Tensor"
+    @property
+    def name(self) -> str:
+        """Such as "ptb"."""
+
+    @property
+    def hash(self) -> str:
+        """Of the vocabulary and all splits."""
+
+    @property
+    def _test(self) -> "Tensor": ...
 
 
 def evaluation_key(task: Task, cell: Cell, seed: int) -> str:
