@@ -102,6 +102,6 @@ def test_many_searches_are_the_single_ones_side_by_side() -> None:
     runs = simulate_many(POOL, {"ranked": SETTINGS, "random": control}, seeds=(0, 3))
     one = simulate(POOL, SearchSettings(**{**vars(control), "seed": 3}))
     found = runs.query("method == 'random' and seed == 3")
-    assert found.budget.tolist() == list(range(1, 61))
+    assert found.budget.tolist() == list(range(1, 31))
     np.testing.assert_array_equal(found.best, one.best)
-    assert len(runs) == 4 * 60
+    assert len(runs) == 4 * 30
