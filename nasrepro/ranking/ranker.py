@@ -37,7 +37,7 @@ class RankerSettings:
     learning_rate: float = 1e-3
     """Adam's. Guessed: the paper gives none."""
     epochs: int = 10
-    """One epoch draws as many cells as there are. Guessed: more did not help on a few hundred cells."""
+    """One epoch draws as many cells as there are. Guessed."""
     target: Literal["log", "raw"] = "log"
     """What the mean squared error is taken of, standardised. Guessed: the paper plots log perplexity."""
     favour: float = 1.0
