@@ -4,6 +4,6 @@ from nasrepro.ranking.baselines import OperatorRidge as OperatorRidge
 from nasrepro.ranking.baselines import ProductCount as ProductCount
 from nasrepro.ranking.ranker import Ranker as Ranker
 from nasrepro.ranking.ranker import RankerSettings as RankerSettings
-from nasrepro.ranking.validation import evaluate as evaluate
+from nasrepro.ranking.validation import cross_predict as cross_predict
 
-__all__ = ["OperatorRidge", "ProductCount", "Ranker", "RankerSettings", "evaluate"]
+__all__ = ["OperatorRidge", "ProductCount", "Ranker", "RankerSettings", "cross_predict"]

@@ -1,12 +1,10 @@
 """How well a predictor orders cells that it has not seen."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from nasrepro.dsl import Cell
 
@@ -23,19 +21,19 @@ class Predictor(Protocol):
         ...
 
 
-def evaluate(
-    make_model: Callable[[], Predictor],
+def cross_predict(
+    make_model: Callable[[int], Predictor],
     cells: Sequence[Cell],
     perplexities: Sequence[float | None],
     folds: int = 5,
     seed: int = 0,
-) -> list[float]:
-    """Kendall's tau between predicted and true perplexity on each of `folds` held-out parts, higher better.
+) -> NDArray[np.float64]:
+    """Out-of-fold predictions, (cells,): each cell is predicted by a model that was fitted to the other folds.
 
-    Cells with one canonical form count as one cell and fall into one fold. Failed cells may be learned from,
-    but are not scored. The same seed gives every model the same folds.
+    `make_model` builds a model from a seed. Cells with one canonical form fall into one fold, so that no model has seen
+    what it predicts. The same seed gives every kind of model the same folds.
 
-    Raises ValueError when there are fewer distinct cells than folds need to compare two.
+    Raises ValueError when there are fewer distinct cells than twice the folds.
     """
     hashes = [cell.hash for cell in cells]
     distinct = sorted(set(hashes))
@@ -43,14 +41,11 @@ def evaluate(
         raise ValueError(f"{len(distinct)} distinct cells do not make {folds} folds of two or more")
     shuffled = np.random.default_rng(seed).permutation(len(distinct))
     fold_of = {distinct[i]: place % folds for place, i in enumerate(shuffled)}
-    taus = []
+    predicted = np.empty(len(cells))
     for fold in range(folds):
         train = [i for i, key in enumerate(hashes) if fold_of[key] != fold]
-        test = [i for i, key in enumerate(hashes) if fold_of[key] == fold and perplexities[i] is not None]
-        model = make_model()
+        test = [i for i, key in enumerate(hashes) if fold_of[key] == fold]
+        model = make_model(seed)
         model.fit([cells[i] for i in train], [perplexities[i] for i in train])
-        predicted = model.predict([cells[i] for i in test])
-        tau = kendalltau(predicted, [perplexities[i] for i in test]).statistic
-        # One prediction for all cells has no tau; it orders none of them.
-        taus.append(0.0 if math.isnan(tau) else float(tau))
-    return taus
+        predicted[test] = model.predict([cells[i] for i in test])
+    return predicted

@@ -2,10 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 Interval = tuple[float, float]
 
@@ -60,3 +61,45 @@ def kendall(pred: ArrayLike, true: ArrayLike) -> float:
     if not np.isfinite(tau):
         raise ValueError("Kendall's tau needs at least two pairs and values that are not all equal or NaN")
     return tau
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def kendall_interval(
+    predictions: Sequence[ArrayLike],
+    true: ArrayLike,
+    rivals: Sequence[ArrayLike] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 500,
+) -> Estimate:
+    """Mean Kendall's tau-b of several predictions (n,) of the same true values (n,), with a percentile bootstrap
+    interval over the n cases.
+
+    With `rivals`, the mean tau of the predictions less that of the rivals, both on the same resampled cases. Resampling
+    repeats cases, which tie with themselves; tau-b leaves tied pairs out.
+    """
+    measured = np.asarray(true, dtype=float)
+    ours = [np.asarray(prediction, dtype=float) for prediction in predictions]
+    theirs = [np.asarray(prediction, dtype=float) for prediction in (() if rivals is None else rivals)]
+
+    def statistic(cases: NDArray[np.int64]) -> float:
+        def mean_tau(group: list[NDArray[np.float64]]) -> float:
+            # One prediction for all cases orders none of them: its tau is undefined and counts as 0.
+            taus = [scipy.stats.kendalltau(p[cases], measured[cases]).statistic for p in group]
+            return float(np.mean(np.nan_to_num(taus)))
+
+        return mean_tau(ours) - (mean_tau(theirs) if theirs else 0.0)
+
+    rng = np.random.default_rng(seed)
+    n = len(measured)
+    drawn = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(statistic(np.arange(n)), float(low), float(high))

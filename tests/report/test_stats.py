@@ -75,3 +75,25 @@ def test_kendall_is_the_count_of_pairs(pairs):
         a, b = np.sign(pred[i] - pred[j]), np.sign(true[i] - true[j])
         agreement, pred_pairs, true_pairs = agreement + a * b, pred_pairs + a * a, true_pairs + b * b
     assert stats.kendall(pred, true) == pytest.approx(agreement / (pred_pairs * true_pairs) ** 0.5)
+
+
+def test_kendall_interval_of_one_prediction_is_scipys_tau_and_holds_the_truth() -> None:
+    # For a bivariate normal of correlation rho, tau is 2 / pi * arcsin(rho) (Greiner's relation).
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=300)
+    predicted = 0.6 * true + 0.8 * rng.normal(size=300)
+    found = stats.kendall_interval([predicted], true)
+    assert found.value == pytest.approx(scipy.stats.kendalltau(predicted, true).statistic)
+    assert found.low < 2 / np.pi * np.arcsin(0.6) < found.high
+    assert found.high - found.low < 0.2
+
+
+def test_kendall_interval_against_rivals_is_paired() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=100)
+    predicted = true + rng.normal(size=100)
+    same = stats.kendall_interval([predicted], true, [predicted])
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert stats.kendall_interval([predicted], true, [-predicted]).low > 0
+    nothing = stats.kendall_interval([predicted], true, [np.zeros(100)])
+    assert nothing.value == pytest.approx(stats.kendall_interval([predicted], true).value)
