@@ -1,0 +1,54 @@
+"""A search with the real trainer that is killed half-way ends with the same bits as one that is not."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nasrepro.search import Record, RecordError
+from nasrepro.search.loop import search
+from tests.trainers.killable import SETTINGS, TASK
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "tests.trainers.killable"]
+
+
+def rows(record: Record) -> list[Any]:
+    """All that a search leaves behind, but for clocks; numbers by their repr, which keeps every bit."""
+    evaluations = [asdict(evaluation) for evaluation in record.evaluations()]
+    for evaluation in evaluations:
+        del evaluation["seconds"], evaluation["created"]
+    searches = [(record.proposals(name), record.steps(name)) for name in record.searches()]
+    return [repr(evaluations), repr(searches)]
+
+
+def count(path: Path) -> int:
+    if not path.exists():
+        return 0
+    try:
+        with Record(path) as record:
+            return len(record.evaluations())
+    except RecordError:  # a moment ago it was made, and is being filled
+        return 0
+
+
+def test_killed_half_way_and_run_again_it_ends_with_the_same_rows(tmp_path: Path) -> None:
+    path = tmp_path / "record.sqlite"
+    process = subprocess.Popen([*COMMAND, path], cwd=ROOT)
+    unbroken = Record()
+    search(TASK, SETTINGS, unbroken, workers=0, progress=False)  # here, while that one starts
+    while count(path) < 3 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert 3 <= count(path) < SETTINGS.cells
+    subprocess.run([*COMMAND, path], cwd=ROOT, check=True)
+    with Record(path) as record:
+        assert rows(record) == rows(unbroken)
+        assert len(record.evaluations()) == SETTINGS.cells
+        assert {evaluation.status for evaluation in record.evaluations()} <= {"ok", "failed"}
+        assert any(evaluation.perplexity for evaluation in record.evaluations())
+        assert not any("crash" in evaluation.reason for evaluation in record.evaluations())
