@@ -1,10 +1,4 @@
-"""The `nasrepro` command.
-
-    nasrepro reproduce --profile quick       run the notebooks, write results/quick and its report
-    nasrepro search --profile course         run a profile's searches and export their record
-    nasrepro show "Tanh(Add(MM(x), MM(hm1)))"
-    nasrepro data fetch ptb
-"""
+"""The `nasrepro` command: `reproduce`, `search`, `show`, `data`, `report`, `ship`; `nasrepro -h` explains them."""
 
 import argparse
 import os
@@ -32,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nasrepro", description="Two papers on neural architecture search, reproduced.")
+    parser = argparse.ArgumentParser(
+        prog="nasrepro", description="Two papers on neural architecture search, reproduced."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
@@ -45,7 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
     reproduce.add_argument("--fresh", action="store_true", help="forget this profile's results, and train anew")
     reproduce.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
-    reproduce.add_argument("--ship-timings", action="store_true", help="also note the seconds in results/records/")
 
     search = command("search", _search, "run a profile's searches, ranked and random, and export their record")
     search.add_argument("--profile", default="quick")
@@ -54,11 +49,17 @@ def _parser() -> argparse.ArgumentParser:
 
     show = command("show", _show, "print a cell in all its dresses")
     show.add_argument("cell", help="text of the language, or a name from the zoo")
-    show.add_argument("--as", dest="dress", default="text", choices=["text", "svg", "latex", "mermaid", "pytorch", "json"])
+    show.add_argument(
+        "--as", dest="dress", default="text", choices=["text", "svg", "latex", "mermaid", "pytorch", "json"]
+    )
 
     data = command("data", _data, "list data sets, or fetch one")
     data.add_argument("action", choices=["list", "fetch"])
     data.add_argument("name", nargs="?")
+
+    ship = command("ship", _ship, "for maintainers: copy a run's findings and times to results/records and the README")
+    ship.add_argument("--profile", default="course")
+    ship.add_argument("--tests-seconds", type=float, help="how long `make test` took here")
 
     report = command("report", _report, "make the report of a profile's results again")
     report.add_argument("--profile", default="quick")
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import note_seconds, records_folder, results_folder
+    from nasrepro.notebook import note_seconds, results_folder
     from nasrepro.profiles import load
 
     profile = load(options.profile)
@@ -80,8 +81,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         number = path.name[:2]
         print(f"{path.name}  ({profile.name})", flush=True)
         seconds = _execute(path, folder, {"PROFILE": profile.name, "FRESH": options.fresh, **given})
-        for timings in [folder / "timings.json"] + [records_folder() / "timings.json"] * options.ship_timings:
-            note_seconds(timings, profile.name, number, seconds)
+        note_seconds(folder / "timings.json", profile.name, number, seconds)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
 
@@ -136,7 +136,11 @@ def _execute(path: Path, folder: Path, parameters: dict[str, Any]) -> float:
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
-            str(path), str(out / path.name), parameters=parameters, cwd=str(path.parent), kernel_name="python3"
+            str(path),
+            str(out / path.name),
+            parameters=parameters,
+            cwd=str(path.parent),
+            kernel_name="python3",
         )
     except PapermillExecutionError as error:
         raise RuntimeError(
@@ -195,3 +199,25 @@ def _report(options: argparse.Namespace) -> None:
     from nasrepro.report.html import build
 
     print(build(results_folder() / load(options.profile).name, records_folder()))
+
+
+def _ship(options: argparse.Namespace) -> None:
+    import json
+
+    from nasrepro.notebook import note_seconds, records_folder, results_folder
+    from nasrepro.profiles import load
+    from nasrepro.report.shipping import ship, update_readme
+
+    name, records = load(options.profile).name, records_folder()
+    timings = records / "timings.json"
+    if options.tests_seconds is not None:
+        note_seconds(timings, "tests", "all", options.tests_seconds)
+    else:
+        # Only a profile that replays a shipped record speaks for the project; the others differ by machine.
+        found = ship(results_folder() / name, records) if load(name).shipped else []
+        measured = json.loads((results_folder() / name / "timings.json").read_text("utf-8"))
+        for notebook, row in measured[name].items():
+            note_seconds(timings, name, notebook, row["seconds"])
+        print(f"{len(found)} findings of {name}")
+    update_readme(project_root() / "README.md", json.loads(timings.read_text("utf-8")))
+    print(f"wrote {records} and README.md")

@@ -1,8 +1,7 @@
 """What every notebook starts with: parameters that are checked, a word on what will happen, and where results go.
 
-    run = nr.notebook.start("04", PROFILE, FRESH)
-    ...
-    run.figure(fig, "s17-figure-3", title=..., caption=..., paper=["s17.fig3"])
+>>> run = nr.notebook.start("04", PROFILE, FRESH)                               # doctest: +SKIP
+>>> run.figure(fig, "s17-fig3", title="...", caption="...", paper=["s17.fig3"])  # doctest: +SKIP
 """
 
 import ast
@@ -17,19 +16,21 @@ from typing import Any
 
 import pandas as pd
 from IPython.core.getipython import get_ipython
-from IPython.display import HTML, SVG, Image, display
+from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
 from nasrepro import profiles
-from nasrepro.datasets import Corpus
+from nasrepro.datasets import Corpus, DataError
+from nasrepro.dsl import Cell
 from nasrepro.profiles import Profile
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.files import write_json
 from nasrepro.report.ledger import Finding
 from nasrepro.report.provenance import device, provenance
 from nasrepro.search.history import Search, replay
-from nasrepro.search.loop import SearchSettings, search, search_identity
-from nasrepro.search.record import Record
+from nasrepro.search.loop import SearchSettings, evaluate, search, search_identity
+from nasrepro.search.record import Evaluation, Record
+from nasrepro.search.workers import Workers
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
@@ -147,21 +148,50 @@ class Run:
 
     def shipped_search(self, method: str) -> Search | None:
         """The search by that method in the profile's shipped record, or None (also when the run is fresh)."""
-        if self.profile.shipped is None or self.fresh:
+        record = None if self.fresh else self._shipped_record()
+        if record is None:
+            return None
+        found = [name for name, settings in record.searches().items() if settings["search"]["method"] == method]
+        return replay(record, found[0]) if found else None
+
+    def _shipped_record(self) -> Record | None:
+        """The record that ships for this profile, in memory; None where none does."""
+        if self.profile.shipped is None:
             return None
         path = records_folder() / self.profile.shipped
         if path not in self._records:
             self._records.append(path)
-        record = Record.load(path)
-        for name, settings in record.searches().items():
-            if settings["search"]["method"] == method:
-                return replay(record, name)
-        return None
+        return Record.load(path)
 
     def _has_begun(self, settings: SearchSettings) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
             return False
         return search_identity(self.profile.task, settings) in self.record.searches().values()
+
+    # ---- single cells
+
+    def evaluations(self, cells: Sequence[Cell], seeds: Sequence[int]) -> list[Evaluation]:
+        """Evaluations of the cells by the profile's task, cell by cell and in each the seeds in their order.
+
+        The shipped record is replayed and this machine's own is gone on with; what neither holds is trained. Where
+        the data for that is missing, this is said, and the list is shorter.
+        """
+        task = self.profile.task
+        found = {}
+        shipped = None if self.fresh else self._shipped_record()
+        if shipped is not None:
+            same = (task.name, task.version, task.settings)
+            found = {(e.hash, e.seed): e for e in shipped.evaluations() if (e.task, e.version, e.settings) == same}
+        try:
+            self.data = task.corpus
+            with Workers(task, WORKERS, self.profile.timeout_s) as workers:
+                for seed in seeds:
+                    missing = [cell for cell in cells if (cell.hash, seed) not in found]
+                    for cell, made in zip(missing, evaluate(missing, seed, self.record, workers), strict=True):
+                        found[cell.hash, seed] = made
+        except DataError as error:
+            print(f"Nothing can be trained here, going on with what is recorded. {error}")
+        return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
 
     # ---- results
 
@@ -178,11 +208,9 @@ class Run:
     def drawing(self, svg: str, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> None:
         """Save a drawing, SVG text such as cells write, under `folder` and show it."""
         self.artifacts.drawing(svg, name, title, caption, paper, provenance=self.provenance())
-        display(SVG(svg))
+        display(HTML(f"<div>{svg}</div>"))  # as HTML it shrinks to the page, as SVG it would not
 
-    def table(
-        self, df: pd.DataFrame, name: str, title: str, caption: str, paper: Sequence[str] = ()
-    ) -> pd.DataFrame:
+    def table(self, df: pd.DataFrame, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> pd.DataFrame:
         """Save a table under `folder`, and return it to be shown."""
         self.artifacts.table(df, name, title, caption, paper, provenance=self.provenance())
         return df

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from nasrepro.ranking import RankerSettings
 from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
@@ -129,7 +130,12 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 name="course",
                 about="real data (Penn Treebank, characters), replayed from the shipped record",
                 task=_PTB_CHARACTERS,
-                search=SearchSettings(cells=224, step=32, sampled=4, candidates=10_000, memory_after=64),
+                search=SearchSettings(
+                    cells=224,
+                    candidates=10_000,
+                    memory_after=64,
+                    ranker=RankerSettings(epochs=25),  # as recorded
+                ),
                 seeds=(1, 2, 3),
                 pool_seeds=20,
                 folds=10,

@@ -19,9 +19,7 @@ EVERY_WORD = words_of("core", "extended", "zl17")
 
 
 @st.composite
-def nodes(
-    draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, min_height: int = 0
-) -> Node:
+def nodes(draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, min_height: int = 0) -> Node:
     """Trees over these operators and sources, with heights in the given range. They shrink to sources."""
     by_arity: dict[int, list[str]] = {}
     for word in words:
@@ -42,9 +40,7 @@ def nodes(
 
 
 @st.composite
-def cells(
-    draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, memory: bool = True
-) -> Cell:
+def cells(draw: st.DrawFn, words: Sequence[str] = EVERY_WORD, max_height: int = 5, memory: bool = True) -> Cell:
     """Runnable cells of at least one operator.
 
     `words` are the operators and sources to draw from, by default the whole language. Where a tree reads

@@ -66,9 +66,7 @@ def test_every_requirement_is_pinned_to_a_release_that_it_allows():
         assert name in pins(), f"{name} is in pyproject.toml, but not in constraints.txt: run `make pins`"
         for pin in pins()[name]:
             (version,) = (specifier.version for specifier in pin.specifier)
-            assert requirement.specifier.contains(version), (
-                f"{pin} is not allowed by pyproject.toml: {requirement}"
-            )
+            assert requirement.specifier.contains(version), f"{pin} is not allowed by pyproject.toml: {requirement}"
 
 
 def test_every_pin_is_one_exact_public_release():
@@ -126,9 +124,7 @@ def test_conda_users_get_the_same_set():
 def test_conda_users_get_a_python_that_the_project_supports():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (python,) = (entry for entry in environment["dependencies"] if str(entry).startswith("python="))
-    supported = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "requires-python"
-    ]
+    supported = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     assert Requirement(f"python{supported}").specifier.contains(python.removeprefix("python="))
 
 
@@ -160,9 +156,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_imported_finds_every_way_of_importing():
-    source = (
-        "import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g\ndef h():\n    from .i import j\n"
-    )
+    source = "import a.b\nfrom c import d\nfrom . import e\nfrom ..f import g\ndef h():\n    from .i import j\n"
     expected = {"a.b", "c.d", "nasrepro.rnn.e", "nasrepro.f.g", "nasrepro.rnn.i.j"}
     assert set(imported(source, "nasrepro.rnn")) == expected
 

@@ -154,9 +154,7 @@ def _characters(name: str, text: str) -> str:
     return "\n".join(line.strip(" ") for line in text.split("\n"))
 
 
-def _replace_rare(
-    splits: list[list[str]], min_count: int = 1, vocab_size: int | None = None
-) -> list[list[str]]:
+def _replace_rare(splits: list[list[str]], min_count: int = 1, vocab_size: int | None = None) -> list[list[str]]:
     """`<unk>` for all but the most frequent words of training (the first split); ties go by the alphabet."""
     counts = Counter(splits[0])
     del counts[UNK], counts[EOS]

@@ -34,9 +34,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return platformdirs.user_cache_path("nasrepro") / "data"
 
 
-def fetch(
-    name: str, root: str | os.PathLike[str] | None = None, download: bool | None = True
-) -> dict[str, Path]:
+def fetch(name: str, root: str | os.PathLike[str] | None = None, download: bool | None = True) -> dict[str, Path]:
     """Make every file of data set `name` present and verified.
 
     Returns: the path of each split's file; empty for "pydoc", which needs no files.

@@ -16,9 +16,7 @@ SPLITS = ("train", "valid", "test")
 Lines = Iterator[str]
 
 
-def read_text(
-    name: str, split: str, root: str | os.PathLike[str] | None = None, download: bool | None = None
-) -> str:
+def read_text(name: str, split: str, root: str | os.PathLike[str] | None = None, download: bool | None = None) -> str:
     """The whole text of one split of data set `name`. Raises DataError as `files.locate` does."""
     dataset = find(name)
     if name == "pydoc":

@@ -5,7 +5,7 @@ Three rewrites, applied bottom-up:
 1. The arguments of Add, Mult and Max are sorted by their text.
 2. The first two arguments of Gate3 are sorted too, where its gate can be turned over by a change of weights:
    f a + (1 - f) b with f = sigmoid(z) equals g b + (1 - g) a with g = sigmoid(-z), and -z is reached by negating the
-   weights under z. A gate such as Sigmoid(h_{t-1}) has no weights to negate, so there the order carries meaning and stays.
+   weights under z. A gate such as Sigmoid(h_{t-1}) has no weights to negate, so there the order means something.
 3. Add(MM(s), MM(s)) is MM(s): two matrices on one value sum to one. The same holds for Sub.
 
 So a canonical cell computes the same functions as the original, with other weights. `CanonicalForm.products` says

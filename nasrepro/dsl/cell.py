@@ -60,6 +60,7 @@ class Node:
 
     @property
     def is_source(self) -> bool:
+        """Whether the node is a leaf."""
         return not self.args
 
     def walk(self) -> Iterator["Node"]:
@@ -169,7 +170,13 @@ class Cell:
     def to_json(self) -> str:
         """JSON text: {"format", "hash", "cell" (text), "tree" (nested lists), "memory"}. `from_json` reads it back."""
         return json.dumps(
-            {"format": 1, "hash": self.hash, "cell": str(self), "tree": _tree(self.root), "memory": self.memory}
+            {
+                "format": 1,
+                "hash": self.hash,
+                "cell": str(self),
+                "tree": _tree(self.root),
+                "memory": self.memory,
+            }
         )
 
     @staticmethod

@@ -113,5 +113,3 @@ def language_model_rules(max_nodes: int = 21, max_edges: int = 8, count_sources:
         max_height(max_edges),
         has_memory_place(),
     )
-
-

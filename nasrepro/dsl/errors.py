@@ -9,7 +9,12 @@ class CellError(ValueError):
     """
 
     def __init__(
-        self, problem: str, text: str | None = None, start: int = 0, end: int | None = None, hint: str | None = None
+        self,
+        problem: str,
+        text: str | None = None,
+        start: int = 0,
+        end: int | None = None,
+        hint: str | None = None,
     ) -> None:
         self.problem = problem
         self.text = text

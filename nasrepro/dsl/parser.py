@@ -11,9 +11,7 @@ from nasrepro.dsl.cell import MAX_HEIGHT, Cell, Node
 from nasrepro.dsl.errors import CellError
 from nasrepro.dsl.operators import OPERATORS, SOURCES, SPELLINGS
 
-_GRAMMAR = Lark(
-    files("nasrepro.dsl").joinpath("cell.lark").read_text("utf-8"), parser="lalr", propagate_positions=True
-)
+_GRAMMAR = Lark(files("nasrepro.dsl").joinpath("cell.lark").read_text("utf-8"), parser="lalr", propagate_positions=True)
 _NAMES = [*OPERATORS, *SPELLINGS]
 
 
@@ -28,7 +26,9 @@ def parse(text: str) -> Cell:
     if not isinstance(text, str):
         raise CellError(f"a cell is written as text, got {type(text).__name__}", hint="parse('Tanh(MM(x_t))')")
     if not text.strip():
-        raise CellError("a cell's text is empty", text, hint="the smallest useful cell is Tanh(Add(MM(x_t), MM(h_{t-1})))")
+        raise CellError(
+            "a cell's text is empty", text, hint="the smallest useful cell is Tanh(Add(MM(x_t), MM(h_{t-1})))"
+        )
     return _read(text)
 
 
@@ -57,7 +57,12 @@ def _node(tree: Tree[Token] | Token, text: str, height: int) -> Node:
     arguments = tree.children[1:]
     if operator is None:
         if name in SPELLINGS:
-            _fail(f"{name} is a source and takes no arguments", text, name, f"write {SPELLINGS[name]}, or MM({name})")
+            _fail(
+                f"{name} is a source and takes no arguments",
+                text,
+                name,
+                f"write {SPELLINGS[name]}, or MM({name})",
+            )
         _fail(f"unknown operator {name}", text, name, _suggest(name, list(OPERATORS)))
     if len(arguments) != operator.arity:
         plural = "argument" if operator.arity == 1 else "arguments"
@@ -67,11 +72,11 @@ def _node(tree: Tree[Token] | Token, text: str, height: int) -> Node:
 
 def _source(name: Token, text: str) -> Node:
     spelling = name.replace('"', "'").replace(" ", "") if name.startswith("Var") else str(name)
-    if spelling in SPELLINGS:
-        return Node(SPELLINGS[spelling])
     if spelling in OPERATORS:
         _fail(f"{name} is an operator and needs its arguments", text, name, OPERATORS[spelling].usage)
-    _fail(f"unknown source {name}", text, name, _suggest(spelling, _NAMES))
+    if spelling not in SPELLINGS:
+        _fail(f"unknown source {name}", text, name, _suggest(spelling, _NAMES))
+    return Node(SPELLINGS[spelling])
 
 
 def _memory(token: Tree[Token] | Token, root: Node, text: str) -> int:
@@ -111,6 +116,7 @@ def _explain(text: str, error: UnexpectedInput) -> NoReturn:
     end = len(text.rstrip())
     if isinstance(error, UnexpectedCharacters):
         at = error.pos_in_stream
+        assert at is not None
         raise CellError(f"unexpected character {text[at]!r}", text, at, hint=_character_hint(text[at])) from None
     if isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
         missing = text.count("(") - text.count(")")
@@ -118,18 +124,18 @@ def _explain(text: str, error: UnexpectedInput) -> NoReturn:
         raise CellError("the text ends too early", text, end, hint=hint) from None
     assert isinstance(error, UnexpectedToken)
     token = error.token
-    problem, hint = f"unexpected {str(token)!r}", None
+    advice: str | None = None
     if token.type == "RPAR" and text.count(")") > text.count("("):
-        hint = "one closing parenthesis too many"
+        advice = "one closing parenthesis too many"
     elif token.type in ("COMMA", "RPAR"):
-        hint = "an argument is missing before it"
+        advice = "an argument is missing before it"
     elif token.type in ("NAME", "VAR"):
-        hint = "is a comma missing before it?"
+        advice = "is a comma missing before it?"
     elif token.type == "VBAR":
-        hint = "|k comes once, after the whole cell"
+        advice = "|k comes once, after the whole cell"
     elif token.type == "INDEX":
-        hint = "numbers stand only after |, at the end"
-    raise CellError(problem, text, token.start_pos or 0, token.end_pos, hint) from None
+        advice = "numbers stand only after |, at the end"
+    raise CellError(f"unexpected {str(token)!r}", text, token.start_pos or 0, token.end_pos, advice) from None
 
 
 def _character_hint(character: str) -> str:

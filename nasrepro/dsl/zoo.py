@@ -37,6 +37,7 @@ class Entry:
 
     @property
     def cell(self) -> Cell:
+        """The entry as a cell."""
         return parse(self.text)
 
 

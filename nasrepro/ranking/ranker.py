@@ -62,9 +62,7 @@ class Ranker:
         self._networks: list[_Network] = []
         self._centre = self._scale = math.nan
 
-    def fit(
-        self, cells: Sequence[Cell], perplexities: Sequence[float | None], progress: bool = False
-    ) -> "Ranker":
+    def fit(self, cells: Sequence[Cell], perplexities: Sequence[float | None], progress: bool = False) -> "Ranker":
         """Train afresh on cells and their validation perplexities, None where training the cell failed.
 
         Raises ValueError where the two differ in length or no perplexity is valid.
@@ -155,9 +153,7 @@ def _train(
     generator: torch.Generator,
     progress: bool,
 ) -> None:
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     updates = settings.epochs * math.ceil(len(cells) / settings.batch)
     size = min(settings.batch, len(cells))
     for _ in tqdm(range(updates), desc="ranking function", disable=not progress, leave=False):

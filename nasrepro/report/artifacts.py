@@ -116,9 +116,7 @@ class Artifacts:
         keep_index = any(level is not None for level in df.index.names)
         write_atomically(self.folder / f"{name}.csv", lambda path: df.to_csv(path, index=keep_index))
         return self._describe(
-            Artifact(
-                "table", name, title, caption, list(paper), self.notebook, [f"{name}.csv"], dict(provenance)
-            )
+            Artifact("table", name, title, caption, list(paper), self.notebook, [f"{name}.csv"], dict(provenance))
         )
 
     def finding(self, finding: Finding) -> None:
@@ -154,9 +152,5 @@ def read_all(folder: str | Path) -> list[Artifact]:
 
 def _print_below(fig: Figure, line: str) -> Text:
     """Print a line small below the figure, wrapped to its width; the caller removes it after saving."""
-    characters = max(
-        40, int(fig.get_figwidth() * 72 / 3.5)
-    )  # 6 pt DejaVu Sans takes about 3.5 pt a character
-    return fig.text(
-        0.01, -0.01, textwrap.fill(line, characters), fontsize=6, color="#555555", va="top", ha="left"
-    )
+    characters = max(40, int(fig.get_figwidth() * 72 / 3.5))  # 6 pt DejaVu Sans takes about 3.5 pt a character
+    return fig.text(0.01, -0.01, textwrap.fill(line, characters), fontsize=6, color="#555555", va="top", ha="left")

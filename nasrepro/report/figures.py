@@ -30,9 +30,7 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 @_styled
-def search_progress(
-    evaluations: pd.DataFrame, title: str = "", paper_ticks: Sequence[float] | None = None
-) -> Figure:
+def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Sequence[float] | None = None) -> Figure:
     """S17 Figure 3: log perplexity of every trained cell against its number in the search, old to new.
 
     `evaluations` has columns number, log_ppl, memory (True for a cell with a c_t), status ("ok" or "failed")
@@ -40,9 +38,7 @@ def search_progress(
     labels of the paper's y axis, make the y axis span at least as much.
     """
     ok = evaluations[evaluations["status"] == "ok"].sort_values("number")
-    fig, ax = _axes(
-        style.WIDE, "architecture number, in order of training", "validation log perplexity", title
-    )
+    fig, ax = _axes(style.WIDE, "architecture number, in order of training", "validation log perplexity", title)
     methods = list(dict.fromkeys(evaluations["method"]))
     for colour, method in zip(_colours(methods), methods, strict=True):
         for memory, marker, words in ((False, "o", "$h_t$ only"), (True, "^", "with $c_t$")):
@@ -136,9 +132,7 @@ def rank_scatter(
     fig, ax = _axes((5.6, 5.0), f"predicted {quantity}", f"measured {quantity}", title)
     ax.scatter(predicted, measured, s=22, color=style.BLUE, alpha=0.6, linewidths=0)
     low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
-    ax.plot(
-        [low, high], [low, high], color=style.GREY, linewidth=1, linestyle=":", label="predicted = measured"
-    )
+    ax.plot([low, high], [low, high], color=style.GREY, linewidth=1, linestyle=":", label="predicted = measured")
     spread = "" if tau_interval is None else f" [{tau_interval[0]:.2f}, {tau_interval[1]:.2f}]"
     ax.plot([], [], " ", label=f"Kendall's tau {tau:.2f}{spread}, n = {len(measured)}")
     ax.legend(loc="upper left")
@@ -160,9 +154,7 @@ def operator_counts(counts: Mapping[str, float] | pd.DataFrame, title: str = "")
     """
     if not isinstance(counts, pd.DataFrame):
         return _bars(counts, "occurrences", style.BLUE, title)
-    fig, ax = _axes(
-        (7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), "share of operators", "", title
-    )
+    fig, ax = _axes((7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), "share of operators", "", title)
     height = 0.8 / counts.shape[1]
     rows = np.arange(len(counts))[::-1]
     for i, (colour, name) in enumerate(zip(_colours(counts.columns), counts.columns, strict=True)):
@@ -275,9 +267,7 @@ def _colours(names: Sequence[object] | pd.Index) -> list[str]:
 def _bars(counts: Mapping[str, float] | pd.Series, unit: str, colour: str, title: str) -> Figure:
     ordered = sorted(counts.items(), key=lambda item: item[1])  # barh draws the first at the bottom
     fig, ax = _axes((7.2, 1.1 + 0.3 * max(1, len(ordered))), unit, "", title)
-    bars = ax.barh(
-        [str(name) for name, _ in ordered], [value for _, value in ordered], color=colour, height=0.7
-    )
+    bars = ax.barh([str(name) for name, _ in ordered], [value for _, value in ordered], color=colour, height=0.7)
     ax.bar_label(bars, fmt="%g", padding=3, fontsize=9)
     ax.margins(x=0.1)
     ax.grid(axis="y", visible=False)
@@ -315,9 +305,7 @@ def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, c
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    ax.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=style.BLACK, linewidth=1.2)
-    )
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=style.BLACK, linewidth=1.2))
 
 
 def _lines(samples: Sequence[tuple[str, float]]) -> str:

@@ -25,9 +25,7 @@ HEAVY = 400_000  # bytes; a drawing with thousands of points is smaller as PNG
 LONG = 40  # rows of a table that the page shows; the CSV has them all
 
 
-def build(
-    folder: str | Path, shipped_folder: str | Path | None = None, out: str | Path | None = None
-) -> Path:
+def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str | Path | None = None) -> Path:
     """Write the report of a profile's folder, such as `results/quick`, and return its path.
 
     `shipped_folder` holds the findings that come with the records (`findings.json`); `out` is `report.html`
@@ -54,12 +52,8 @@ def build(
             words=WORDS,
             papers=known.papers,
             counts={paper: _counts(rows.values(), paper) for paper in known.papers},
-            rows={
-                paper: [row for row in rows.values() if row.entry.paper == paper] for paper in known.papers
-            },
-            artifacts=[
-                (artifact, _picture(folder, artifact), _table(folder, artifact)) for artifact in artifacts
-            ],
+            rows={paper: [row for row in rows.values() if row.entry.paper == paper] for paper in known.papers},
+            artifacts=[(artifact, _picture(folder, artifact), _table(folder, artifact)) for artifact in artifacts],
             rows_of={artifact.name: [rows[i] for i in artifact.paper if i in rows] for artifact in artifacts},
             tables={name: _paper_table(entries, rows) for name, entries in known.tables().items()},
             caption=origin.caption,
@@ -132,10 +126,7 @@ def _table(folder: Path, artifact: Artifact) -> Table | None:
         return None
     frame = pd.read_csv(folder / artifact.files[0])
     shown = frame.head(LONG)
-    rows = [
-        (_nice(row[0]), [_nice(value) for value in row[1:]])
-        for row in shown.itertuples(index=False, name=None)
-    ]
+    rows = [(_nice(row[0]), [_nice(value) for value in row[1:]]) for row in shown.itertuples(index=False, name=None)]
     return Table([str(name) for name in frame.columns], rows, [""] * len(rows), len(frame) - len(shown))
 
 
@@ -157,9 +148,7 @@ def _paper_table(entries: list[Entry], ledger: dict[str, Row]) -> Table:
             found = {c: finding for c, finding in found.items() if finding is not None}
             if found:
                 words = "; ".join(dict.fromkeys(filter(None, map(_budget, found.values()))))
-                head = {"shipped": "shipped record", "run": "this run"}[whose] + (
-                    f": {words}" if words else ""
-                )
+                head = {"shipped": "shipped record", "run": "this run"}[whose] + (f": {words}" if words else "")
                 rows.append((head, [number(found[c].value) if c in found else "" for c in columns]))
                 marks.append(whose)
     return Table(["model", *columns], rows, marks)

@@ -76,9 +76,7 @@ class Finding:
     def __post_init__(self) -> None:
         if self.interval is not None:
             object.__setattr__(self, "interval", (float(self.interval[0]), float(self.interval[1])))
-        numbers = [
-            v for v in (self.value, *(self.interval or ()), self.budget, self.against) if isinstance(v, float)
-        ]
+        numbers = [v for v in (self.value, *(self.interval or ()), self.budget, self.against) if isinstance(v, float)]
         problem = ""
         if not all(map(math.isfinite, numbers)):
             problem = "a value, interval, budget and border must be finite; give None where there is none"
@@ -185,9 +183,7 @@ class Row:
         The choice looks at how a finding was made and never at how it came out. Equal ones: this run's.
         """
         found = [finding for finding in (self.run, self.shipped) if finding is not None]
-        return max(
-            found, key=lambda f: (not f.scaled, f.data == self.entry.data, f.budget or 0.0), default=None
-        )
+        return max(found, key=lambda f: (not f.scaled, f.data == self.entry.data, f.budget or 0.0), default=None)
 
     @property
     def verdict(self) -> Verdict:
@@ -222,9 +218,7 @@ class Ledger:
         """A row for every entry of the papers that is the papers' own result, in their order."""
         run = self.run
         return [
-            Row(entry, self.shipped.get(entry.id), run.get(entry.id))
-            for entry in papers.load().values()
-            if entry.own
+            Row(entry, self.shipped.get(entry.id), run.get(entry.id)) for entry in papers.load().values() if entry.own
         ]
 
     def counts(self) -> dict[Word, int]:

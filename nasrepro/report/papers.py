@@ -56,13 +56,9 @@ class Entry:
     def __post_init__(self) -> None:
         for name, allowed in (("kind", KINDS), ("status", STATUSES), ("better", (*get_args(Better), None))):
             if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"entry {self.id!r}: {name} is {getattr(self, name)!r}, not one of {allowed}"
-                )
+                raise ValueError(f"entry {self.id!r}: {name} is {getattr(self, name)!r}, not one of {allowed}")
         if not self.id.startswith(self.paper.lower() + "."):
-            raise ValueError(
-                f"entry {self.id!r}: the identifier must begin with {self.paper.lower() + '.'!r}"
-            )
+            raise ValueError(f"entry {self.id!r}: the identifier must begin with {self.paper.lower() + '.'!r}")
 
 
 @dataclass(frozen=True)

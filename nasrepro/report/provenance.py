@@ -73,9 +73,7 @@ def caption(provenance: Mapping[str, Any]) -> str:
     threads = provenance["threads"]
     parts.append(f"{provenance['device']}, {threads} thread{'s' if threads != 1 else ''}")
     parts.append(
-        f"{provenance['seconds']:.3g} s"
-        if provenance["seconds"] < 1000
-        else f"{provenance['seconds']:,.0f} s"
+        f"{provenance['seconds']:.3g} s" if provenance["seconds"] < 1000 else f"{provenance['seconds']:,.0f} s"
     )
     parts.extend(f"record {name} {digest[:8]}" for name, digest in provenance["records"].items())
     parts.append(f"commit {provenance['commit']}")

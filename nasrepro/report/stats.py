@@ -26,9 +26,7 @@ def interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resamples: i
     if np.ptp(sample) == 0:
         return float(sample[0]), float(sample[0])
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # BCa warns on near-constant samples, where we fall back to percentiles
+        warnings.simplefilter("ignore")  # BCa warns on near-constant samples, where we fall back to percentiles
         for method in ("BCa", "percentile"):
             found = scipy.stats.bootstrap(
                 (sample,),
@@ -48,9 +46,7 @@ def paired_difference(
 ) -> tuple[float, Interval | None]:
     """Mean of first - second, paired by seed, and its interval. Raises ValueError when the lengths differ."""
     if len(first) != len(second):
-        raise ValueError(
-            f"a paired difference needs as many values on both sides, got {len(first)} and {len(second)}"
-        )
+        raise ValueError(f"a paired difference needs as many values on both sides, got {len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     return float(differences.mean()), interval(differences, level, seed)
 

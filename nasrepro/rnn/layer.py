@@ -13,9 +13,7 @@ from nasrepro.rnn.interpreter import LayerState, Weights
 from nasrepro.rnn.program import Program, compile_cell
 from nasrepro.rnn.state import State, join, layers
 
-Backend = Callable[
-    [Program, Sequence[Weights], Tensor, LayerState, Tensor | None], tuple[Tensor, LayerState]
-]
+Backend = Callable[[Program, Sequence[Weights], Tensor, LayerState, Tensor | None], tuple[Tensor, LayerState]]
 
 BACKENDS: dict[str, Backend] = {"reference": interpreter.run}
 """Name -> what runs a program. A faster backend registers itself here and takes the same arguments."""
@@ -29,7 +27,12 @@ class RNNLayer(nn.Module):
     """
 
     def __init__(
-        self, program: Program, input_size: int, hidden_size: int, bias: bool, generator: torch.Generator | None
+        self,
+        program: Program,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__()
         if program.mixed and input_size != hidden_size:
@@ -117,7 +120,11 @@ class RNN(nn.Module):
     ) -> None:
         super().__init__()
         self.cell = parse(cell) if isinstance(cell, str) else cell
-        for name, rate in (("dropout", dropout), ("hidden_dropout", hidden_dropout), ("weight_drop", weight_drop)):
+        for name, rate in (
+            ("dropout", dropout),
+            ("hidden_dropout", hidden_dropout),
+            ("weight_drop", weight_drop),
+        ):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {rate}")
         if min(input_size, hidden_size, num_layers, last_size or 1) < 1:
@@ -140,7 +147,11 @@ class RNN(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, state: State | Tensor | tuple[Tensor, ...] | None = None, *, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        state: State | Tensor | tuple[Tensor, ...] | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, State]:
         """x (T, B, input_size) -> out (T, B, size of the last layer), and the state to go on from.
 
@@ -193,7 +204,8 @@ class RNN(nn.Module):
             names = [name for name in ("h", "c", "x") if getattr(zeros[0], name) is not None]
             if len(parts) > len(names):
                 raise ValueError(f"this cell's state is ({', '.join(names)}), got {len(parts)} parts")
-            state = State(**dict(zip(names, parts, strict=False)))
+            named = dict(zip(names, parts, strict=False))
+            state = State(named["h"], named.get("c"), named.get("x"))
         given = []
         for number, zero in enumerate(zeros):
             parts_of_layer = []
@@ -216,7 +228,10 @@ class RNN(nn.Module):
         return given
 
     def extra_repr(self) -> str:
-        return f"{self.cell}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
+        """What `print` shows of the module: cell, sizes, backend."""
+        return (
+            f"{self.cell}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
+        )
 
 
 def _pack(states: Sequence[LayerState]) -> State:
@@ -229,7 +244,9 @@ def _pack(states: Sequence[LayerState]) -> State:
     return State(h, part([state.c for state in states]), part([state.x for state in states]), states[0].t)
 
 
-def _add_batch(state: State | Tensor | tuple[Tensor, ...] | None) -> State | Tensor | tuple[Tensor, ...] | None:
+def _add_batch(
+    state: State | Tensor | tuple[Tensor, ...] | None,
+) -> State | Tensor | tuple[Tensor, ...] | None:
     if isinstance(state, State):
         return _map(state, lambda part: part[:, None])
     if isinstance(state, Tensor):

@@ -51,6 +51,8 @@ class Pointwise:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
+    """Products, then elementwise operators on what they and earlier stages gave."""
+
     products: tuple[Product, ...]
     pointwise: tuple[Pointwise, ...]
 

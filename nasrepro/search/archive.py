@@ -32,9 +32,7 @@ def write(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
     head = dumps({"format": FORMAT, "rows": Counter(table for table, _ in lines)})
     text = "".join(f"{line}\n" for line in [head, *(line for _, line in lines)])
     packed = io.BytesIO()
-    with gzip.GzipFile(
-        filename="", mode="wb", fileobj=packed, mtime=0
-    ) as file:  # no name, no time: bytes repeat
+    with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as file:  # no name, no time: bytes repeat
         file.write(text.encode())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,9 +57,7 @@ def read(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         raise RecordError(f"{path} is empty; fetch or export it again") from None
     first = _parse(head, f"{path}, line 1")
     if first.get("format") != FORMAT or not isinstance(first.get("rows"), dict):
-        raise RecordError(
-            f"{path}, line 1: format {first.get('format')!r}, this version of nasrepro reads {FORMAT}"
-        )
+        raise RecordError(f"{path}, line 1: format {first.get('format')!r}, this version of nasrepro reads {FORMAT}")
     counts: Counter[str] = Counter()
     for number, line in lines:
         place = f"{path}, line {number}"
@@ -72,9 +68,7 @@ def read(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         counts[table] += 1
         yield place, table, row
     if counts != Counter(first["rows"]):
-        raise RecordError(
-            f"{path} lacks rows: line 1 promises {first['rows']}, found {dict(counts)}; fetch it again"
-        )
+        raise RecordError(f"{path} lacks rows: line 1 promises {first['rows']}, found {dict(counts)}; fetch it again")
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -91,9 +85,7 @@ def _parse(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise RecordError(
-            f"{place}: not JSON ({error}); the file is damaged, fetch or export it again"
-        ) from None
+        raise RecordError(f"{place}: not JSON ({error}); the file is damaged, fetch or export it again") from None
     if not isinstance(row, dict):
         raise RecordError(f"{place}: expected a JSON object, got {type(row).__name__}")
     return row

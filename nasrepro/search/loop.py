@@ -188,9 +188,7 @@ def propose_step(name: str, step: int, task: Task, settings: SearchSettings, rec
     record.propose(name, step, proposals, facts)
 
 
-def select(
-    predicted: NDArray[np.float64], settings: SearchSettings, rng: random.Random
-) -> list[tuple[int, str]]:
+def select(predicted: NDArray[np.float64], settings: SearchSettings, rng: random.Random) -> list[tuple[int, str]]:
     """Indices of the cells to train: the best predicted, then some sampled from the rest without replacement.
 
     `predicted` (candidates,) are log perplexities. The n largest of (log weight + Gumbel noise) are a
@@ -199,9 +197,7 @@ def select(
     order = np.argsort(predicted, kind="stable")
     best, rest = np.split(order, [settings.step - settings.sampled])
     noise = np.random.default_rng(rng.getrandbits(64)).gumbel(size=len(rest))
-    drawn = rest[
-        np.argsort(predicted[rest] / settings.temperature - noise, kind="stable")[: settings.sampled]
-    ]
+    drawn = rest[np.argsort(predicted[rest] / settings.temperature - noise, kind="stable")[: settings.sampled]]
     return [(int(i), "best") for i in best] + [(int(i), "sampled") for i in drawn]
 
 

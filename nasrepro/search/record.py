@@ -179,9 +179,7 @@ class Record:
     def _open(self, db: sqlite3.Connection) -> None:
         self._check(db)  # before the first write: another program's file stays as it is
         db.execute("PRAGMA journal_mode=WAL")  # readers and one writer at a time, safe under kill -9
-        db.execute(
-            "PRAGMA synchronous=FULL"
-        )  # and under power failure: an evaluation costs more than a flush
+        db.execute("PRAGMA synchronous=FULL")  # and under power failure: an evaluation costs more than a flush
         with self._transaction():
             if self._check(db):
                 return
@@ -195,9 +193,7 @@ class Record:
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             return False
         if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise RecordError(
-                f"{self.path} is another program's database; choose another file for the record"
-            )
+            raise RecordError(f"{self.path} is another program's database; choose another file for the record")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA:
             raise RecordError(
@@ -273,13 +269,9 @@ class Record:
 
     def searches(self) -> dict[str, dict[str, Any]]:
         """Settings of every search by its id, oldest first."""
-        return {
-            row["id"]: row["settings"] for row in self._rows("SELECT * FROM searches ORDER BY created, id")
-        }
+        return {row["id"]: row["settings"] for row in self._rows("SELECT * FROM searches ORDER BY created, id")}
 
-    def propose(
-        self, search: str, step: int, proposals: Sequence[Proposal], facts: Mapping[str, Any]
-    ) -> None:
+    def propose(self, search: str, step: int, proposals: Sequence[Proposal], facts: Mapping[str, Any]) -> None:
         """Write a step's proposals and facts about how they were found, all or nothing.
 
         When another process has written this step already, its proposals stand: read them with `proposals`.
@@ -311,9 +303,7 @@ class Record:
         reading = {"row": row, "corpus": corpus.name, "data": corpus.hash, "created": _now()}
         with self._transaction():
             if not self._insert("test_reads", reading):
-                earlier = self._rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[
-                    0
-                ]
+                earlier = self._rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[0]
                 raise RecordError(
                     f"row {row!r} read the test split of {corpus.name} on {earlier['created']}, and that is "
                     "done once; compare models on the validation split, or report a new row and say so"
@@ -332,11 +322,7 @@ class Record:
         Raises RecordError where the file cannot be written.
         """
         with self._errors():
-            rows = [
-                (table, row)
-                for table in _TABLES
-                for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")
-            ]
+            rows = [(table, row) for table in _TABLES for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
         archive.write(Path(path), rows)
 
     @classmethod
@@ -410,10 +396,7 @@ class Record:
             rows = cursor.fetchall()
         names = [column[0] for column in cursor.description]
         return [
-            {
-                name: json.loads(value) if name in _JSON else value
-                for name, value in zip(names, row, strict=True)
-            }
+            {name: json.loads(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
             for row in rows
         ]
 
@@ -452,6 +435,4 @@ def _validate(place: str, table: str, row: Mapping[str, Any]) -> None:
             f"{place}: the key is {row['key'][:12]}…, its content gives {key[:12]}…; the file was altered"
         )
     if row["hash"] != sha256(row["canonical"].encode()).hexdigest()[:16]:
-        raise RecordError(
-            f"{place}: the hash {row['hash']} is not that of {row['canonical']}; the file was altered"
-        )
+        raise RecordError(f"{place}: the hash {row['hash']} is not that of {row['canonical']}; the file was altered")

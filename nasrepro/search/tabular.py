@@ -71,7 +71,7 @@ def simulate_many(pool: Pool, variants: Mapping[str, SearchSettings], seeds: Ite
     """Searches of several kinds in one pool, one for every seed: columns method, seed, budget, best.
 
     `best` is the lowest perplexity among the first `budget` cells, nan while all have failed. Searches with
-    one seed begin with the same cells, so differences between methods are taken seed by seed. """
+    one seed begin with the same cells, so differences between methods are taken seed by seed."""
     frames = [
         simulate(pool, replace(settings, seed=seed)).assign(method=method, seed=seed)
         for method, settings in variants.items()

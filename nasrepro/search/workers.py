@@ -61,9 +61,7 @@ class Workers:
         memory_gb: float | None = None,
     ) -> None:
         if count < 0 or threads < 1:
-            raise ValueError(
-                f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}"
-            )
+            raise ValueError(f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}")
         self.task = task
         self.count = count
         self.timeout_s = timeout_s
@@ -101,9 +99,7 @@ class Workers:
     def _next_events(self) -> "list[_Worker]":
         """Wait until some workers have something to say, are dead or are out of time; return those."""
         first = min(worker.deadline for worker in self._workers)
-        handles = [
-            handle for worker in self._workers for handle in (worker.connection, worker.process.sentinel)
-        ]
+        handles = [handle for worker in self._workers for handle in (worker.connection, worker.process.sentinel)]
         ready = wait(handles, None if first == math.inf else max(0.0, first - time.monotonic()))
         return [
             worker

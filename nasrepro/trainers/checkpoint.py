@@ -19,7 +19,7 @@ def save_checkpoint(path: Path, model: nn.Module, masks: torch.Generator, run: A
     }
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     torch.save(content, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path, model: nn.Module, masks: torch.Generator, run: Any) -> bool:

@@ -134,7 +134,7 @@ def train_epoch(
         state = None if state is None else state.detach()
         features, state = model(inputs, state, generator)
         loss = model.loss(features, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = sgd_step(parameters, learning_rate, settings.clip)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             return math.inf, False
@@ -267,6 +267,7 @@ class LanguageModelTask:
 
     @property
     def corpus(self) -> Corpus:
+        """The data, loaded when first asked for."""
         return _corpus(self.corpus_name, self.level, self.vocab_size)
 
     @cached_property
@@ -276,11 +277,10 @@ class LanguageModelTask:
 
     @property
     def data_hash(self) -> str:
+        """Hash of the corpus, vocabulary and all splits."""
         return self.corpus.hash
 
-    def evaluate(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> Outcome:
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train the cell under this task's settings."""
         outcome, _ = train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch)
         return outcome

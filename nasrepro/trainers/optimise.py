@@ -13,12 +13,15 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float, clip: flo
     Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm
     and stops.
     """
-    parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    weights: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            weights.append(parameter)
+            gradients.append(parameter.grad)
+            parameter.grad = None
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if torch.isfinite(norm):
         scale = learning_rate * min(1.0, clip / (norm.item() + 1e-6))
-        torch._foreach_add_(parameters, gradients, alpha=-scale)
-    for parameter in parameters:
-        parameter.grad = None
+        torch._foreach_add_(weights, gradients, alpha=-scale)
     return norm

@@ -63,9 +63,7 @@ class Task(Protocol):
     def data_hash(self) -> str:
         """Hash of the data that it trains and validates on."""
 
-    def evaluate(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> Outcome:
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train and validate one cell. The same cell and seed give the same metrics.
 
         `on_epoch` is called with each new entry of the curve.

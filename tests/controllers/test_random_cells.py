@@ -26,9 +26,7 @@ TINY = GrowthSettings(words=("Add", "x_t", "h_{t-1}"), max_height=1, patience=30
     count_sources=st.booleans(),
 )
 def test_every_proposal_obeys_the_rules(seed, memory, max_nodes, max_height, count_sources):
-    growth = GrowthSettings(
-        max_nodes=max_nodes, max_height=max_height, count_sources=count_sources, patience=500
-    )
+    growth = GrowthSettings(max_nodes=max_nodes, max_height=max_height, count_sources=count_sources, patience=500)
     proposals = propose(20, random.Random(seed), growth, memory)
 
     assert len({cell.hash for cell in proposals.cells}) == len(proposals.cells) <= 20
@@ -80,9 +78,7 @@ def chances(vocabulary, weights, parent, height):
     arity = {"Add": 2, "Tanh": 1, "Sigmoid": 1, "Gate3": 3, "x_t": 0, "h_{t-1}": 0}
     needs = {"Gate3": 2, "x_t": 0, "h_{t-1}": 0}
     legal = [
-        word
-        for word in vocabulary
-        if word != parent and needs.get(word, 1) <= height and (parent or arity[word] > 0)
+        word for word in vocabulary if word != parent and needs.get(word, 1) <= height and (parent or arity[word] > 0)
     ]
     total = sum(weights.get(word, 1) for word in legal)
     found = Counter()

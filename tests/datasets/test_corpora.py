@@ -108,11 +108,7 @@ def test_vocabulary_is_cut_to_the_most_frequent(ptb):
     assert cut.hash != ptb.hash
     counts = Counter(ptb.train.tolist())
     special = {ptb.vocab["<unk>"], ptb.vocab["<eos>"]}
-    kept = [
-        count
-        for index, count in counts.items()
-        if index in special or ptb.vocab.lookup_token(index) in cut.vocab
-    ]
+    kept = [count for index, count in counts.items() if index in special or ptb.vocab.lookup_token(index) in cut.vocab]
     lost = [count for index, count in counts.items() if ptb.vocab.lookup_token(index) not in cut.vocab]
     assert len(kept) == 500
     assert max(lost) <= min(kept)

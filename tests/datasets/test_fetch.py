@@ -17,9 +17,7 @@ import pytest
 from nasrepro.datasets import DATASETS, DataError, data_root, fetch, load
 from nasrepro.datasets.registry import DataFile, DataSet
 
-CONTENT = b"".join(
-    b"line %d of a small text\n" % number for number in range(20_000)
-)  # large enough to be cut
+CONTENT = b"".join(b"line %d of a small text\n" % number for number in range(20_000))  # large enough to be cut
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -83,18 +81,14 @@ def test_nothing_is_downloaded_unless_allowed(register, tmp_path):
     asked = []
     with server(lambda handler: (asked.append(1), whole(handler))) as url:
         register(url)
-        with pytest.raises(
-            DataError, match=r"text\.txt of small is not on this machine.*nasrepro data fetch small"
-        ):
+        with pytest.raises(DataError, match=r"text\.txt of small is not on this machine.*nasrepro data fetch small"):
             fetch("small", tmp_path, download=None)
     assert not asked
     assert contents(tmp_path) == []
 
 
 def test_missing_real_data_says_how_to_get_it(tmp_path):
-    with pytest.raises(
-        DataError, match=r"ptb\.train\.txt.*nasrepro data fetch ptb.*NASREPRO_MIRROR.*5,101,618"
-    ):
+    with pytest.raises(DataError, match=r"ptb\.train\.txt.*nasrepro data fetch ptb.*NASREPRO_MIRROR.*5,101,618"):
         load("ptb", root=tmp_path)
 
 
@@ -106,9 +100,7 @@ def test_download_when_allowed(register, tmp_path, monkeypatch):
     assert path.read_bytes() == CONTENT
     assert contents(tmp_path) == ["small/text.txt"]
     assert path.stat().st_mode & 0o044 == 0o044  # others may read it too
-    assert (
-        fetch("small", tmp_path, download=False)["train"] == path
-    )  # and it is found again without the server
+    assert fetch("small", tmp_path, download=False)["train"] == path  # and it is found again without the server
 
 
 def test_the_next_address_is_tried(register, tmp_path):
@@ -182,22 +174,16 @@ def test_ctrl_c_leaves_nothing(register, tmp_path):
 
 def test_no_network(register, tmp_path):
     register("http://127.0.0.1:9/text.txt")  # port 9 is closed
-    with pytest.raises(
-        DataError, match=r"(?s)127\.0\.0\.1:9.*Connection.*Check the network.*nasrepro data fetch"
-    ):
+    with pytest.raises(DataError, match=r"(?s)127\.0\.0\.1:9.*Connection.*Check the network.*nasrepro data fetch"):
         fetch("small", tmp_path)
     assert contents(tmp_path) == []
 
 
 def test_unwritable_folder(register, tmp_path):
     register("http://127.0.0.1:9/text.txt")
-    blocked = (
-        tmp_path / "a-file"
-    )  # a file where a folder should be: refused to root too, unlike a mode of 0o555
+    blocked = tmp_path / "a-file"  # a file where a folder should be: refused to root too, unlike a mode of 0o555
     blocked.write_text("")
-    with pytest.raises(
-        DataError, match=r"Cannot write text\.txt into the data folder .*a-file.*NASREPRO_DATA"
-    ):
+    with pytest.raises(DataError, match=r"Cannot write text\.txt into the data folder .*a-file.*NASREPRO_DATA"):
         fetch("small", blocked)
 
 

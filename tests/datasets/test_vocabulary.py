@@ -102,9 +102,7 @@ class TorchtextVocab:
 @pytest.mark.parametrize("default", [None, 0])
 def test_torchtext_both_ways(monkeypatch, default):
     stand_in = ModuleType("torchtext.vocab")
-    stand_in.vocab = lambda ordered, min_freq=1: TorchtextVocab(
-        [t for t in ordered if ordered[t] >= min_freq]
-    )
+    stand_in.vocab = lambda ordered, min_freq=1: TorchtextVocab([t for t in ordered if ordered[t] >= min_freq])
     monkeypatch.setitem(sys.modules, "torchtext", ModuleType("torchtext"))
     monkeypatch.setitem(sys.modules, "torchtext.vocab", stand_in)
 

@@ -66,9 +66,7 @@ def operator_values(cell: Cell, matrices: Matrices, sources: dict[str, Array]) -
     return values
 
 
-def run_cell(
-    cell: Cell, matrices: Matrices, x: Array, h: Array, c: Array, x_last: Array
-) -> tuple[Array, float]:
+def run_cell(cell: Cell, matrices: Matrices, x: Array, h: Array, c: Array, x_last: Array) -> tuple[Array, float]:
     """x (T, B, input size) and the state before it -> all h_t (T, B, size), and the largest value met."""
     outputs, largest = [], 0.0
     for t, x_t in enumerate(x):

@@ -26,9 +26,7 @@ def random_matrices(seed, cell):
 
 def carried_over(products, matrices):
     """The weights of the canonical cell, as `CanonicalForm.products` spells them out."""
-    return [
-        tuple(sum(sign * matrices[i][part] for i, sign in terms) for part in (0, 1)) for terms in products
-    ]
+    return [tuple(sum(sign * matrices[i][part] for i, sign in terms) for part in (0, 1)) for terms in products]
 
 
 @st.composite
@@ -75,9 +73,7 @@ def swapped(cell, swaps):
         if node.args and OPERATORS[node.op].commutative and next(swaps):
             parts.reverse()
         numbers = [number for part in parts for number in part[1]]
-        return Node(node.op, tuple(part[0] for part in parts)), numbers + [start + node.size - 1] * bool(
-            node.args
-        )
+        return Node(node.op, tuple(part[0] for part in parts)), numbers + [start + node.size - 1] * bool(node.args)
 
     root, numbers = visit(cell.root, 0)
     return Cell(root, None if cell.memory is None else numbers.index(cell.memory))

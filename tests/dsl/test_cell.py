@@ -14,9 +14,7 @@ import nasrepro as nr
 from nasrepro.dsl import Cell, CellError, Node, parse, zoo
 from tests.strategies import cells
 
-EXAMPLE = parse(
-    "Mult(Sigmoid(MM(x_t)), Tanh(Add(MM(h_{t-1}), Mult(MM(c_{t-1}), MM(x_t)))))"
-)  # S17, section 2.3
+EXAMPLE = parse("Mult(Sigmoid(MM(x_t)), Tanh(Add(MM(h_{t-1}), Mult(MM(c_{t-1}), MM(x_t)))))")  # S17, section 2.3
 
 SHAPES = {  # operators, sources, height: counted by hand from the printed cells
     "TanhRNN": (4, 2, 3),

@@ -151,18 +151,14 @@ def test_other_input_sizes_work_or_are_refused(cell):
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "text", ["Add(x_t, h_{t-1})", "Tanh(x_t)", "Tanh(Add(MM(x_t), LayerNorm(x_t)))", "x_{t-1}"]
-)
+@pytest.mark.parametrize("text", ["Add(x_t, h_{t-1})", "Tanh(x_t)", "Tanh(Add(MM(x_t), LayerNorm(x_t)))", "x_{t-1}"])
 def test_raw_input_needs_equal_sizes(text):
     with pytest.raises(ValueError, match="input_size must equal hidden_size"):
         build(parse(text), INPUT, HIDDEN)
     assert build(parse(text), HIDDEN, HIDDEN)(random_input(HIDDEN))[0].shape == (STEPS, BATCH, HIDDEN)
 
 
-@pytest.mark.parametrize(
-    "text", ["MM(Tanh(x_t))", "MM(Add(x_t, x_{t-1}))", "Add(MM(x_t), MM(LayerNorm(x_t)))"]
-)
+@pytest.mark.parametrize("text", ["MM(Tanh(x_t))", "MM(Add(x_t, x_{t-1}))", "Add(MM(x_t), MM(LayerNorm(x_t)))"])
 def test_input_under_a_matrix_may_have_any_size(text):
     assert build(parse(text), INPUT, HIDDEN)(random_input(INPUT))[0].shape == (STEPS, BATCH, HIDDEN)
 
@@ -277,9 +273,7 @@ READ |= {"LayerNorm": "LN", "Div": "frac", "Max": "max"}
 def read_back(latex, sources):
     """All values that the equations define, each line translated to Python and evaluated."""
     space = {name: MEANING[op] for op, name in READ.items()} | dict.fromkeys("WUXVP", Matrix())
-    space |= {name.replace("{t-1}", "t1"): value for name, value in sources.items()} | {
-        "p_t": sources["PosEnc"]
-    }
+    space |= {name.replace("{t-1}", "t1"): value for name, value in sources.items()} | {"p_t": sources["PosEnc"]}
     for line in lines_of(latex):
         line = re.sub(r"([WUXVP])(\^\{\S+\})? ", r"\1 ** ", line)  # a matrix and its superscript
         line = re.sub(r"\\mathrm\{(\w+)\}", r"\1", line).replace(r"\left", "").replace(r"\right", "")
@@ -355,9 +349,7 @@ def rectangles(svg, kind):
             return "node"
         return "slot" if rectangle.get("stroke-dasharray") else "ring"
 
-    found = [
-        r for r in ET.fromstring(svg).iter(SVG + "rect") if r.get("width") != "100%" and kind_of(r) == kind
-    ]
+    found = [r for r in ET.fromstring(svg).iter(SVG + "rect") if r.get("width") != "100%" and kind_of(r) == kind]
     return [tuple(float(r.get(name)) for name in ("x", "y", "width", "height")) for r in found]
 
 
@@ -376,9 +368,7 @@ def test_nodes_neither_overlap_nor_leave_the_drawing(cell):
     for x, y, w, h in boxes:
         assert 0 <= x <= x + w <= width
         assert 0 <= y <= y + h <= height
-    for (x, y, w, _), (right, below, _, _) in zip(
-        sorted(boxes, key=at), sorted(boxes, key=at)[1:], strict=False
-    ):
+    for (x, y, w, _), (right, below, _, _) in zip(sorted(boxes, key=at), sorted(boxes, key=at)[1:], strict=False):
         assert y != below or right >= x + w + 15
 
 
@@ -451,8 +441,6 @@ def test_sheet_places_drawings_in_rows_without_overlap_and_shrinks_only_wide_one
     assert all(x >= -1 and x + w <= wide + 1 and y >= 0 and y + h <= high for x, y, w, h in boxes)
     for a, b in itertools.combinations(boxes, 2):
         assert a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] or b[1] + b[3] <= a[1]
-    scales = {
-        n: h / float(natural[n].get("viewBox").split()[3]) for n, (*_, h) in zip(names, boxes, strict=True)
-    }
+    scales = {n: h / float(natural[n].get("viewBox").split()[3]) for n, (*_, h) in zip(names, boxes, strict=True)}
     assert scales["NASCell"] < 1
     assert all(scale == pytest.approx(1) for name, scale in scales.items() if name != "NASCell")

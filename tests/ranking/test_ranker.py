@@ -22,17 +22,12 @@ def random_cells(count, seed=0, memory=False):
 
 def has_residual_path(node):
     """Whether h_{t-1} reaches this node through sums and gates alone: a fact of structure, not of counts."""
-    return node.op == "h_{t-1}" or (
-        node.op in ("Add", "Gate3") and any(map(has_residual_path, node.args[:2]))
-    )
+    return node.op == "h_{t-1}" or (node.op in ("Add", "Gate3") and any(map(has_residual_path, node.args[:2])))
 
 
 def structural_perplexities(cells, seed=0):
     rng = random.Random(seed)
-    return [
-        math.exp(5 - has_residual_path(cell.root) - (cell.root.op == "Tanh") + rng.gauss(0, 0.1))
-        for cell in cells
-    ]
+    return [math.exp(5 - has_residual_path(cell.root) - (cell.root.op == "Tanh") + rng.gauss(0, 0.1)) for cell in cells]
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +86,7 @@ def test_an_ensemble_is_the_mean_of_its_members():
 def test_predictions_are_log_perplexities_whatever_the_target(target):
     cells = random_cells(32)
     perplexities = [90.0 if cell.root.op in ("Tanh", "Gate3", "Add") else 300.0 for cell in cells]
-    settings = RankerSettings(
-        hidden=16, epochs=30, learning_rate=1e-2, target=target, dropout=0.0, favour=0.0
-    )
+    settings = RankerSettings(hidden=16, epochs=30, learning_rate=1e-2, target=target, dropout=0.0, favour=0.0)
     predicted = Ranker(settings).fit(cells, perplexities).predict(cells)
     np.testing.assert_allclose(predicted, np.log(perplexities), atol=0.35)
 

@@ -50,11 +50,7 @@ def recursive_encoding(encoder, cell, unroll):
         blocks = [rows.split(HIDDEN, dim=1) for rows in encoder.ordered.of_children.split(HIDDEN)]
 
         def gate(name, column):
-            return (
-                x @ w[name]
-                + sum(h @ blocks[place][column] for place, (h, _) in enumerate(children))
-                + b[name]
-            )
+            return x @ w[name] + sum(h @ blocks[place][column] for place, (h, _) in enumerate(children)) + b[name]
 
         c = torch.sigmoid(gate("i", 0)) * torch.tanh(gate("u", 2))
         for k, (_, c_k) in enumerate(children):
@@ -89,9 +85,7 @@ def test_batches_equal_the_plain_recursion(batch, unroll):
 def test_gradients_equal_those_of_the_plain_recursion():
     batch = [zoo["BC3"], zoo["LSTM"], zoo["GRU"], zoo["MT3"], parse("Sub(Div(x, hm1), Max(hm1, xm1))")]
     encoder = new_encoder()
-    direction = torch.randn(
-        len(batch), HIDDEN, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    direction = torch.randn(len(batch), HIDDEN, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def gradients(encodings):
         return torch.autograd.grad((encodings * direction).sum(), list(encoder.parameters()))

@@ -26,9 +26,7 @@ def figure() -> Figure:
 
 def test_a_figure_is_saved_as_png_svg_and_a_description(tmp_path):
     fig = figure()
-    artifact = Artifacts(tmp_path, notebook="04").figure(
-        fig, "s17-fig3", "T", "C", ["s17.fig3"], provenance=MADE
-    )
+    artifact = Artifacts(tmp_path, notebook="04").figure(fig, "s17-fig3", "T", "C", ["s17.fig3"], provenance=MADE)
     assert (tmp_path / "s17-fig3.png").read_bytes().startswith(b"\x89PNG\r\n")
     svg = (tmp_path / "s17-fig3.svg").read_text()
     assert ET.fromstring(svg).tag.endswith("svg")

@@ -46,11 +46,7 @@ CURVES = pd.DataFrame(
 def offsets(fig: Figure) -> set[tuple[float, float]]:
     """The points of all scatters that are drawn in data coordinates."""
     ax = fig.axes[0]
-    clouds = [
-        c
-        for c in ax.collections
-        if isinstance(c, PathCollection) and c.get_offset_transform() == ax.transData
-    ]
+    clouds = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_offset_transform() == ax.transData]
     return {(float(x), float(y)) for c in clouds for x, y in np.asarray(c.get_offsets())}
 
 
@@ -115,9 +111,7 @@ def test_timings_put_a_bar_at_the_median_and_a_point_for_each_round():
 
 FIGURES = {
     "search_progress": lambda: figures.search_progress(EVALUATIONS, "T"),
-    "two_searches": lambda: figures.search_progress(
-        pd.concat([EVALUATIONS, EVALUATIONS.assign(method="random")]), "T"
-    ),
+    "two_searches": lambda: figures.search_progress(pd.concat([EVALUATIONS, EVALUATIONS.assign(method="random")]), "T"),
     "best_so_far": lambda: figures.best_so_far(RUNS, "T"),
     "rank_scatter": lambda: figures.rank_scatter([1, 2], [1, 2], 1.0, title="T"),
     "failure_bars": lambda: figures.failure_bars(pd.Series({"not finite": 3}), "T"),

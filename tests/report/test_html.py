@@ -66,9 +66,7 @@ def built(tmp_path_factory):
         ["s17.fig3"],
         provenance=made,
     )
-    table = pd.DataFrame(
-        {"cell": [f"cell {i} <script>" for i in range(50)], "ppl": np.linspace(100, 200, 50)}
-    )
+    table = pd.DataFrame({"cell": [f"cell {i} <script>" for i in range(50)], "ppl": np.linspace(100, 200, 50)})
     artifacts.table(table, "cells", "Cells", "All & sundry.", [TAU], provenance=made)
     artifacts.finding(
         Finding(TAU, 0.123, (0.1, 0.15), budget=0.01, budget_words="10 cells", data="pydoc", supports=True)

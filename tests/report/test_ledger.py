@@ -57,9 +57,7 @@ def finding(**changes: object) -> Finding:
 @example(None, PAPERS["s17.table1.bc3.test"])
 def test_a_scaled_down_finding_is_never_reproduced(data, entry):
     if data is None:  # the paper's own value, hit by luck at a hundredth of the budget
-        lucky = Finding(
-            entry.id, entry.value, (61.3, 61.5), budget=0.01, data="ptb", supports=True, against=70.0
-        )
+        lucky = Finding(entry.id, entry.value, (61.3, 61.5), budget=0.01, data="ptb", supports=True, against=70.0)
         assert verdict(entry, lucky).word == "same direction"
     else:
         assert verdict(entry, data.draw(findings(entry, scaled=True))).word != "reproduced"
@@ -154,9 +152,7 @@ def test_contradictory_findings_are_refused(changes, message):
 def test_the_finding_that_counts_is_chosen_before_its_outcome_is_known(data, entry):
     run, shipped = data.draw(findings(entry)), data.draw(findings(entry))
     chosen = Row(entry, shipped, run).finding
-    blind = [
-        dataclasses.replace(f, value=None, interval=None, supports=None, against=None) for f in (shipped, run)
-    ]
+    blind = [dataclasses.replace(f, value=None, interval=None, supports=None, against=None) for f in (shipped, run)]
     assert (chosen is run) == (Row(entry, *blind).finding is blind[1])
 
 

@@ -40,9 +40,7 @@ def test_differences_and_shares_follow_from_the_numbers_they_come_from():
     assert value("s17.mt.beats_lstm") == pytest.approx(
         value("s17.table3.mt5.multi30k_bleu") - value("s17.table3.lstm.multi30k_bleu")
     )
-    assert value("zl17.ptb.gain") == pytest.approx(
-        value("zl17.table2.rhn.test") - value("zl17.table2.nas54.test")
-    )
+    assert value("zl17.ptb.gain") == pytest.approx(value("zl17.table2.rhn.test") - value("zl17.table2.nas54.test"))
     assert value("zl17.fig7.local_optimum") == pytest.approx(
         value("zl17.fig7.no_skips") - value("zl17.table1.v1.error")
     )
@@ -51,9 +49,7 @@ def test_differences_and_shares_follow_from_the_numbers_they_come_from():
     )
 
 
-def lm_parameters(
-    vocabulary: int, on_x: int, on_h: int, inside: int, hidden: int, embedding: int = 400
-) -> int:
+def lm_parameters(vocabulary: int, on_x: int, on_h: int, inside: int, hidden: int, embedding: int = 400) -> int:
     """A tied three-layer language model, its last layer as wide as the embedding; each product has a bias."""
     total = vocabulary * embedding + vocabulary  # tied embedding, decoder bias
     for inputs, outputs in ((embedding, hidden), (hidden, hidden), (hidden, embedding)):

@@ -16,9 +16,7 @@ CORPUS = SimpleNamespace(name="pydoc", hash="3fa1c4d2" * 8, note="stand-in")
 
 def test_sha256_of_the_example_in_the_standard(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
-    assert (
-        origin.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
+    assert origin.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_provenance_is_json_and_names_everything(tmp_path):

@@ -74,7 +74,8 @@ def max_sin(x: Tensor, weights: Weights, size: int) -> Tensor:
         u = {n: pairs[2 * k + 1](h) for k, n in enumerate(order)}
         n1, n2, n5 = (torch.tanh(w[n] + u[n]) for n in (1, 2, 5))
         n3, n4 = w[3] + u[3], torch.relu(w[4] + u[4])
-        n6, n7, n8 = torch.tanh(torch.maximum(w[6], u[6])), torch.maximum(w[7], u[7]), torch.tanh(torch.maximum(w[8], u[8]))
+        n6, n7, n8 = (torch.maximum(w[n], u[n]) for n in (6, 7, 8))
+        n6, n8 = torch.tanh(n6), torch.tanh(n8)
         p, q, r = torch.sigmoid(n2 + n3), torch.sigmoid(n1 + n4), torch.sigmoid(n5 + n6)
         c = q * (n7 + (n8 + c))
         h = torch.tanh(torch.sigmoid(p * r) * c)
@@ -84,7 +85,8 @@ def max_sin(x: Tensor, weights: Weights, size: int) -> Tensor:
 
 def bc3(x: Tensor, weights: Weights, size: int) -> Tensor:
     """S17, equations 1-5."""
-    wg, xc, uz, vz, wz, wf, uf, wo, uo = _order_bc3(_apply(weights))
+    # Post-order of the printed cell: W^g, then X^z and U^z inside V^z, W^z, and the two gates.
+    wg, xc, uz, vz, wz, wf, uf, wo, uo = _apply(weights)
     h = c = x.new_zeros(x.shape[1], size)
     out = []
     for x_t in x:
@@ -95,11 +97,6 @@ def bc3(x: Tensor, weights: Weights, size: int) -> Tensor:
         h = o * c + (1 - o) * h
         out.append(h)
     return torch.stack(out)
-
-
-def _order_bc3(mm: list) -> list:
-    # Post-order of Gate3(Tanh(Gate3(MM(x), Mult(MM(Mult(MM(c), MM(x))), MM(x)), ...)), ...): W^g, X^z, U^z, V^z, W^z, ...
-    return mm
 
 
 EQUATIONS = {"MGU": mgu, "QRNN": qrnn, "NASCell": nas_cell, "MaxSin": max_sin, "BC3": bc3}

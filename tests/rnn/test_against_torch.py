@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import nasrepro as nr
 from nasrepro.rnn import RNN
 
-T, B, I, H, LAYERS = 6, 3, 5, 4, 2
+T, B, IN, H, LAYERS = 6, 3, 5, 4, 2
 TOLERANCE = 1e-10
 
 
@@ -45,12 +45,12 @@ CASES = {
 def test_value_gradient_and_state_equal_torch(name: str) -> None:
     module, rows, signs = CASES[name]
     generator = torch.Generator().manual_seed(1)
-    torch_rnn = module(I, H, LAYERS).double()
-    ours = nr.RNN(nr.zoo[name], I, H, LAYERS).double()
+    torch_rnn = module(IN, H, LAYERS).double()
+    ours = nr.RNN(nr.zoo[name], IN, H, LAYERS).double()
     for parameter in torch_rnn.parameters():
         nn.init.normal_(parameter, generator=generator)
     _copy(ours, torch_rnn, rows, signs)
-    x = torch.randn(T, B, I, dtype=torch.float64, generator=generator).requires_grad_()
+    x = torch.randn(T, B, IN, dtype=torch.float64, generator=generator).requires_grad_()
     h0 = torch.randn(LAYERS, B, H, dtype=torch.float64, generator=generator).requires_grad_()
     c0 = torch.randn(LAYERS, B, H, dtype=torch.float64, generator=generator).requires_grad_()
     state = (h0, c0) if name == "LSTM" else h0
@@ -84,10 +84,10 @@ def _gradients(out: Tensor, weighting: Tensor, x: Tensor, h0: Tensor, c0: Tensor
 
 @pytest.mark.parametrize("name", ["TanhRNN", "LSTM", "GRU"])
 def test_shapes_and_unbatched_input_as_torch(name: str) -> None:
-    torch_rnn = CASES[name][0](I, H, LAYERS)
-    ours = nr.RNN(nr.zoo[name], I, H, LAYERS)
+    torch_rnn = CASES[name][0](IN, H, LAYERS)
+    ours = nr.RNN(nr.zoo[name], IN, H, LAYERS)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in torch_rnn.parameters())
-    for shape in [(T, B, I), (T, I)]:
+    for shape in [(T, B, IN), (T, IN)]:
         out, state = ours(torch.zeros(shape))
         expected, expected_state = torch_rnn(torch.zeros(shape))
         assert out.shape == expected.shape

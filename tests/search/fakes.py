@@ -32,9 +32,7 @@ class FakeTask:
     version: int = 1
     data_hash: str = "0" * 64
 
-    def evaluate(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> Outcome:
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         if self.pids is not None:
             with self.pids.open("a") as file:
                 file.write(f"{os.getpid()}\n")
@@ -44,9 +42,7 @@ class FakeTask:
         if self.failing and chance % 5 == 0:
             return Outcome("failed", "exploded", {"valid_ppl": float("inf")}, device="cpu")
         value = fake_perplexity(cell, seed)
-        return Outcome(
-            "ok", "", {"valid_ppl": value}, [{"epoch": 1, "valid_ppl": value}], cell.size, "cpu", 0.5
-        )
+        return Outcome("ok", "", {"valid_ppl": value}, [{"epoch": 1, "valid_ppl": value}], cell.size, "cpu", 0.5)
 
     def _misbehave(self, how: str) -> None:
         if how == "crash":

@@ -225,9 +225,7 @@ def test_a_larger_budget_goes_on_and_a_smaller_one_is_a_part(unbroken: Record, h
     assert run(record, cells=11).frame().equals(history.frame()[:11])
 
 
-def test_the_order_in_which_cells_finish_does_not_matter(
-    unbroken: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_order_in_which_cells_finish_does_not_matter(unbroken: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     class Backwards(Workers):
         def map(self, jobs: Any) -> Iterator[tuple[Job, Outcome]]:
             yield from reversed(list(super().map(jobs)))
@@ -241,9 +239,7 @@ def test_the_order_in_which_cells_finish_does_not_matter(
 def test_evaluations_that_the_record_holds_are_used_by_another_search(tmp_path: Path) -> None:
     record = Record()
     run(record)
-    control = run(
-        record, replace(TASK, pids=tmp_path / "calls"), method="random"
-    )  # it begins with the same 8 cells
+    control = run(record, replace(TASK, pids=tmp_path / "calls"), method="random")  # it begins with the same 8 cells
     known = len(control.trials) + 33 - len(record.evaluations())
     assert known >= 8
     assert len((tmp_path / "calls").read_text().splitlines()) == 33 - known
@@ -311,9 +307,7 @@ def test_an_exported_search_replays_without_torch(unbroken: Record, history: Sea
         f"replay(record, {history.id!r}).frame().to_csv(sys.stdout, index=False)\n"
         "assert 'torch' not in sys.modules"
     )
-    csv = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    csv = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert csv == history.frame().to_csv(index=False)
 
 
@@ -325,9 +319,7 @@ def test_replaying_a_search_that_is_not_there(unbroken: Record, history: Search)
 # ---- kill -9
 
 
-def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_rows(
-    unbroken: Record, tmp_path: Path
-) -> None:
+def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_rows(unbroken: Record, tmp_path: Path) -> None:
     path, chance, moments = tmp_path / "r.db", random.Random(), []
     with Record(path) as record:
         for _ in range(2):

@@ -139,9 +139,7 @@ def test_a_step_is_written_whole_or_not_at_all() -> None:
     record = filled()
     good = replace(record.proposals("abc")[0], number=2, step=1)
     with pytest.raises(RecordError):
-        record.propose(
-            "abc", 1, [good, replace(good, number=3, cell=object())], {}
-        )  # SQLite cannot store that
+        record.propose("abc", 1, [good, replace(good, number=3, cell=object())], {})  # SQLite cannot store that
     assert list(record.steps("abc")) == [0]
     assert len(record.proposals("abc")) == 2
 

@@ -15,9 +15,7 @@ from tests.search.fakes import fake_perplexity
 
 CELLS = propose(120, random.Random(0)).cells
 POOL = [(cell, None if i % 10 == 0 else fake_perplexity(cell, 0)) for i, cell in enumerate(CELLS)]
-SETTINGS = SearchSettings(
-    cells=30, step=16, sampled=4, candidates=1000, ranker=RankerSettings(hidden=8, epochs=1)
-)
+SETTINGS = SearchSettings(cells=30, step=16, sampled=4, candidates=1000, ranker=RankerSettings(hidden=8, epochs=1))
 
 
 class Oracle:
@@ -63,9 +61,7 @@ def test_random_search_finds_what_drawing_without_replacement_finds() -> None:
     pool = [(cell, fake_perplexity(cell, 0)) for cell in CELLS[:60]]
     best = min(ppl for _, ppl in pool)
     hits = sum(
-        simulate(
-            pool, SearchSettings(method="random", cells=30, step=15, seed=seed, candidates=60)
-        ).best.iloc[-1]
+        simulate(pool, SearchSettings(method="random", cells=30, step=15, seed=seed, candidates=60)).best.iloc[-1]
         == best
         for seed in range(200)
     )

@@ -40,9 +40,7 @@ def test_guests_cannot_hurt_each_other(capfd: pytest.CaptureFixture[str]) -> Non
     assert {how: found[key][0] for key, how in behaviour.items()} == expected
     for cell in CELLS[len(expected) :]:
         assert found[cell.hash] == ("", {"valid_ppl": fake_perplexity(cell, 3)})
-    assert (
-        "second line" in capfd.readouterr().err
-    )  # the whole traceback is printed, though the reason is one line
+    assert "second line" in capfd.readouterr().err  # the whole traceback is printed, though the reason is one line
 
 
 def test_results_do_not_depend_on_the_number_of_workers() -> None:
@@ -83,9 +81,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
         "from tests.search.fakes import FakeTask\n"
         "list(Workers(FakeTask(), 1).map([Job(zoo['GRU'], 0)]))\n"
     )
-    run = subprocess.run(
-        [sys.executable, script], env=environment(), capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, script], env=environment(), capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "needs `if __name__" in run.stderr
 

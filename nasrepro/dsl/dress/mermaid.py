@@ -11,9 +11,7 @@ def to_mermaid(cell: Cell) -> str:
     """
     nodes: list[str] = []
     edges: list[str] = []
-    styles = [
-        f"classDef {kind} fill:{fill},color:{ink},stroke:{INK}" for kind, (fill, ink) in COLOURS.items()
-    ]
+    styles = [f"classDef {kind} fill:{fill},color:{ink},stroke:{INK}" for kind, (fill, ink) in COLOURS.items()]
     operators = 0
 
     def write(node: Node) -> str:
