@@ -28,7 +28,7 @@ from nasrepro.report.files import write_json
 from nasrepro.report.ledger import Finding
 from nasrepro.report.provenance import device, provenance
 from nasrepro.search.history import Search, replay
-from nasrepro.search.loop import SearchSettings, evaluate, search, search_identity
+from nasrepro.search.loop import SearchSettings, evaluate, search, search_id
 from nasrepro.search.record import Evaluation, Record
 from nasrepro.search.workers import Workers
 
@@ -166,7 +166,7 @@ class Run:
     def _has_begun(self, settings: SearchSettings) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
             return False
-        return search_identity(self.profile.task, settings) in self.record.searches().values()
+        return search_id(self.profile.task, settings) in self.record.searches()
 
     # ---- single cells
 

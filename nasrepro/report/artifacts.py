@@ -17,7 +17,7 @@ from nasrepro.report import provenance as origin
 from nasrepro.report.files import make_writable, write_atomically, write_json
 from nasrepro.report.ledger import Finding, Ledger
 
-RESERVED = ("ledger", "report")  # files of the same folder that are not artefacts
+RESERVED = ("ledger", "report", "timings")  # files of the same folder that are not artefacts
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Artifacts:
         if not name or name in RESERVED or not all(c.isalnum() or c in "-_." for c in name):
             raise ValueError(
                 f"{name!r} cannot name a figure or table: use letters, digits, '-', '_' and '.'; "
-                f"{' and '.join(RESERVED)} are taken"
+                f"{', '.join(RESERVED)} are taken"
             )
         known = papers.load()
         for identifier in paper:

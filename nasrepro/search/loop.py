@@ -97,9 +97,8 @@ def search(
 
     Raises SearchError when all cells of a step crash, WorkerError when the task cannot be loaded in a worker.
     """
-    identity = search_identity(task, settings)
-    name = sha256(dumps(identity).encode()).hexdigest()[:12]
-    record.begin(name, identity)
+    name = search_id(task, settings)
+    record.begin(name, search_identity(task, settings))
     with (
         Workers(task, workers, timeout_s, threads, memory_gb) as pool,
         # No smoothing: rankings come once in a step, and the estimate of the time left has to count them in.
@@ -126,6 +125,11 @@ def search(
             tqdm.write(f"stopped with {done} of {settings.cells} cells; run it again to go on", sys.stderr)
             raise
     return replay(record, name, settings.cells)
+
+
+def search_id(task: Task, settings: SearchSettings) -> str:
+    """The name under which a record holds this search: 12 hex digits of a hash of its identity."""
+    return sha256(dumps(search_identity(task, settings)).encode()).hexdigest()[:12]
 
 
 def search_identity(task: Task, settings: SearchSettings) -> dict[str, Any]:
