@@ -1,4 +1,4 @@
-"""A small search with the real trainer as a process of its own: python -m tests.trainers.killable RECORD"""
+"""A small search with the real trainer as a process of its own: python -m tests.trainers.killable RECORD WORKERS"""
 
 import sys
 
@@ -15,20 +15,20 @@ TASK = LanguageModelTask(
         layers=1,
         hidden=8,
         embedding=8,
-        batch=16,
+        batch=8,
         bptt=16,
         epochs=2,
         fail_after=1,
-        fail_above=60,
-        train_tokens=6_000,
-        valid_tokens=2_000,
+        fail_above=80,
+        train_tokens=2_000,
+        valid_tokens=500,
     ),
 )
 SETTINGS = SearchSettings(
-    cells=12, step=4, sampled=1, candidates=20, memory_after=2, ranker=RankerSettings(hidden=8, epochs=2)
+    cells=10, step=4, sampled=1, candidates=20, memory_after=2, ranker=RankerSettings(hidden=8, epochs=2)
 )
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # as in the tests, and gentle on a busy machine
     with Record(sys.argv[1]) as record:
-        search(TASK, SETTINGS, record, workers=1, progress=False)
+        search(TASK, SETTINGS, record, workers=int(sys.argv[2]), progress=False)

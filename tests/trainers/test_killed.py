@@ -37,15 +37,17 @@ def count(path: Path) -> int:
 
 def test_killed_half_way_and_run_again_it_ends_with_the_same_rows(tmp_path: Path) -> None:
     path = tmp_path / "record.sqlite"
-    process = subprocess.Popen([*COMMAND, path], cwd=ROOT)
+    process = subprocess.Popen([*COMMAND, path, "0"], cwd=ROOT)
     unbroken = Record()
     search(TASK, SETTINGS, unbroken, workers=0, progress=False)  # here, while that one starts
-    while count(path) < 3 and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
+    try:
+        while count(path) < 3 and process.poll() is None:
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
     assert 3 <= count(path) < SETTINGS.cells
-    subprocess.run([*COMMAND, path], cwd=ROOT, check=True)
+    subprocess.run([*COMMAND, path, "1"], cwd=ROOT, check=True)  # and in a process of its own
     with Record(path) as record:
         assert rows(record) == rows(unbroken)
         assert len(record.evaluations()) == SETTINGS.cells
