@@ -156,9 +156,8 @@ class Run:
 
     def _shipped_record(self) -> Record | None:
         """The record that ships for this profile, in memory; None where none does."""
-        if self.profile.shipped is None:
+        if self.profile.shipped is None or not (path := records_folder() / self.profile.shipped).exists():
             return None
-        path = records_folder() / self.profile.shipped
         if path not in self._records:
             self._records.append(path)
         return Record.load(path)
