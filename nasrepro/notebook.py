@@ -189,6 +189,7 @@ class Run:
                     for cell, made in zip(missing, evaluate(missing, seed, self.record, workers), strict=True):
                         found[cell.hash, seed] = made
         except DataError as error:
+            self.data = None
             print(f"Nothing can be trained here, going on with what is recorded. {error}")
         return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
 

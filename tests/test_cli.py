@@ -1,0 +1,163 @@
+"""The `nasrepro` command: what it prints, and that a user's slip is one line and no traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from nasrepro import cli
+from nasrepro.dsl import Cell, parse, zoo
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "results"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one small notebook, 05, and one that always fails, 06."""
+    own = nbformat.v4.new_code_cell(
+        'PROFILE = "quick"  # which\nFRESH = False  # anew', metadata={"tags": ["parameters"]}
+    )
+    for name, source in (("05_small", "print(PROFILE)"), ("06_broken", "raise KeyError(PROFILE)")):
+        begin = 'import nasrepro as nr\nrun = nr.notebook.start("05", PROFILE, FRESH)'
+        content = nbformat.v4.new_notebook(cells=[own, *map(nbformat.v4.new_code_cell, (begin, source))])
+        content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        nbformat.write(content, tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command says on standard error when it refuses."""
+    assert cli.main(arguments) == 1
+    _, said, message = capsys.readouterr().err.partition("nasrepro: ")  # a bar of progress may stand before it
+    assert said
+    assert "Traceback" not in message
+    return message
+
+
+# ---- show, data
+
+
+@pytest.mark.parametrize("name", ["LSTM", "BC3"])
+def test_show_prints_a_cell_in_its_dresses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = {}
+    for dress in ("text", "svg", "latex", "mermaid", "pytorch", "json"):
+        assert cli.main(["show", name, "--as", dress]) == 0
+        printed[dress] = capsys.readouterr().out.strip()
+    assert parse(printed["text"]) == zoo[name] == Cell.from_json(printed["json"])
+    assert printed["svg"].startswith("<svg")
+    compile(printed["pytorch"], name, "exec")
+    assert "h_t" in printed["latex"]
+    assert "graph" in printed["mermaid"] or "flowchart" in printed["mermaid"]
+
+
+def test_show_takes_text_of_the_language(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "Tanh(Add(MM(x),MM(hm1)))"]) == 0
+    assert capsys.readouterr().out == "Tanh(Add(MM(x_t), MM(h_{t-1})))\n"
+
+
+def test_show_points_at_a_slip(capsys: pytest.CaptureFixture[str]) -> None:
+    err = fails(capsys, "show", "Tanh(Add(MM(x_t), MN(h_{t-1})))")
+    caret, text = (next(line for line in err.splitlines() if mark in line) for mark in ("^", "Tanh("))
+    assert text[caret.index("^") :].startswith("MN")
+
+
+def test_data_list_names_every_data_set_with_its_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"pydoc", "ptb", "wikitext2"} <= {line.split()[0] for line in lines}
+    assert all("[" in line for line in lines)
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean 'wikitext2'?" in fails(capsys, "data", "fetch", "wikitext")
+    assert "name a data set to fetch: pydoc" in fails(capsys, "data", "fetch")
+
+
+# ---- reproduce
+
+
+def test_a_notebook_runs_and_leaves_its_copy_time_and_report(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", "--profile", "smoke", "--notebook", "5"]) == 0
+    folder = project / "results" / "smoke"
+    copy = nbformat.read(folder / "notebooks" / "05_small.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0].text == "smoke\n"
+    assert json.loads((folder / "timings.json").read_text("utf-8"))["smoke"]["05"]["seconds"] > 0
+    assert (folder / "report.html").exists()
+    assert "1 notebooks in" in capsys.readouterr().out
+
+
+def test_a_notebook_that_fails_says_where_and_why(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    err = fails(capsys, "reproduce", "--profile", "smoke", "--notebook", "06")
+    assert "06_broken.ipynb stopped in cell" in err
+    assert "KeyError: 'smoke'" in err
+    assert (project / "results" / "smoke" / "notebooks" / "06_broken.ipynb").exists()
+
+
+def test_slips_are_answered_before_anything_runs(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_execute", lambda *_: pytest.fail("it ran"))
+    assert "unknown profile 'qick': did you mean 'quick'?" in fails(capsys, "reproduce", "--profile", "qick")
+    assert "no notebook '77'; there are 05, 06" in fails(capsys, "reproduce", "--notebook", "77")
+    assert "05_small.ipynb: unknown parameter FRES: did you mean FRESH?" in fails(capsys, "reproduce", "-p", "FRES=1")
+    assert "a parameter is given as NAME=VALUE, got 'FRESH'" in fails(capsys, "reproduce", "-p", "FRESH")
+
+
+def test_a_notebook_itself_refuses_a_parameter_that_it_does_not_have(project: Path) -> None:
+    """As when somebody runs papermill without our command."""
+    with (
+        pytest.raises(papermill.PapermillExecutionError, match="unknown parameter PROFILES: did you mean PROFILE"),
+    ):
+        papermill.execute_notebook(
+            project / "notebooks" / "05_small.ipynb",
+            None,
+            parameters={"PROFILES": "smoke"},
+            progress_bar=False,
+            cwd=ROOT,
+        )
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "file").write_text("in the way")
+    monkeypatch.setenv("NASREPRO_RESULTS", str(project / "file" / "results"))
+    err = fails(capsys, "reproduce", "--profile", "smoke", "--notebook", "05")
+    assert "cannot write results to" in err
+    assert "choose another folder" in err
+
+
+def test_without_notebooks_it_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+    assert "run this from a checkout of the project" in fails(capsys, "reproduce")
+
+
+def test_ctrl_c_says_how_to_go_on(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_execute", interrupted)
+    assert cli.main(["reproduce", "--profile", "smoke"]) == 130
+    assert "stopped; run the same command again to go on" in capsys.readouterr().err
+
+
+def test_python_m_nasrepro_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nasrepro", "show", "TanhRNN"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{zoo['TanhRNN']}\n"

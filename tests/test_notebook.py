@@ -1,0 +1,172 @@
+"""How a notebook starts: parameters are checked, single cells are trained once, results have a place."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nasrepro import notebook, profiles
+from nasrepro.datasets import DataError
+from nasrepro.dsl import parse, zoo
+from nasrepro.notebook import Run, check_parameters, measured_seconds, note_seconds, start, unknown_parameter
+from nasrepro.search import Evaluation, Record, RecordError
+from nasrepro.search.held_out import evaluate_test
+from nasrepro.trainers.language_model import LanguageModelTask
+
+OWN = 'PROFILE = "quick"  # smoke | quick\nFRESH = False\nCELLS = ["LSTM"]'
+SMOKE = profiles.load("smoke")
+TINY = replace(
+    SMOKE,
+    task=replace(SMOKE.task, training=replace(SMOKE.task.training, hidden=4, embedding=4, train_tokens=500)),
+)
+
+
+@pytest.fixture(autouse=True)
+def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "results"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(notebook, "WORKERS", 0)  # in this process: no start-up of others
+    return Run("03", TINY)
+
+
+# ---- parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("PROFIL", "PROFILE"), ("profile", "PROFILE"), ("FRSH", "FRESH"), ("CELL", "CELLS")]
+)
+def test_a_mistyped_parameter_is_answered_with_the_nearest(name: str, meant: str) -> None:
+    injected = f'# Parameters\n{name} = "smoke"\n'
+    with pytest.raises(
+        ValueError, match=f"unknown parameter {name}: did you mean {meant}\\? this notebook takes PROFILE, FRESH, CELLS"
+    ):
+        check_parameters(["import math", OWN, injected])
+
+
+def test_a_parameter_like_no_other_is_answered_with_the_list() -> None:
+    assert unknown_parameter("XYZ", ["PROFILE", "FRESH"]) == "unknown parameter XYZ: this notebook takes PROFILE, FRESH"
+
+
+@pytest.mark.parametrize(
+    "executed", [[], [OWN], [OWN, "print(1)"], [OWN, '# Parameters\nPROFILE = "smoke"\nFRESH = True\n']]
+)
+def test_good_parameters_and_none_pass(executed: list[str]) -> None:
+    check_parameters(executed)
+
+
+def test_a_wrong_profile_stops_the_notebook() -> None:
+    with pytest.raises(ValueError, match="unknown profile 'quik': did you mean 'quick'"):
+        start("03", "quik")
+
+
+def test_fresh_must_be_a_truth_value() -> None:
+    with pytest.raises(ValueError, match="FRESH is True or False, got 'no'"):
+        start("03", "smoke", "no")  # type: ignore[arg-type]
+
+
+def test_results_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "file" / "results"))
+    with pytest.raises(OSError, match=r"cannot write results to .*file/results/smoke: .*choose another folder"):
+        start("03", "smoke")
+
+
+def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    folder = notebook.results_folder() / "smoke"
+    folder.mkdir(parents=True)
+    note_seconds(folder / "timings.json", "smoke", "03", 41.26)
+    found = start("03", "smoke")
+    assert found.folder == folder
+    for words in ("smoke: does everything once", "pydoc (chars)", "about 41 s on "):
+        assert words in shown[0]
+
+
+def test_measured_times_are_kept_by_profile_and_notebook(tmp_path: Path) -> None:
+    (tmp_path / "results" / "quick").mkdir(parents=True)
+    path = tmp_path / "results" / "quick" / "timings.json"
+    for number, seconds in (("03", 10.0), ("04", 20.0), ("03", 12.04)):
+        note_seconds(path, "quick", number, seconds)
+    assert (measured_seconds("quick", "03") or {})["seconds"] == 12.0
+    assert (measured_seconds("quick", "04") or {})["seconds"] == 20.0
+    assert measured_seconds("quick", "77") is None
+
+
+# ---- single cells
+
+
+def test_cells_are_trained_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [zoo["TanhRNN"], parse("Tanh(Add(MM(x_t), MM(h_{t-1})))"), zoo["GRU"]]  # the first two are one
+    found = run.evaluations(cells, (1, 2))
+    assert [(e.hash, e.seed) for e in found] == [(cell.hash, seed) for cell in cells for seed in (1, 2)]
+    assert len(run.record.evaluations()) == 4
+    assert found[0].metrics == TINY.task.evaluate(zoo["TanhRNN"].canonical(), 1).metrics
+    assert run.data is TINY.task.corpus
+    monkeypatch.setattr(LanguageModelTask, "evaluate", lambda *_: pytest.fail("trained again"))
+    assert run.evaluations(cells, (1, 2)) == found
+    assert Run("04", TINY).evaluations(cells[:1], (2,)) == [found[1]]
+
+
+def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Record()
+    made = run.evaluations([zoo["GRU"]], (1,))[0]
+    marked = replace(made, metrics={**made.metrics, "marked": 1.0})
+    record.put(marked)
+    record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+    profile = replace(TINY, shipped="shipped.jsonl.gz")
+
+    assert Run("03", profile).evaluations([zoo["GRU"]], (1,)) == [marked]
+    assert "marked" not in Run("03", profile, fresh=True).evaluations([zoo["GRU"]], (1,))[0].metrics
+    assert (
+        "marked" not in Run("03", replace(profile, shipped="not-there.gz")).evaluations([zoo["GRU"]], (1,))[0].metrics
+    )
+
+    def missing(_: LanguageModelTask) -> None:
+        raise DataError("ptb is not here; fetch it")
+
+    monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
+    alone = Run("03", profile)
+    assert alone.evaluations([zoo["GRU"], zoo["LSTM"]], (1, 2)) == [marked]
+    assert alone.data is None
+    assert (
+        "Nothing can be trained here, going on with what is recorded. ptb is not here; fetch it"
+        in capsys.readouterr().out
+    )
+
+
+# ---- the test split
+
+
+def test_the_test_split_is_read_once_for_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, cell = Record(), zoo["TanhRNN"]
+    first = evaluate_test(TINY.task, cell, 1, record, "a row")
+    assert first.metrics["valid_ppl"] == pytest.approx(TINY.task.evaluate(cell.canonical(), 1).metrics["valid_ppl"])
+    assert first.metrics["test_ppl"] != first.metrics["valid_ppl"]
+    assert [(read["row"], read["data"]) for read in record.test_reads()] == [("a row", TINY.task.corpus.hash)]
+    monkeypatch.setattr("nasrepro.search.held_out.train", lambda *_, **__: pytest.fail("trained again"))
+    assert evaluate_test(TINY.task, cell, 1, record, "a row") == first
+    assert len(record.test_reads()) == 1
+
+
+def test_a_row_cannot_read_the_test_split_for_another_model() -> None:
+    record = Record()
+    evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row")
+    with pytest.raises(RecordError, match="row 'a row' read the test split of pydoc"):
+        evaluate_test(TINY.task, zoo["TanhRNN"], 2, record, "a row")
+    assert len(record.evaluations()) == 1
+
+
+def test_a_cell_that_fails_reads_no_test_split() -> None:
+    task = replace(TINY.task, training=replace(TINY.task.training, fail_above=1.5))
+    record = Record()
+    found: Evaluation = evaluate_test(task, zoo["TanhRNN"], 1, record, "a row")
+    assert found.status == "failed"
+    assert record.test_reads() == []

@@ -1,0 +1,74 @@
+"""Profiles: the largest is the paper's, the smaller ones say what they change, a wrong name is answered."""
+
+from dataclasses import fields
+
+import pytest
+
+from nasrepro import datasets, profiles
+from nasrepro.dsl import zoo
+from nasrepro.profiles import Profile, load
+from nasrepro.search.loop import SearchSettings
+from nasrepro.trainers.language_model import LanguageModelSettings
+
+ALL = list(profiles.profiles.values())
+
+
+def test_the_four_sizes_in_order() -> None:
+    assert list(profiles.profiles) == ["smoke", "quick", "course", "paper"]
+    assert all(profile.name == name for name, profile in profiles.profiles.items())
+    sizes = [profile.task.training.train_tokens or 10**9 for profile in ALL]
+    assert sizes == sorted(sizes)
+    assert [profile.search.cells for profile in ALL] == sorted(profile.search.cells for profile in ALL)
+
+
+def test_the_paper_profile_changes_nothing_of_the_papers() -> None:
+    paper = load("paper")
+    assert paper.task.training == LanguageModelSettings()
+    assert paper.search == SearchSettings()
+    assert (paper.task.corpus_name, paper.task.level, paper.task.vocab_size) == ("wikitext2", "word", None)
+
+
+@pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.name)
+def test_the_control_differs_in_its_method_alone(profile: Profile) -> None:
+    assert (profile.search.method, profile.random_search.method) == ("ranked", "random")
+    differing = {
+        field.name
+        for field in fields(SearchSettings)
+        if getattr(profile.search, field.name) != getattr(profile.random_search, field.name)
+    }
+    assert differing == {"method"}
+
+
+@pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.name)
+def test_a_profile_can_be_run(profile: Profile) -> None:
+    assert profile.task.corpus_name in datasets.DATASETS
+    assert profile.search.step <= profile.search.cells
+    assert len(set(profile.seeds)) == len(profile.seeds)
+    if profile.name != "smoke":
+        assert len(profile.seeds) >= 3, "fewer than three seeds show no spread"
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick"])
+def test_small_profiles_need_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASREPRO_DOWNLOAD", "0")
+    monkeypatch.delenv("NASREPRO_MIRROR", raising=False)
+    assert load(name).task.corpus.name == "pydoc"
+
+
+def test_the_classics_do_not_fail_at_smoke() -> None:
+    """A profile whose own rules fail every cell would leave a search nothing to learn from."""
+    assert load("smoke").task.evaluate(zoo["TanhRNN"], seed=1).status == "ok"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("qiuck", "quick"), ("curse", "course"), ("papers", "paper")])
+def test_a_mistyped_name_is_answered_with_the_nearest(typed: str, meant: str) -> None:
+    with pytest.raises(
+        ValueError,
+        match=f"unknown profile '{typed}': did you mean '{meant}'\\? choose from smoke, quick, course, paper",
+    ):
+        load(typed)
+
+
+def test_a_name_like_no_other_is_answered_with_the_list() -> None:
+    with pytest.raises(ValueError, match="unknown profile 'xyz': choose from smoke, quick, course, paper"):
+        load("xyz")
