@@ -116,16 +116,9 @@ def test_slips_are_answered_before_anything_runs(
 
 def test_a_notebook_itself_refuses_a_parameter_that_it_does_not_have(project: Path) -> None:
     """As when somebody runs papermill without our command."""
-    with (
-        pytest.raises(papermill.PapermillExecutionError, match="unknown parameter PROFILES: did you mean PROFILE"),
-    ):
-        papermill.execute_notebook(
-            project / "notebooks" / "05_small.ipynb",
-            None,
-            parameters={"PROFILES": "smoke"},
-            progress_bar=False,
-            cwd=ROOT,
-        )
+    path = project / "notebooks" / "05_small.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter PROFILES: did you mean PROFILE"):
+        papermill.execute_notebook(path, None, parameters={"PROFILES": "smoke"}, progress_bar=False, cwd=ROOT)
 
 
 def test_a_results_folder_that_cannot_be_written_is_named(
