@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ from nasrepro.search.workers import Workers
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
+
+
+@dataclass(frozen=True)
+class RecordedData:
+    """The data of a replayed record: what provenance names, without the data being here."""
+
+    name: str
+    level: str
+    hash: str
+    note: str = "as recorded"
 
 
 def results_folder() -> Path:
@@ -104,7 +115,7 @@ class Run:
         self.fresh = fresh
         self.folder = results_folder() / profile.name
         self.artifacts = Artifacts(self.folder, notebook, records_folder() / "findings.json")
-        self.data: Corpus | None = None
+        self.data: Corpus | RecordedData | None = None
         self.started = time.perf_counter()
         self._records: list[Path] = []
         self._record: Record | None = None
@@ -141,6 +152,9 @@ class Run:
         """
         shipped = self.shipped_search(settings.method)
         if shipped is not None and not self._has_begun(settings):
+            task_of_record = shipped.settings["task"]
+            chosen = task_of_record["settings"]
+            self.data = RecordedData(chosen["corpus"], chosen["level"], task_of_record["data"])
             return shipped
         task = self.profile.task
         self.data = task.corpus

@@ -10,7 +10,7 @@ visible here and nowhere else; the notebooks read their numbers from it.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,6 +36,8 @@ class Profile:
     """Simulated searches per method on the pool of trained cells, for the interval of random against ranked."""
     folds: int
     """Parts of the cross-validation of the ranking function."""
+    ranker: RankerSettings = field(default_factory=RankerSettings)
+    """The ranking function that is measured, by cross-validation and in simulated searches."""
     shipped: str | None = None
     """File in results/records/ that notebooks replay; None where they run themselves."""
     timeout_s: float | None = None
@@ -101,7 +103,9 @@ _PYDOC_SMOKE = LanguageModelTask(
     ),
 )
 
-_SMALL_SEARCH = SearchSettings(cells=12, step=4, sampled=1, candidates=40, memory_after=4)
+_SMALL_SEARCH = SearchSettings(
+    cells=12, step=4, sampled=1, candidates=40, memory_after=4, ranker=RankerSettings(hidden=8, epochs=2)
+)
 
 profiles: Mapping[str, Profile] = MappingProxyType(
     {
@@ -111,7 +115,8 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 name="smoke",
                 about="does everything once, in seconds; its numbers mean nothing",
                 task=_PYDOC_SMOKE,
-                search=replace(_SMALL_SEARCH, ranker=replace(_SMALL_SEARCH.ranker, hidden=8, epochs=2)),
+                search=_SMALL_SEARCH,
+                ranker=_SMALL_SEARCH.ranker,
                 seeds=(1, 2),
                 pool_seeds=3,
                 folds=3,
@@ -137,8 +142,8 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     ranker=RankerSettings(epochs=25),  # as recorded
                 ),
                 seeds=(1, 2, 3),
-                pool_seeds=20,
-                folds=10,
+                pool_seeds=10,
+                folds=5,
                 shipped="ptb-chars-search.jsonl.gz",
                 timeout_s=600,
             ),

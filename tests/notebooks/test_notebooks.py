@@ -1,0 +1,51 @@
+"""Every notebook runs from top to bottom at `smoke`, by nbval; and each has the same beginning."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from papermill.parameterize import parameterize_notebook
+
+from nasrepro.profiles import profiles
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def test_the_notebooks_that_the_readme_promises_are_there() -> None:
+    assert [path.name[:2] for path in NOTEBOOKS] == ["00", "01", "02", "03", "04", "99"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_tagged_explained_and_the_same_everywhere(path: Path) -> None:
+    found = papermill.inspect_notebook(str(path))
+    assert list(found)[:2] == ["PROFILE", "FRESH"]
+    assert found["PROFILE"]["default"] == '"quick"'
+    assert found["FRESH"]["default"] == "False"
+    assert all(name in found["PROFILE"]["help"] for name in profiles)
+    assert all(parameter["help"] for parameter in found.values()), "a parameter has no comment"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs, "clear all outputs before committing"
+            assert cell.execution_count is None
+
+
+@pytest.mark.timeout(1200)
+def test_every_notebook_runs_at_smoke(tmp_path: Path) -> None:
+    for path in NOTEBOOKS:
+        notebook = parameterize_notebook(nbformat.read(path, as_version=4), {"PROFILE": "smoke"})
+        nbformat.write(notebook, tmp_path / path.name)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout", "300", "-p", "no:cacheprovider"]
+    command += ["-q", "-x", "-W", "ignore", "--rootdir", str(tmp_path), str(tmp_path)]
+    environment = os.environ | {"NASREPRO_RESULTS": str(tmp_path / "results")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    written = {path.name for path in (tmp_path / "results" / "smoke").iterdir()}
+    assert {"ledger.json", "report.html", "s17-fig3-search-progress.png", "s17-fig3-search-progress.svg"} <= written
