@@ -1,8 +1,7 @@
 # Every target does its own set-up: it needs a Python from 3.11 to 3.14, and make. `make help` lists them.
 #
-# The environment is .venv, with the exact versions of constraints.txt. On Linux the torch that PyPI serves brings
-# CUDA along (gigabytes); where there is no GPU, the smaller build does:
-#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+# The environment is .venv, with the exact versions of constraints.txt. On Linux torch brings CUDA along (gigabytes).
+# Where there is no GPU the CPU build does: set PIP_EXTRA_INDEX_URL to the index that PyTorch's start page names for it.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce lab test lint format pins clean
@@ -36,8 +35,11 @@ reproduce: $(STAMP) ## Make every table and figure, each beside the paper's numb
 lab: $(STAMP) ## Open JupyterLab on the notebooks
 	$(RUN) jupyterlab notebooks
 
-test: lint ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks
-	$(RUN) pytest tests
+# SHIP=1, for maintainers, writes the seconds that this took into results/records/ and the README.
+test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(RUN) pytest tests' && $(RUN) pytest tests && \
+	seconds=$$(( $$(date +%s) - start )) && echo "make test took $$seconds s" && \
+	if [ -n "$(SHIP)" ]; then $(RUN) nasrepro ship --tests-seconds $$seconds; fi
 
 lint: $(STAMP) ## Check style and types
 	$(RUN) ruff check .

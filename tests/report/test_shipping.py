@@ -1,0 +1,59 @@
+"""What ships: the README's numbers are those of the shipped files, and shipping copies what was found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nasrepro.report.ledger import Finding, Ledger, read_findings
+from nasrepro.report.shipping import fill, ship, timings_table
+from nasrepro.search import Record
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "results" / "records"
+
+
+def test_the_readme_holds_the_measured_minutes() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    timings = json.loads((RECORDS / "timings.json").read_text("utf-8"))
+    assert fill(readme, "timings", timings_table(timings)) == readme, "run `nasrepro ship` again"
+
+
+def test_minutes_are_summed_over_notebooks_and_rounded_up() -> None:
+    part = {"device": "an abacus"}
+    table = timings_table({"quick": {"00": {"seconds": 50.0, **part}, "01": {"seconds": 71.0, **part}}})
+    assert table.splitlines()[2].endswith("| 3 | an abacus |")
+    assert "course" not in table
+
+
+def test_fill_replaces_what_stands_between_the_marks_and_nothing_else() -> None:
+    text = "a\n<!-- x -->\nold\nolder\n<!-- /x -->\nb"
+    assert fill(text, "x", "new") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb"
+    with pytest.raises(ValueError, match="no place <!-- y -->"):
+        fill(text, "y", "new")
+
+
+def test_shipping_copies_findings_as_shipped_ones_and_keeps_those_of_other_profiles(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    records.mkdir()
+    for folder, entry in (("one", "s17.fig3"), ("two", "s17.rank.predicts")):
+        Ledger(tmp_path / folder).add(Finding(entry, 0.5))
+        assert ship(tmp_path / folder, records) == [entry]
+    found = read_findings(records / "findings.json")
+    assert {name: finding.source for name, finding in found.items()} == {
+        "s17.fig3": "shipped",
+        "s17.rank.predicts": "shipped",
+    }
+    with pytest.raises(FileNotFoundError, match=r"no ledger\.json"):
+        ship(tmp_path / "three", records)
+
+
+def test_the_shipped_record_holds_the_searches_that_the_readme_promises() -> None:
+    record = Record.load(RECORDS / "ptb-chars-search.jsonl.gz")
+    methods = {settings["search"]["method"]: name for name, settings in record.searches().items()}
+    assert set(methods) == {"ranked", "random"}
+    trained = {proposal.key for name in methods.values() for proposal in record.proposals(name)}
+    assert len(trained) >= 200
+    assert all(record.get(key) is not None for key in trained)
+    for settings in record.searches().values():
+        assert settings["task"]["settings"]["corpus"] == "ptb"
