@@ -24,13 +24,15 @@ help: ## List the targets (this)
 	@echo
 	@echo "  PROFILE=smoke|quick|course|paper   how much \`make reproduce\` runs (now: $(PROFILE))"
 	@echo "  NOTEBOOK=04                        one notebook of it only"
-	@echo "  FRESH=1                            run again what is already recorded"
+	@echo "  FRESH=1                            train anew; the old record is kept as record.before.sqlite"
+	@echo "  YES=1                              begin even what is forecast to take days (PROFILE=paper)"
 	@echo "  PYTHON=/path/to/python             the Python that makes .venv"
 
 setup: $(STAMP) ## Create .venv with the exact pinned versions (the other targets do this themselves)
 
 reproduce: $(STAMP) ## Make every table and figure, each beside the paper's number, in results/PROFILE/
-	$(RUN) nasrepro reproduce --profile "$(PROFILE)" $(if $(NOTEBOOK),--notebook "$(NOTEBOOK)") $(if $(FRESH),--fresh)
+	$(RUN) nasrepro reproduce --profile "$(PROFILE)" $(if $(NOTEBOOK),--notebook "$(NOTEBOOK)") \
+		$(if $(FRESH),--fresh) $(if $(YES),--yes)
 
 lab: $(STAMP) ## Open JupyterLab on the notebooks
 	$(RUN) jupyterlab notebooks

@@ -1,8 +1,8 @@
 """The `nasrepro` command: `reproduce`, `search`, `show`, `data`, `report`, `ship`; `nasrepro -h` explains them."""
 
 import argparse
+import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasrepro.datasets import DataError
-from nasrepro.profiles import profiles, project_root
+from nasrepro.profiles import Profile, profiles, project_root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        again = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else " again"
+        print(f"\nstopped; run the same command{again} to go on", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, DataError) as error:
         print(f"nasrepro: {error}", file=sys.stderr)
@@ -40,8 +41,13 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")
     reproduce.add_argument("--profile", default="quick", help=f"one of {', '.join(profiles)} (default: quick)")
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
-    reproduce.add_argument("--fresh", action="store_true", help="forget this profile's results, and train anew")
-    reproduce.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
+    reproduce.add_argument(
+        "--fresh", action="store_true", help="train anew; the old record is kept as record.before.sqlite"
+    )
+    reproduce.add_argument("--yes", action="store_true", help="begin even what is forecast to take days")
+    reproduce.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
+    )
 
     search = command("search", _search, "run a profile's searches, ranked and random, and export their record")
     search.add_argument("--profile", default="quick")
@@ -68,23 +74,65 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import note_seconds, results_folder
+    from nasrepro.notebook import results_folder
     from nasrepro.profiles import load
 
     profile = load(options.profile)
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
+    _demand_consent(profile, options.yes)
     folder = results_folder() / profile.name
-    if options.fresh and folder.exists():
-        shutil.rmtree(folder)
+    if options.fresh:
+        _set_aside(folder / "record.sqlite")
     started = time.perf_counter()
     for path in notebooks:
         number = path.name[:2]
         print(f"{path.name}  ({profile.name})", flush=True)
         seconds = _execute(path, folder, {"PROFILE": profile.name, "FRESH": options.fresh, **given})
-        note_seconds(folder / "timings.json", profile.name, number, seconds)
+        _note_seconds(folder / "timings.json", profile.name, number, seconds, options.fresh)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
+
+
+def _demand_consent(profile: Profile, given: bool) -> None:
+    """Forecast a search on WikiText-2; raise ValueError where it takes more than 3 hours and nobody said `--yes`."""
+    from nasrepro.dsl import zoo
+    from nasrepro.notebook import WORKERS
+    from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds
+
+    if profile.task.corpus_name != "wikitext2":  # the others take minutes, or replay what ships
+        return
+    hours = forecast_seconds(zoo["LSTM"], profile.task.training, WIKITEXT2, steps=1) / 3600
+    search_hours = hours * profile.search.cells / WORKERS
+    print(
+        f"forecast for {profile.name} here: {hours:.1f} hours for one LSTM cell, "
+        f"{search_hours / 24:.1f} days for a search of {profile.search.cells} cells with {WORKERS} workers",
+        flush=True,
+    )
+    if search_hours > 3 and not given:
+        raise ValueError("nothing was begun; say --yes (make: YES=1) to begin, or choose a smaller profile")
+
+
+def _set_aside(record: Path) -> None:
+    """Rename a record to record.before.sqlite, with the files that hold what SQLite has not yet written into it."""
+    if not record.exists():
+        return
+    for suffix in ("", "-wal", "-shm"):
+        kept = record.with_name(f"record.before.sqlite{suffix}")
+        kept.unlink(missing_ok=True)
+        part = record.with_name(record.name + suffix)
+        if part.exists():
+            part.rename(kept)
+
+
+def _note_seconds(path: Path, profile: str, notebook: str, seconds: float, fresh: bool) -> None:
+    """Note a notebook's time, unless it replayed what a longer run here had trained: then that run's time stays."""
+    from nasrepro.notebook import note_seconds
+
+    timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    before = timings.get(profile, {}).get(notebook, {"seconds": 0.0})
+    if fresh or seconds > before["seconds"]:
+        note_seconds(path, profile, notebook, seconds)
 
 
 def _notebooks(number: str | None) -> list[Path]:
@@ -111,6 +159,8 @@ def _parameters(given: Sequence[str], notebooks: Sequence[Path]) -> dict[str, An
         name, separator, value = text.partition("=")
         if not separator:
             raise ValueError(f"a parameter is given as NAME=VALUE, got {text!r}")
+        if name in ("PROFILE", "FRESH"):
+            raise ValueError(f"{name} is no parameter for -p: use --profile / --fresh")
         for path in notebooks:
             known = list(papermill.inspect_notebook(str(path)))
             if name not in known:
@@ -203,8 +253,6 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _ship(options: argparse.Namespace) -> None:
-    import json
-
     from nasrepro.notebook import note_seconds, records_folder, results_folder
     from nasrepro.profiles import load
     from nasrepro.report.shipping import ship, update_readme

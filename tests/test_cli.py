@@ -1,8 +1,10 @@
 """The `nasrepro` command: what it prints, and that a user's slip is one line and no traceback."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
@@ -11,6 +13,8 @@ import pytest
 
 from nasrepro import cli
 from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.profiles import profiles
+from nasrepro.trainers import forecast
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -112,6 +116,8 @@ def test_slips_are_answered_before_anything_runs(
     assert "no notebook '77'; there are 05, 06" in fails(capsys, "reproduce", "--notebook", "77")
     assert "05_small.ipynb: unknown parameter FRES: did you mean FRESH?" in fails(capsys, "reproduce", "-p", "FRES=1")
     assert "a parameter is given as NAME=VALUE, got 'FRESH'" in fails(capsys, "reproduce", "-p", "FRESH")
+    for own in ("FRESH=True", "PROFILE=smoke"):
+        assert "use --profile / --fresh" in fails(capsys, "reproduce", "-p", own)
 
 
 def test_a_notebook_itself_refuses_a_parameter_that_it_does_not_have(project: Path) -> None:
@@ -147,6 +153,64 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(cli, "_execute", interrupted)
     assert cli.main(["reproduce", "--profile", "smoke"]) == 130
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
+    assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 130
+    assert "stopped; run the same command without --fresh" in capsys.readouterr().err
+
+
+def test_fresh_keeps_the_old_record_and_all_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_execute", lambda *_: 1.0)
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    folder = project / "results" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / "figure.png").write_bytes(b"kept")
+    for generation in (1, 2):
+        # The connection stays open, so the row is in the -wal file alone, as after a process was killed.
+        with closing(sqlite3.connect(folder / "record.sqlite", isolation_level=None)) as record:
+            record.execute("PRAGMA journal_mode=WAL")
+            record.execute("CREATE TABLE generation AS SELECT ? AS number", (generation,))
+            assert (folder / "record.sqlite-wal").stat().st_size > 0
+            assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 0
+        assert not list(folder.glob("record.sqlite*"))
+        with closing(sqlite3.connect(folder / "record.before.sqlite")) as kept:
+            assert kept.execute("SELECT number FROM generation").fetchall() == [(generation,)]
+    assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 0  # nothing to set aside
+    assert (folder / "record.before.sqlite").exists()
+    assert (folder / "figure.png").read_bytes() == b"kept"
+
+
+def test_a_replay_does_not_overwrite_the_time_of_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    path = project / "results" / "smoke" / "timings.json"
+    path.parent.mkdir(parents=True)
+    for seconds, more, noted in ((50.0, [], 50.0), (2.0, [], 50.0), (60.0, [], 60.0), (20.0, ["--fresh"], 20.0)):
+        monkeypatch.setattr(cli, "_execute", lambda *_, seconds=seconds: seconds)
+        assert cli.main(["reproduce", "--profile", "smoke", "--notebook", "05", *more]) == 0
+        assert json.loads(path.read_text("utf-8"))["smoke"]["05"]["seconds"] == noted
+
+
+def test_days_of_training_need_consent(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "results" / "paper").mkdir(parents=True)
+    ran = []
+    monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: 7200.0)
+    monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
+    monkeypatch.setattr(cli, "_execute", lambda path, *_: ran.append(path.name) or 1.0)
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    assert cli.main(["reproduce", "--profile", "paper"]) == 1
+    said = capsys.readouterr()
+    # 1,000 cells of 2 hours by 2 workers are 1,000 hours
+    assert "2.0 hours for one LSTM cell, 41.7 days for a search of 1000 cells with 2 workers" in said.out
+    assert "nothing was begun; say --yes" in said.err
+    assert not ran
+    assert cli.main(["reproduce", "--profile", "paper", "--yes"]) == 0
+    assert ran == ["05_small.ipynb", "06_broken.ipynb"]
+
+
+@pytest.mark.parametrize("profile", ["smoke", "quick", "course"])
+def test_short_profiles_pay_for_no_forecast(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: pytest.fail("it was forecast"))
+    cli._demand_consent(profiles[profile], given=False)
 
 
 def test_python_m_nasrepro_is_the_command() -> None:

@@ -3,6 +3,7 @@
 import ast
 import gzip
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,16 +20,18 @@ PACKAGE = ROOT / "nasrepro"
 
 # What each room may import of ours. Read from top to bottom, nothing looks down, so there can be no circles.
 MAY_IMPORT: dict[str, set[str]] = {
+    "files": set(),
+    "hardware": set(),
     "dsl": set(),
     "datasets": set(),
     "convnet": set(),
     "rnn": {"dsl"},
     "controllers": {"dsl"},
     "ranking": {"dsl"},
-    "trainers": {"dsl", "datasets", "convnet", "rnn", "controllers", "ranking"},
-    "search": {"dsl", "datasets", "convnet", "rnn", "controllers", "ranking", "trainers"},
-    "profiles": {"dsl", "datasets", "convnet", "rnn", "controllers", "ranking", "trainers", "search"},
+    "trainers": {"files", "hardware", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"},
 }
+MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "trainers"}
+MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}
 MAY_IMPORT["report"] = {*MAY_IMPORT["profiles"], "profiles"}
 MAY_IMPORT["notebook"] = {*MAY_IMPORT["report"], "report"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook"}
@@ -109,6 +112,18 @@ def test_the_makefile_keeps_the_torch_of_the_constraints():
     kept = re.search(r"^TORCH := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert kept is not None
     assert [str(pin) for pin in pins()["torch"]] == [f"torch=={kept[1]}"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="conda users may have no make")
+def test_make_reproduce_passes_on_what_it_is_given():
+    own = ["PROFILE=paper", "NOTEBOOK=04", "FRESH=1", "YES=1"]
+    shown = subprocess.run(
+        ["make", "-n", "reproduce", *own], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.replace("\\\n", " ")
+    line = next(line for line in shown.splitlines() if "nasrepro reproduce" in line)
+    assert line.split("nasrepro reproduce")[1].split() == [
+        "--profile", '"paper"', "--notebook", '"04"', "--fresh", "--yes",
+    ]  # fmt: skip
 
 
 def test_conda_users_get_the_same_set():

@@ -76,13 +76,18 @@ class Cell:
     Operators are numbered from 0 in post-order, sources not counted; this reproduces every index that S17 prints.
     Cells compare, hash and pickle by their text. `parse` reads them, `str` writes them.
 
-    Raises CellError when `memory` is out of range, or given though nothing reads c_{t-1}.
+    Raises CellError when the tree is higher than MAX_HEIGHT, or `memory` is no number, out of range, or given though
+    nothing reads c_{t-1}.
     """
 
     root: Node
     memory: int | None
 
     def __init__(self, root: Node, memory: int | None = None) -> None:
+        if root.height > MAX_HEIGHT:
+            raise CellError(f"the cell is higher than {MAX_HEIGHT} operators")
+        if memory is not None and type(memory) is not int:  # True and 18.0 would print as what no parser reads
+            raise CellError(f"memory is the number of an operator, or None; got {memory!r}")
         if memory is not None and not 0 <= memory < root.size:
             raise CellError(f"|{memory} is out of range: {root.text} has {root.size} operators, numbered from 0")
         if memory is not None and "c_{t-1}" not in root.text:
@@ -118,7 +123,7 @@ class Cell:
     @cached_property
     def sources(self) -> frozenset[str]:
         """Names of the sources that the cell reads."""
-        return frozenset(node.op for node in self.root.walk() if node.is_source)
+        return frozenset(name for name in SOURCES if name in self.root.text)  # no name is part of another
 
     @property
     def size(self) -> int:
@@ -183,13 +188,22 @@ class Cell:
     def from_json(text: str) -> "Cell":
         """The cell that `to_json` wrote.
 
-        Raises CellError when the text is not such JSON.
+        Raises CellError when the text is not such JSON, or its "cell" or "hash", which may be missing, is another's.
         """
         try:
             data = json.loads(text)
-            return Cell(_from_tree(data["tree"]), data["memory"])
-        except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+            cell = Cell(_from_tree(data["tree"]), data["memory"])
+        except CellError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise CellError(f"not a cell's JSON: {error!r}", hint="write one with cell.to_json()") from None
+        for name, expected in (("cell", str(cell)), ("hash", cell.hash)):
+            if data.get(name, expected) != expected:
+                raise CellError(
+                    f"the JSON contradicts itself: its tree has the {name} {expected!r}, and not {data[name]!r}",
+                    hint="write one with cell.to_json()",
+                )
+        return cell
 
     def to_svg(self) -> str:
         """A drawing of the tree, h_t at the top, as SVG text."""
@@ -232,5 +246,7 @@ def _tree(node: Node) -> list[Any]:
     return [node.op, *(_tree(arg) for arg in node.args)]
 
 
-def _from_tree(tree: list[Any]) -> Node:
-    return Node(tree[0], tuple(_from_tree(arg) for arg in tree[1:]))
+def _from_tree(tree: list[Any], height: int = 0) -> Node:
+    if height > MAX_HEIGHT:
+        raise CellError(f"the cell is higher than {MAX_HEIGHT} operators")
+    return Node(tree[0], tuple(_from_tree(arg, height + 1) for arg in tree[1:]))

@@ -81,11 +81,15 @@ def _source(name: Token, text: str) -> Node:
 
 def _memory(token: Tree[Token] | Token, root: Node, text: str) -> int:
     assert isinstance(token, Token)
-    index, count = int(token), Cell(root).size
+    count = Cell(root).size
+    try:
+        index = int(token)
+    except ValueError:  # Python reads no more than some thousand digits
+        index = count
     if not 0 <= index < count:
         _fail(
-            f"|{index} is out of range: the cell has {count} operators, numbered 0 to {count - 1}" if count else
-            f"|{index} is out of range: the cell has no operators",
+            f"|{token} is out of range: the cell has {count} operators, numbered 0 to {count - 1}" if count else
+            f"|{token} is out of range: the cell has no operators",
             text, token, "operators are numbered in post-order, sources are not counted; c_t is that operator's value",
         )  # fmt: skip
     if "c_{t-1}" not in Cell(root).sources:

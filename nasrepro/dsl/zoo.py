@@ -11,6 +11,7 @@ from equations, and tests hold them against those.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from html import escape
 
 from nasrepro.dsl.cell import Cell
@@ -51,9 +52,11 @@ class Zoo(Mapping[str, Cell]):
         return self.about(name).cell
 
     def about(self, name: str) -> Entry:
-        """The entry of that name. Raises KeyError that lists the names."""
+        """The entry of that name. Raises KeyError that lists the names, and says the nearest."""
         if name not in self._entries:
-            raise KeyError(f"no cell {name!r} in the zoo; it holds {', '.join(self._entries)}")
+            close = get_close_matches(str(name), self._entries, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise KeyError(f"no cell {name!r} in the zoo; {hint}it holds {', '.join(self._entries)}")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -155,7 +155,14 @@ def test_json_holds_text_and_tree():
         ('{"tree": ["Foo", ["x_t"]], "memory": null}', "unknown operator or source 'Foo'"),
         ('{"tree": ["Add", ["x_t"]], "memory": null}', "Add takes 2 arguments, got 1"),
         ('{"tree": ["MM", ["c_{t-1}"]], "memory": 1}', "out of range"),
-        ('{"tree": ["MM", ["c_{t-1}"]], "memory": "0"}', "not a cell's JSON"),
+        ('{"tree": ["MM", ["c_{t-1}"]], "memory": "0"}', "memory is the number of an operator, or None; got '0'"),
+        ('{"tree": ["MM", ["c_{t-1}"]], "memory": 0.0}', "memory is the number of an operator, or None; got 0.0"),
+        ('{"tree": ["MM", ["c_{t-1}"]], "memory": false}', "memory is the number of an operator, or None; got False"),
+        ('{"tree": ["MM", ["c_{t-1}"]], "memory": %s}' % ("9" * 5000), "not a cell's JSON"),
+        ('{"tree": ["MM", ["x_t"]], "memory": null, "cell": "MM(h_{t-1})"}', "contradicts itself: .* the cell 'MM"),
+        ('{"tree": ["MM", ["x_t"]], "memory": null, "hash": "c513cf7422aadc1d"}', "contradicts itself: .* the hash"),
+        ('{"tree": %s, "memory": null}' % ('["Tanh", ' * 201 + '["x_t"]' + "]" * 201), "higher than 200 operators"),
+        ('{"tree": %s, "memory": null}' % ("[" * 200_000), "not a cell's JSON"),
         ('{"tree": ["MM", ["x_t"]], "memory": 0}', "nothing in MM"),
     ],
 )
@@ -174,6 +181,15 @@ def test_nodes_check_their_arguments():
         Node("xm1")
     with pytest.raises(CellError, match="out of range"):
         Cell(Node("MM", (Node("c_{t-1}"),)), 1)
+
+
+def test_a_cell_built_by_hand_may_be_as_high_as_one_that_is_read():
+    root = Node("x_t")
+    for _ in range(200):
+        root = Node("Tanh", (root,))
+    assert Cell.from_json(Cell(root).to_json()) == parse(str(Cell(root)))
+    with pytest.raises(CellError, match="higher than 200 operators"):
+        Cell(Node("Tanh", (root,)))
 
 
 def test_shows_itself():

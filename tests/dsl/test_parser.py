@@ -98,6 +98,7 @@ INVALID = [  # text, part of the message, the column of the first caret
     # |k
     ("MM(c_{t-1})|1", "|1 is out of range: the cell has 1 operators, numbered 0 to 0", 12),
     ("MM(c_{t-1})|-1", "|-1 is out of range", 12),
+    ("Tanh(MM(c_{t-1}))|" + "9" * 5000, "9 is out of range: the cell has 2 operators", 18),
     ("c_{t-1}|0", "the cell has no operators", 8),
     ("MM(x_t)|0", "nothing in the cell reads c_{t-1}", 8),
     ("MM(c_{t-1})|", "the text ends too early", 12),

@@ -181,5 +181,7 @@ def test_bc3_has_nine_matrices_five_on_the_input():
 
 
 def test_unknown_name_lists_the_known_ones():
-    with pytest.raises(KeyError, match=r"no cell 'GRUU' in the zoo; it holds TanhRNN, LSTM, GRU, MGU"):
-        zoo["GRUU"]
+    with pytest.raises(KeyError, match=r"no cell 'Elman' in the zoo; it holds TanhRNN, LSTM, GRU, MGU"):
+        zoo["Elman"]
+    with pytest.raises(KeyError, match=r"no cell 'BC4' in the zoo; did you mean 'BC3'\? it holds TanhRNN"):
+        zoo["BC4"]
