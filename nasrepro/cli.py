@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     search = command("search", _search, "run a profile's searches, ranked and random, and export their record")
     search.add_argument("--profile", default="quick")
     search.add_argument("--workers", type=int, default=2, help="processes that train cells (default: 2)")
+    search.add_argument("--yes", action="store_true", help="begin even where a forecast says days")
     search.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
 
     show = command("show", _show, "print a cell in all its dresses")
@@ -177,7 +178,7 @@ def _execute(path: Path, folder: Path, parameters: dict[str, Any]) -> float:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from nasrepro.report.files import make_writable
+    from nasrepro.files import make_writable
 
     out = folder / "notebooks"
     make_writable(out)
@@ -208,6 +209,7 @@ def _search(options: argparse.Namespace) -> None:
     from nasrepro.search.loop import search
 
     profile = load(options.profile)
+    _demand_consent(profile, options.yes)
     record = Record(results_folder() / profile.name / "record.sqlite")
     for settings in (profile.search, profile.random_search):
         print(search(profile.task, settings, record, workers=options.workers, timeout_s=profile.timeout_s))

@@ -23,15 +23,18 @@ from matplotlib.figure import Figure
 from nasrepro import profiles
 from nasrepro.datasets import Corpus, DataError
 from nasrepro.dsl import Cell
-from nasrepro.profiles import Profile
+from nasrepro.files import write_json
+from nasrepro.hardware import device_name
+from nasrepro.profiles import Profile, resumable
 from nasrepro.report.artifacts import Artifacts
-from nasrepro.report.files import write_json
 from nasrepro.report.ledger import Finding
-from nasrepro.report.provenance import device, provenance
+from nasrepro.report.provenance import provenance
+from nasrepro.search.held_out import HELD_OUT, evaluate_test
 from nasrepro.search.history import Search, replay
 from nasrepro.search.loop import SearchSettings, evaluate, search, search_id
 from nasrepro.search.record import Evaluation, Record
 from nasrepro.search.workers import Workers
+from nasrepro.trainers.language_model import LanguageModelTask
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
@@ -44,7 +47,9 @@ class RecordedData:
     name: str
     level: str
     hash: str
-    note: str = "as recorded"
+    note: str
+    device: str
+    """What the evaluations ran on."""
 
 
 def results_folder() -> Path:
@@ -121,6 +126,11 @@ class Run:
         self._record: Record | None = None
 
     @property
+    def task(self) -> LanguageModelTask:
+        """The profile's task; long trainings keep checkpoints in this profile's folder."""
+        return resumable(self.profile.task, self.folder)
+
+    @property
     def record(self) -> Record:
         """This profile's own record, `record.sqlite`: opened when first asked for."""
         if self._record is None:
@@ -132,7 +142,7 @@ class Run:
         known = measured_seconds(self.profile.name, self.notebook)
         rows = {
             "profile": f"{self.profile.name}: {self.profile.about}",
-            "here": device(),
+            "here": device_name(self.profile.task.device),
             "data": _describe_data(self.profile),
             "time": "not measured yet" if known is None else f"{_minutes(known['seconds'])} on {known['device']}",
             "results": str(self.folder),
@@ -152,13 +162,10 @@ class Run:
         """
         shipped = self.shipped_search(settings.method)
         if shipped is not None and not self._has_begun(settings):
-            task_of_record = shipped.settings["task"]
-            chosen = task_of_record["settings"]
-            self.data = RecordedData(chosen["corpus"], chosen["level"], task_of_record["data"])
+            self.data = _recorded_data([evaluation for _, evaluation in shipped.trials])
             return shipped
-        task = self.profile.task
-        self.data = task.corpus
-        return search(task, settings, self.record, workers=WORKERS, timeout_s=self.profile.timeout_s)
+        self.data = self.task.corpus
+        return search(self.task, settings, self.record, workers=WORKERS, timeout_s=self.profile.timeout_s)
 
     def shipped_search(self, method: str) -> Search | None:
         """The search by that method in the profile's shipped record, or None (also when the run is fresh)."""
@@ -179,7 +186,10 @@ class Run:
     def _has_begun(self, settings: SearchSettings) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
             return False
-        return search_id(self.profile.task, settings) in self.record.searches()
+        try:
+            return search_id(self.profile.task, settings) in self.record.searches()
+        except DataError:  # begun with data that is no longer here: the shipped record serves
+            return False
 
     # ---- single cells
 
@@ -189,7 +199,7 @@ class Run:
         The shipped record is replayed and this machine's own is gone on with; what neither holds is trained. Where
         the data for that is missing, this is said, and the list is shorter.
         """
-        task = self.profile.task
+        task = self.task
         found = {}
         shipped = None if self.fresh else self._shipped_record()
         if shipped is not None:
@@ -203,16 +213,36 @@ class Run:
                     for cell, made in zip(missing, evaluate(missing, seed, self.record, workers), strict=True):
                         found[cell.hash, seed] = made
         except DataError as error:
-            self.data = None
+            self.data = _recorded_data(list(found.values())) if found else None
             print(f"Nothing can be trained here, going on with what is recorded. {error}")
         return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
 
+    def test_evaluation(self, cell: Cell, seed: int, row: str) -> Evaluation:
+        """A cell that validation has chosen, on the test split: from the shipped record, this machine's, or read once.
+
+        Raises DataError where neither record holds it and the data is not here.
+        """
+        shipped = None if self.fresh else self._shipped_record()
+        for evaluation in shipped.evaluations() if shipped is not None else ():
+            wanted = (HELD_OUT, cell.hash, seed, self.task.settings)
+            if (evaluation.task, evaluation.hash, evaluation.seed, evaluation.settings) == wanted:
+                return evaluation
+        return evaluate_test(self.task, cell, seed, self.record, row)
+
     # ---- results
+
+    @property
+    def device(self) -> str:
+        """What the numbers come from: the recorded evaluations' device, else this machine's."""
+        if isinstance(self.data, RecordedData):
+            return self.data.device
+        return device_name(self.profile.task.device)
 
     def provenance(self, **parameters: Any) -> dict[str, Any]:
         """Where the results of this notebook come from (see `report.provenance`)."""
         chosen = {"profile": self.profile.name, "notebook": self.notebook, **parameters}
-        return provenance(chosen, self.data, time.perf_counter() - self.started, self._records)
+        seconds = time.perf_counter() - self.started
+        return provenance(chosen, self.data, seconds, self._records, self.device)
 
     def figure(self, fig: Figure, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> None:
         """Save a figure under `folder` and show it."""
@@ -231,8 +261,9 @@ class Run:
 
     def finding(self, id: str, **facts: Any) -> None:  # noqa: A002 (the ledger's own word)
         """Write what was found about one of the papers' entries into the ledger (see `report.ledger.Finding`)."""
-        data = self.data_words()
-        self.artifacts.finding(Finding(id, **{"data": data, "device": device(), **facts}))
+        if isinstance(self.data, RecordedData) and "budget_words" in facts:
+            facts["budget_words"] += "; replayed from the shipped record"
+        self.artifacts.finding(Finding(id, **{"data": self.data_words(), "device": self.device, **facts}))
 
     def data_words(self) -> str:
         """The data in use, in the words that the ledger compares."""
@@ -252,8 +283,15 @@ def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
 def note_seconds(path: Path, profile: str, notebook: str, seconds: float) -> None:
     """Write how long a notebook took on this machine into a timings file."""
     timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device()}
+    timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device_name()}
     write_json(path, timings)
+
+
+def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
+    first = evaluations[0]
+    devices = ", ".join(sorted({evaluation.device for evaluation in evaluations}))
+    note = f"recorded {first.created[:10]}"
+    return RecordedData(first.settings["corpus"], first.settings["level"], first.data, note, devices)
 
 
 def _describe_data(profile: Profile) -> str:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from nasrepro.ranking import RankerSettings
 from nasrepro.search.loop import SearchSettings
+from nasrepro.trainers.forecast import WIKITEXT2
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
 
@@ -159,6 +160,22 @@ profiles: Mapping[str, Profile] = MappingProxyType(
         )
     }
 )
+
+
+def resumable(task: LanguageModelTask, folder: Path) -> LanguageModelTask:
+    """The task with checkpoints under `folder` where one training may take hours; short ones begin anew when killed."""
+    long = task.training.epochs > 10
+    return replace(task, checkpoints=str(folder / "checkpoints")) if long else task
+
+
+def share_of_paper(task: LanguageModelTask, cells: int) -> float:
+    """The share of S17's training that `cells` trainings by a task are: tokens read, over 1,000 cells' in the paper.
+
+    Tokens of the small runs are characters, and their models smaller, so even this flatters them.
+    """
+    training, paper = task.training, LanguageModelSettings()
+    tokens = training.train_tokens or len(task.corpus.train)
+    return min(1.0, cells * training.epochs * tokens / (1000 * paper.epochs * WIKITEXT2.train))
 
 
 def load(name: str) -> Profile:

@@ -6,10 +6,12 @@ a Gate3 is a Sigmoid, no operator stands under itself, no tree outgrows the heig
 finished tree (both sources used, a place for c_t) is checked then, and the tree is thrown away if it fails.
 """
 
+import gc
 import random
 from bisect import bisect
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -90,6 +92,23 @@ def propose(
     Stops early, with `exhausted` set, after `settings.patience` draws in a row without a new cell.
     """
     settings = settings or GrowthSettings()
+    with _collector_paused():
+        return _propose(count, rng, settings, memory, seen)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Trees hold no cycles, so the garbage collector finds nothing in them, yet walks all of them time and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _propose(count: int, rng: random.Random, settings: GrowthSettings, memory: bool, seen: Container[str]) -> Proposals:
     grower, rules = Grower(settings, memory), settings.rules()
     cells: list[Cell] = []
     found: set[str] = set()

@@ -82,10 +82,11 @@ class Ranker:
         """Predicted log perplexity of each cell, (cells,)."""
         if not self._networks:
             raise RuntimeError("the ranker has learned nothing yet: call fit(cells, perplexities) first")
-        chunks = [
-            self._predict(tree_batch(cells[start : start + _CHUNK], self.settings.unroll))
-            for start in range(0, len(cells), _CHUNK)
-        ]
+        with _one_thread():
+            chunks = [
+                self._predict(tree_batch(cells[start : start + _CHUNK], self.settings.unroll))
+                for start in range(0, len(cells), _CHUNK)
+            ]
         return np.concatenate([np.zeros(0), *chunks])
 
     @torch.inference_mode()
@@ -134,8 +135,8 @@ def favouring_weights(targets: Tensor, favour: float) -> Tensor:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A batch of 16 trees is hundreds of tiny products: handing them to threads costs more than it brings,
-    and on a busy machine many times more."""
+    """A batch of 16 trees is hundreds of tiny products: handing them to threads costs more than it brings, on a busy
+    machine many times more. And threads change the last digits, by which a resumed search would differ."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -21,6 +21,11 @@ class Predictor(Protocol):
         ...
 
 
+def tree_of(cell: Cell) -> str:
+    """The hash of the cell's tree: the same for cells that differ only in where c_t is read off."""
+    return Cell(cell.root).hash
+
+
 def cross_predict(
     make_model: Callable[[int], Predictor],
     cells: Sequence[Cell],
@@ -30,15 +35,15 @@ def cross_predict(
 ) -> NDArray[np.float64]:
     """Out-of-fold predictions, (cells,): each cell is predicted by a model that was fitted to the other folds.
 
-    `make_model` builds a model from a seed. Cells with one canonical form fall into one fold, so that no model has seen
-    what it predicts. The same seed gives every kind of model the same folds.
+    `make_model` builds a model from a seed. Cells of one tree fall into one fold, so that no model has seen what it
+    predicts, nor its twin with c_t elsewhere. The same seed gives every kind of model the same folds.
 
-    Raises ValueError when there are fewer distinct cells than twice the folds.
+    Raises ValueError when there are fewer distinct trees than twice the folds.
     """
-    hashes = [cell.hash for cell in cells]
+    hashes = [tree_of(cell) for cell in cells]
     distinct = sorted(set(hashes))
     if folds < 2 or len(distinct) < 2 * folds:
-        raise ValueError(f"{len(distinct)} distinct cells do not make {folds} folds of two or more")
+        raise ValueError(f"{len(distinct)} distinct trees do not make {folds} folds of two or more")
     shuffled = np.random.default_rng(seed).permutation(len(distinct))
     fold_of = {distinct[i]: place % folds for place, i in enumerate(shuffled)}
     predicted = np.empty(len(cells))

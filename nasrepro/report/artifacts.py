@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from nasrepro.files import make_writable, write_atomically, write_json
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
-from nasrepro.report.files import make_writable, write_atomically, write_json
 from nasrepro.report.ledger import Finding, Ledger
 
 RESERVED = ("ledger", "report", "timings")  # files of the same folder that are not artefacts

@@ -14,10 +14,10 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from nasrepro.files import make_writable, write_atomically
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifact, read_all
-from nasrepro.report.files import make_writable, write_atomically
 from nasrepro.report.ledger import MEANING, WORDS, Finding, Ledger, Row
 from nasrepro.report.papers import Entry, number
 

@@ -26,8 +26,8 @@ from typing import Literal, get_args
 
 import pandas as pd
 
+from nasrepro.files import write_json
 from nasrepro.report import papers
-from nasrepro.report.files import write_json
 from nasrepro.report.papers import Entry, number
 
 Word = Literal["reproduced", "same direction", "not reproduced", "not attempted"]

@@ -6,12 +6,13 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+
+from nasrepro.hardware import device_name
 
 
 class Data(Protocol):
@@ -35,17 +36,18 @@ def provenance(
     data: Data | None,
     seconds: float,
     records: Sequence[str | Path] = (),
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Everything needed to make an artefact again, as plain JSON values.
 
-    `seconds` is the time the artefact took; `records` are the files it was drawn from, named by their
-    SHA-256. Raises FileNotFoundError when a record is missing.
+    `seconds` is the time the artefact took, `device` what its numbers were computed on (this processor when None);
+    `records` are the files it was drawn from, named by their SHA-256. Raises FileNotFoundError when one is missing.
     """
     return {
         "commit": commit(),
         "parameters": dict(parameters),
         "versions": versions(),
-        "device": device(),
+        "device": device or device_name(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "data": None if data is None else {"name": data.name, "hash": data.hash, "note": data.note},
@@ -99,19 +101,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed as a package"
     return found
-
-
-@cache
-def device() -> str:
-    """The accelerator's name where there is one, else the processor's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def sha256(path: str | Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nasrepro.report.files import write_atomically
+from nasrepro.files import write_atomically
 from nasrepro.report.ledger import Ledger, read_findings, write_findings
 
 PICTURE = "s17-fig3-search-progress.png"

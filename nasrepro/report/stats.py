@@ -72,6 +72,7 @@ def kendall_interval(
     predictions: Sequence[ArrayLike],
     true: ArrayLike,
     rivals: Sequence[ArrayLike] | None = None,
+    groups: Sequence[object] | None = None,
     level: float = 0.95,
     seed: int = 0,
     resamples: int = 500,
@@ -79,8 +80,9 @@ def kendall_interval(
     """Mean Kendall's tau-b of several predictions (n,) of the same true values (n,), with a percentile bootstrap
     interval over the n cases.
 
-    With `rivals`, the mean tau of the predictions less that of the rivals, both on the same resampled cases. Resampling
-    repeats cases, which tie with themselves; tau-b leaves tied pairs out.
+    `groups` names the group of each case where some belong together, such as cells of one tree: whole groups are then
+    resampled. With `rivals`, the mean tau of the predictions less that of the rivals, both on the same resampled cases.
+    Resampling repeats cases, which tie with themselves; tau-b leaves tied pairs out.
     """
     measured = np.asarray(true, dtype=float)
     ours = [np.asarray(prediction, dtype=float) for prediction in predictions]
@@ -94,8 +96,12 @@ def kendall_interval(
 
         return mean_tau(ours) - (mean_tau(theirs) if theirs else 0.0)
 
+    names = list(range(len(measured))) if groups is None else list(groups)
+    members = [np.flatnonzero([name == other for other in names]) for name in dict.fromkeys(names)]
     rng = np.random.default_rng(seed)
-    n = len(measured)
-    drawn = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
+    drawn = [
+        statistic(np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))]))
+        for _ in range(resamples)
+    ]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(statistic(np.arange(n)), float(low), float(high))
+    return Estimate(statistic(np.arange(len(measured))), float(low), float(high))

@@ -48,9 +48,11 @@ def run(
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence: x (T, B, input) -> out (T, B, hidden), and the state after it.
 
-    `weights` are those of `program.products`, in that order. `h_mask` (B, hidden) multiplies h_{t-1} wherever it
-    enters a matrix product, at every step the same (variational dropout); elementwise uses of h_{t-1} see it whole,
-    since dropping it there would destroy the state that it carries (S17 appendix B.3).
+    `weights` are those of `program.products`, in that order. `h_mask` (B, hidden) multiplies what enters a matrix
+    product and depends on h_{t-1} with no matrix in between, at every step the same: variational dropout as dropped
+    columns of the matrix (Gal & Ghahramani 2016). Elementwise uses of h_{t-1} see it whole, since dropping it there
+    would destroy the state that it carries (S17 appendix B.3). For MM(h_{t-1}) that is the paper's placement; for
+    MM of a function of h_{t-1} it is our reading.
     """
     T, B, _ = x.shape
     H = state.h.shape[-1]

@@ -3,13 +3,13 @@
 import gzip
 import io
 import json
-import os
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from nasrepro.files import write_atomically
 
 FORMAT = 1
 
@@ -36,11 +36,7 @@ def write(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
         file.write(text.encode())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "wb") as out:
-            out.write(packed.getvalue())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        write_atomically(path, lambda temporary: temporary.write_bytes(packed.getvalue()))
     except OSError as error:
         raise RecordError(f"{path} cannot be written ({error.strerror}); choose another folder") from error
 

@@ -9,21 +9,23 @@ from nasrepro.dsl import Cell
 from nasrepro.search.record import Evaluation, Record, evaluation_key
 from nasrepro.trainers.language_model import LanguageModelTask, evaluate, perplexity, train
 
+HELD_OUT = "language model, test split"
+"""The task's name in rows that report the test split."""
+
 
 @dataclass(frozen=True)
 class _HeldOut(LanguageModelTask):
     """The same training under another name: its rows report the test split."""
 
-    name = "language model, test split"
+    name = HELD_OUT
 
 
 def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
     """Perplexity on the test split (`metrics["test_ppl"]`) of a cell that was chosen on the validation split.
 
     The model is trained again from its seed, because records keep numbers and no weights. The split is read through
-    `Record.read_test` under the name `row`; asked again, the record answers, and nothing is trained or read.
-
-    Raises RecordError when the row has read this split for something else.
+    `Record.read_test` under the name `row` and the evaluation's key, so that each reading names what it was for; asked
+    again, the record answers, and nothing is trained or read.
     """
     held_out = _HeldOut(**{field.name: getattr(task, field.name) for field in fields(task)})
     key = evaluation_key(held_out, cell, seed)
@@ -35,7 +37,8 @@ def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record
     try:
         outcome, model = train(cell.canonical(), task.corpus, task.training, seed, device=task.device)
         if outcome.status == "ok":
-            test = record.read_test(task.corpus, row)
+            # The record holds no result under this key, so an earlier reading for it was cut short by a kill.
+            test = record.read_test(task.corpus, f"{row} {key[:12]}", unfinished=True)
             loss = evaluate(model, batchify(test, task.training.eval_batch).to(task.device))
             outcome = replace(outcome, metrics={**outcome.metrics, "test_ppl": perplexity(loss)})
     finally:

@@ -295,14 +295,15 @@ class Record:
 
     # ---- the test split
 
-    def read_test(self, corpus: TestSplit, row: str) -> "Tensor":
+    def read_test(self, corpus: TestSplit, row: str, *, unfinished: bool = False) -> "Tensor":
         """The test split (N,) of a corpus, once for each row of results. The reading is written down.
 
+        `unfinished` says that an earlier reading for this very row came to no result, because its process was killed.
         Raises RecordError when the same row has read the same data before.
         """
         reading = {"row": row, "corpus": corpus.name, "data": corpus.hash, "created": _now()}
         with self._transaction():
-            if not self._insert("test_reads", reading):
+            if not self._insert("test_reads", reading) and not unfinished:
                 earlier = self._rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[0]
                 raise RecordError(
                     f"row {row!r} read the test split of {corpus.name} on {earlier['created']}, and that is "
@@ -321,7 +322,7 @@ class Record:
 
         Raises RecordError where the file cannot be written.
         """
-        with self._errors():
+        with self._transaction():  # one moment in a search that may be going on
             rows = [(table, row) for table in _TABLES for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
         archive.write(Path(path), rows)
 
@@ -371,10 +372,11 @@ class Record:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

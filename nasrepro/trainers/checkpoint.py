@@ -1,6 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, and read back to the same numbers."""
 
-import os
+import pickle
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -8,32 +8,39 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasrepro.files import write_atomically
 
-def save_checkpoint(path: Path, model: nn.Module, masks: torch.Generator, run: Any) -> None:
-    """Write model, dropout generator and the dataclass `run` to `path`, replacing what was there at once."""
+
+def save_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Generator, run: Any) -> None:
+    """Write model, dropout generator and the dataclass `run` to `path`, replacing what was there at once.
+
+    `identity` says which training this is, in words.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
+        "identity": identity,
         "model": model.state_dict(),
         "masks": masks.get_state(),
         "run": {field.name: getattr(run, field.name) for field in fields(run)},
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    torch.save(content, partial)
-    partial.replace(path)
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
-def load_checkpoint(path: Path, model: nn.Module, masks: torch.Generator, run: Any) -> bool:
+def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Generator, run: Any) -> bool:
     """Put what `save_checkpoint` wrote back into model, generator and run; False when there is no such file.
 
-    Raises ValueError when the file is of another model.
+    Raises ValueError when the file is of another training or cannot be read.
     """
     if not path.exists():
         return False
-    content = torch.load(path, map_location="cpu", weights_only=True)
     try:
-        model.load_state_dict(content["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path} is a checkpoint of another model; delete it to start anew ({error})") from None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = content["identity"]
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a checkpoint of ours, or damaged; delete it to start anew ({error})") from None
+    if found != identity:
+        raise ValueError(f"{path} is a checkpoint of another model or run ({found}); delete it to start anew")
+    model.load_state_dict(content["model"])
     masks.set_state(content["masks"])
     for name, value in content["run"].items():
         setattr(run, name, value)

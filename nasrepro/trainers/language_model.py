@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from nasrepro import datasets
 from nasrepro.datasets import Corpus, batchify
 from nasrepro.dsl import Cell
+from nasrepro.hardware import device_name
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
@@ -57,15 +59,16 @@ class LanguageModelSettings:
     learning_rate: float = 20.0
     """[stated]"""
     anneal: float = 4.0
-    """What the learning rate is divided by when the validation perplexity does not improve. [stated]"""
+    """What the learning rate is divided by when the validation perplexity does not improve [stated] on the best so far
+    [inferred; S17 says "on the last epoch"]."""
     clip: float = 0.075
     """Bound on the gradient's global norm. [stated; that it is the global norm is inferred]"""
     embedding_range: float = 0.04
-    """Embeddings start from U(-range, range). [stated]"""
+    """Embeddings start from U(-range, range) [stated], the softmax's biases from 0 [inferred]."""
     fail_after: int = 5
     """Epochs after which the perplexity must be below `fail_above`. [stated]"""
     fail_above: float = 500.0
-    """Perplexity over which a candidate has failed. [stated]"""
+    """Perplexity over which a candidate has failed [stated]; the best epoch so far counts [inferred]."""
     eval_batch: int = 10
     """Columns that the validation text is cut into. [inferred]"""
     train_tokens: int | None = None
@@ -181,16 +184,17 @@ def train(
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
 
     run = _Run(settings.learning_rate, {name: value.clone() for name, value in model.state_dict().items()})
+    identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
     if checkpoint is not None:
-        load_checkpoint(checkpoint, model, masks, run)
+        load_checkpoint(checkpoint, identity, model, masks, run)
     while run.reason == "" and len(run.curve) < settings.epochs:
         train_loss, finite = train_epoch(model, train_columns, run.learning_rate, masks)
         valid_loss = evaluate(model, valid_columns) if finite else math.inf
         run.note(train_loss, valid_loss, model, settings)
-        if on_epoch is not None and run.curve:
+        if on_epoch is not None and finite:
             on_epoch(run.curve[-1])
         if checkpoint is not None:
-            save_checkpoint(checkpoint, model, masks, run)
+            save_checkpoint(checkpoint, identity, model, masks, run)
     model.load_state_dict(run.best_weights)
     return run.outcome(model, device, time.perf_counter() - started), model
 
@@ -237,7 +241,7 @@ class _Run:
             metrics=metrics,
             curve=self.curve,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            device=device,
+            device=device_name(device),
             seconds=seconds,
         )
 
@@ -261,6 +265,8 @@ class LanguageModelTask:
     vocab_size: int | None = None
     training: LanguageModelSettings = field(default_factory=LanguageModelSettings)
     device: str = "cpu"
+    checkpoints: str | None = None
+    """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
 
     name = "language model"
     version = VERSION
@@ -282,5 +288,13 @@ class LanguageModelTask:
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train the cell under this task's settings."""
-        outcome, _ = train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch)
+        path = None
+        if self.checkpoints is not None:
+            identity = f"{cell} {seed} {self.settings} {self.data_hash} {self.version}"
+            path = Path(self.checkpoints) / f"{sha256(identity.encode()).hexdigest()[:16]}.pt"
+        outcome, _ = train(
+            cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path
+        )
+        if path is not None:
+            path.unlink(missing_ok=True)
         return outcome

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from nasrepro.report import files
+from nasrepro import files
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifacts, read_all
 from nasrepro.report.html import build

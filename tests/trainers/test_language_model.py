@@ -291,8 +291,38 @@ def test_a_finished_run_answers_from_its_checkpoint(characters: Corpus, tmp_path
 
 def test_a_checkpoint_of_another_model_is_refused(characters: Corpus, tmp_path: Path) -> None:
     train(zoo["GRU"], characters, replace(TINY, epochs=1), checkpoint=tmp_path / "gru.pt")
-    with pytest.raises(ValueError, match=r"gru\.pt is a checkpoint of another model; delete it to start anew"):
-        train(zoo["LSTM"], characters, TINY, checkpoint=tmp_path / "gru.pt")
+    for cell, settings, seed in [
+        (zoo["LSTM"], TINY, 0),
+        (zoo["GRU"], TINY, 1),  # the weights would fit, and silently give another run's numbers
+        (zoo["GRU"], replace(TINY, learning_rate=1.0), 0),
+    ]:
+        with pytest.raises(ValueError, match=r"gru\.pt is a checkpoint of another model or run .*; delete it"):
+            train(cell, characters, settings, seed, checkpoint=tmp_path / "gru.pt")
+
+
+def test_a_damaged_checkpoint_says_so(characters: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "gru.pt"
+    train(zoo["GRU"], characters, replace(TINY, epochs=1), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"gru\.pt is not a checkpoint of ours, or damaged; delete it"):
+        train(zoo["GRU"], characters, replace(TINY, epochs=1), checkpoint=path)
+
+
+def test_a_long_task_goes_on_from_its_checkpoint_and_leaves_none_behind(tmp_path: Path) -> None:
+    task = LanguageModelTask(level="char", training=TINY, checkpoints=str(tmp_path))
+    plain = replace(task, checkpoints=None).evaluate(zoo["GRU"], 0)
+    seen: list[dict[str, float]] = []
+
+    def stop(point: dict[str, float]) -> None:
+        if point["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        task.evaluate(zoo["GRU"], 0, on_epoch=stop)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert task.evaluate(zoo["GRU"], 0, on_epoch=seen.append).metrics == plain.metrics
+    assert seen[0]["epoch"] == 2  # the epoch in which it was stopped had not reached the disk
+    assert not list(tmp_path.iterdir())
 
 
 # ---- settings, task
