@@ -270,5 +270,5 @@ def _ship(options: argparse.Namespace) -> None:
         for notebook, row in measured[name].items():
             note_seconds(timings, name, notebook, row["seconds"])
         print(f"{len(found)} findings of {name}")
-    update_readme(project_root() / "README.md", json.loads(timings.read_text("utf-8")))
+    update_readme(project_root() / "README.md", records)
     print(f"wrote {records} and README.md")

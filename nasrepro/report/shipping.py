@@ -1,14 +1,19 @@
 """What the project ships of its own runs: findings, measured times, a picture, and the README's numbers from them."""
 
+import json
 import math
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from nasrepro.files import write_atomically
-from nasrepro.report.ledger import Ledger, read_findings, write_findings
+from nasrepro.report import papers
+from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
+from nasrepro.search import Record, replay
 
 PICTURE = "s17-fig3-search-progress.png"
 
@@ -45,6 +50,39 @@ def timings_table(timings: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def record_words(record: Record) -> str:
+    """One sentence on what a record of searches holds, and what it cost."""
+    searches = {settings["search"]["method"]: name for name, settings in record.searches().items()}
+    trials = {method: replay(record, name).trials for method, name in searches.items()}
+    made = {e.key: e for rows in trials.values() for _, e in rows}.values()
+    chosen = next(iter(made)).settings
+    times = [datetime.fromisoformat(e.created) for e in made]
+    minutes = (max(times) - min(times)).total_seconds() / 60
+    sizes = " and ".join(f"{len(rows)} {method}" for method, rows in sorted(trials.items()))
+    device = ", ".join(sorted({e.device for e in made}))
+    return (
+        f"{len(made)} distinct cells ({sizes} search) of {chosen['layers']} x {chosen['hidden']} units, trained for "
+        f"{chosen['epochs']} epochs over {chosen['train_tokens']:,} characters of {chosen['corpus']} each, in "
+        f"{minutes:.0f} minutes on {device}."
+    )
+
+
+def findings_table(found: Mapping[str, Finding]) -> str:
+    """A Markdown table of the shipped findings on claims of the papers, with their verdicts."""
+    rows = ["| claim | ours | 95% interval | verdict |", "|---|---|---|---|"]
+    known = papers.load()
+    for name, finding in found.items():
+        entry = known[name]
+        if entry.kind != "claim" or finding.interval is None:
+            continue
+        low, high = finding.interval
+        rows.append(
+            f"| {entry.text.split(' The paper gives')[0]} | {finding.value:+.3f} {finding.unit} | "
+            f"{low:+.3f} to {high:+.3f} | {verdict(entry, finding).word} |"
+        )
+    return "\n".join(rows)
+
+
 def fill(text: str, name: str, content: str) -> str:
     """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced; ValueError if there is none."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
@@ -53,7 +91,15 @@ def fill(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda found: found[1] + content + found[2], text)
 
 
-def update_readme(readme: Path, timings: dict[str, Any]) -> None:
-    """Write the measured minutes into the README."""
-    text = fill(readme.read_text("utf-8"), "timings", timings_table(timings))
+def filled_readme(text: str, records: Path) -> str:
+    """The README's text with its numbers made from the files in the records' folder."""
+    timings = json.loads((records / "timings.json").read_text("utf-8"))
+    text = fill(text, "timings", timings_table(timings))
+    text = fill(text, "record", record_words(Record.load(records / "ptb-chars-search.jsonl.gz")))
+    return fill(text, "findings", findings_table(read_findings(records / "findings.json")))
+
+
+def update_readme(readme: Path, records: Path) -> None:
+    """Write the README's numbers into it."""
+    text = filled_readme(readme.read_text("utf-8"), records)
     write_atomically(readme, lambda path: path.write_text(text, encoding="utf-8"))
