@@ -1,6 +1,7 @@
 """What every test shares: where real data may lie, quiet figures, repeatable inputs, the gpu marker."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +18,10 @@ if "NASREPRO_MIRROR" not in os.environ and (ROOT.parent / "shared" / "data").is_
 
 # Set for this process alone: through MPLBACKEND it would also reach notebooks and hide their figures.
 mpl.use("Agg")
+
+# A shell that starts something in the background lets it ignore Ctrl-C, and so would every process that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The smallest machine we promise anything for has two cores; more threads also change the order of sums.
 torch.set_num_threads(2)

@@ -8,7 +8,15 @@ import pytest
 from nasrepro import notebook, profiles
 from nasrepro.datasets import DataError
 from nasrepro.dsl import parse, zoo
-from nasrepro.notebook import Run, check_parameters, measured_seconds, note_seconds, start, unknown_parameter
+from nasrepro.notebook import (
+    RecordedData,
+    Run,
+    check_parameters,
+    measured_seconds,
+    note_seconds,
+    start,
+    unknown_parameter,
+)
 from nasrepro.search import Evaluation, Record, RecordError
 from nasrepro.search.held_out import evaluate_test
 from nasrepro.trainers.language_model import LanguageModelTask
@@ -135,7 +143,7 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
     alone = Run("03", profile)
     assert alone.evaluations([zoo["GRU"], zoo["LSTM"]], (1, 2)) == [marked]
-    assert alone.data is None
+    assert alone.data == RecordedData("pydoc", "char", made.data, f"recorded {made.created[:10]}", made.device)
     assert (
         "Nothing can be trained here, going on with what is recorded. ptb is not here; fetch it"
         in capsys.readouterr().out
@@ -150,9 +158,22 @@ def test_the_test_split_is_read_once_for_a_row(monkeypatch: pytest.MonkeyPatch) 
     first = evaluate_test(TINY.task, cell, 1, record, "a row")
     assert first.metrics["valid_ppl"] == pytest.approx(TINY.task.evaluate(cell.canonical(), 1).metrics["valid_ppl"])
     assert first.metrics["test_ppl"] != first.metrics["valid_ppl"]
-    assert [(read["row"], read["data"]) for read in record.test_reads()] == [("a row", TINY.task.corpus.hash)]
+    (reading,) = record.test_reads()
+    assert (reading["row"], reading["data"]) == (f"a row {first.key[:12]}", TINY.task.corpus.hash)
     monkeypatch.setattr("nasrepro.search.held_out.train", lambda *_, **__: pytest.fail("trained again"))
     assert evaluate_test(TINY.task, cell, 1, record, "a row") == first
+    assert len(record.test_reads()) == 1
+
+
+def test_a_kill_between_reading_and_writing_does_not_lock_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record()
+    with monkeypatch.context() as killed:
+        killed.setattr(Record, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row")
+    assert len(record.test_reads()) == 1
+    assert record.evaluations() == []
+    assert evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row").metrics["test_ppl"] > 1
     assert len(record.test_reads()) == 1
 
 

@@ -6,7 +6,7 @@ import torch
 
 from nasrepro.datasets import batchify
 from nasrepro.dsl import Cell
-from nasrepro.search.record import Evaluation, Record, evaluation_key
+from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.trainers.language_model import LanguageModelTask, evaluate, perplexity, train
 
 HELD_OUT = "language model, test split"
@@ -26,12 +26,21 @@ def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record
     The model is trained again from its seed, because records keep numbers and no weights. The split is read through
     `Record.read_test` under the name `row` and the evaluation's key, so that each reading names what it was for; asked
     again, the record answers, and nothing is trained or read.
+
+    Raises RecordError, before any training, when the row has read this split for another model.
     """
     held_out = _HeldOut(**{field.name: getattr(task, field.name) for field in fields(task)})
     key = evaluation_key(held_out, cell, seed)
     known = record.get(key)
     if known is not None:
         return known
+    for reading in record.test_reads():
+        name, _, of = reading["row"].rpartition(" ")
+        if (name, reading["data"]) == (row, task.data_hash) and of != key[:12]:
+            raise RecordError(
+                f"row {row!r} read the test split of {reading['corpus']} on {reading['created']} for another model, "
+                "and that is done once; compare models on the validation split, or report a new row and say so"
+            )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker process: more threads change the order of sums
     try:

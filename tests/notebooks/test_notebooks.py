@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from nasrepro.profiles import profiles
@@ -40,7 +41,7 @@ def test_notebooks_are_committed_without_outputs(path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_every_notebook_runs_at_smoke(tmp_path: Path) -> None:
     for path in NOTEBOOKS:
-        notebook = parameterize_notebook(nbformat.read(path, as_version=4), {"PROFILE": "smoke"})
+        notebook = parameterize_notebook(load_notebook_node(str(path)), {"PROFILE": "smoke"})
         nbformat.write(notebook, tmp_path / path.name)
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout", "300", "-p", "no:cacheprovider"]
     command += ["-q", "-x", "-W", "ignore", "--rootdir", str(tmp_path), str(tmp_path)]

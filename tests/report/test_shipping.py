@@ -35,6 +35,7 @@ def test_shipping_copies_findings_as_shipped_ones_and_keeps_those_of_other_profi
     records = tmp_path / "records"
     records.mkdir()
     for folder, entry in (("one", "s17.fig3"), ("two", "s17.rank.predicts")):
+        (tmp_path / folder).mkdir()
         Ledger(tmp_path / folder).add(Finding(entry, 0.5))
         assert ship(tmp_path / folder, records) == [entry]
     found = read_findings(records / "findings.json")
