@@ -224,8 +224,8 @@ def test_no_file_names_a_path_of_one_machine():
         (b'"' + b"/home" + b'/ada/cell.txt"', True),
         (b"root=" + b"/tmp" + b"/x", True),
         (b"../shared/data", False),
-        (b"https://example.org/work/a", False),
-        (b"~/work/a", False),
+        (b"https://example.org/opt/a", False),
+        (b"~/opt/a", False),
         (b"nasrepro/search/workers.py", False),
     ],
 )
