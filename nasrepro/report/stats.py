@@ -51,6 +51,14 @@ def paired_difference(
     return float(differences.mean()), interval(differences, level, seed)
 
 
+def kendall(pred: ArrayLike, true: ArrayLike) -> float:
+    """Kendall's tau-b of predicted and true values, shape (n,) each; ValueError where it has no value."""
+    tau = float(scipy.stats.kendalltau(np.asarray(pred), np.asarray(true)).statistic)
+    if not np.isfinite(tau):
+        raise ValueError("Kendall's tau needs at least two pairs and values that are not all equal or NaN")
+    return tau
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A statistic with its interval."""

@@ -179,6 +179,11 @@ class RNN(nn.Module):
             after_layers.append(layer_state)
         return x, _pack(after_layers)
 
+    def initial_state(self, batch_size: int, like: Tensor | None = None) -> State:
+        """The state before the first step: zeros, of the parameters' dtype and device, or of `like`'s."""
+        like = next(self.parameters()) if like is None else like
+        return _pack([self._zeros(layer, batch_size, like) for layer in self.layers])
+
     def _zeros(self, layer: nn.Module, batch_size: int, like: Tensor) -> LayerState:
         assert isinstance(layer, RNNLayer)
         h = like.new_zeros(batch_size, layer.hidden_size)
