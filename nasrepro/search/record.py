@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -178,7 +179,7 @@ class Record:
 
     def _open(self, db: sqlite3.Connection) -> None:
         self._check(db)  # before the first write: another program's file stays as it is
-        db.execute("PRAGMA journal_mode=WAL")  # readers and one writer at a time, safe under kill -9
+        self._into_wal(db)  # readers and one writer at a time, safe under kill -9
         db.execute("PRAGMA synchronous=FULL")  # and under power failure: an evaluation costs more than a flush
         with self._transaction():
             if self._check(db):
@@ -187,6 +188,18 @@ class Record:
                 db.execute(f"CREATE TABLE {name} ({columns})")
             db.execute(f"PRAGMA application_id={_APPLICATION}")
             db.execute(f"PRAGMA user_version={SCHEMA}")
+
+    def _into_wal(self, db: sqlite3.Connection) -> None:
+        # SQLite does not wait for its turn when two connections change a new file's mode at once, so we do.
+        deadline = time.monotonic() + _WAIT
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _check(self, db: sqlite3.Connection) -> bool:
         """True for a record of this version, False for an empty file."""
