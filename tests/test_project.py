@@ -22,13 +22,14 @@ PACKAGE = ROOT / "nasrepro"
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "hardware": set(),
+    "native": {"files"},
     "dsl": set(),
     "datasets": set(),
     "convnet": set(),
-    "rnn": {"dsl"},
+    "rnn": {"dsl", "native"},
     "controllers": {"dsl"},
     "ranking": {"dsl"},
-    "trainers": {"files", "hardware", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"},
+    "trainers": {"files", "hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "trainers"}
 MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}
