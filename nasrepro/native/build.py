@@ -70,7 +70,8 @@ def load(source: str, *, isa: str = "native", flags: Sequence[str] = ()) -> ctyp
         flags: more arguments for the compiler.
 
     Returns: the loaded object; the same one whenever the same text is loaded again in this process. Where the
-    compiler has no OpenMP, the code was compiled without and runs on one thread.
+    compiler has no OpenMP, the code was compiled without and runs on one thread, until OpenMP is installed and
+    the cache folder emptied.
 
     Raises: NativeError if there is no compiler, it refuses the text, or the cache folder cannot be used or
     could be changed by other users; ValueError for an unknown `isa`.
