@@ -1,0 +1,228 @@
+/* Matrix products with one operand packed: C[rows, n] (+)= A[rows, k] B[k, n] (+ bias).
+ *
+ * A recurrent layer multiplies by the same matrix at every step, so B is packed once into the order in which it will be
+ * read: panels of PANEL columns, each holding its rows one after the other (the last panel may be half as wide).
+ *
+ *     B (k x n)                     packed
+ *     +-------+-------+---+         [row 0 of panel 0][row 1 of panel 0] ... [row 0 of panel 1] ...
+ *     | panel | panel | p |
+ *     |   0   |   1   | 2 |
+ *     +-------+-------+---+
+ *
+ * A comes fresh and is copied strip by strip: TILE_ROWS rows, column after column. The micro-kernel `tile` then keeps a
+ * tile of C, TILE_ROWS x PANEL, in registers while it walks down k. k is cut into blocks, so that strip and panel stay
+ * in the caches, and so that no sum is one long chain of roundings.
+ *
+ * With PRODUCTS_BF16 both operands are packed as bfloat16 in pairs along k, two to a 32-bit lane, and sums stay float:
+ * k floats become depth(k) = (k + 1) / 2 lanes. Everything else is the same.
+ */
+#ifndef NASREPRO_GEMM_H
+#define NASREPRO_GEMM_H
+
+#include "vec.h"
+
+#if defined(PRODUCTS_BF16) && defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+#define PANEL (2 * LANES)
+#define TILE_ROWS (REGISTERS == 32 ? 14 : 6)
+#define MOST_TILE_ROWS 14
+#define BLOCK 512  /* lanes of depth that are worked through at a time */
+#define STRIPS 8   /* strips of A that are copied at a time */
+
+static inline long least(long a, long b) { return a < b ? a : b; }
+static inline long round_up(long a, long unit) { return (a + unit - 1) / unit * unit; }
+
+#ifdef PRODUCTS_BF16
+INLINE long depth(long k) { return (k + 1) / 2; }
+#else
+INLINE long depth(long k) { return k; }
+#endif
+
+INLINE long panel_count(long n) { return (n + PANEL - 1) / PANEL; }
+INLINE int panel_width(long n, long panel) { return n - panel * PANEL <= LANES ? LANES : PANEL; }
+
+/* Floats that a packed B of k rows and n columns takes. */
+static long packed_size(long k, long n) {
+    return n ? depth(k) * ((panel_count(n) - 1) * PANEL + panel_width(n, panel_count(n) - 1)) : 0;
+}
+
+/* Floats that `multiply` needs to work in. */
+static long scratch_size(void) { return STRIPS * MOST_TILE_ROWS * BLOCK; }
+
+/* --- packing ------------------------------------------------------------------------------------------------- */
+
+#ifdef PRODUCTS_BF16
+/* Two floats, rounded to nearest even, as one lane. A NaN stays one: rounding could carry it over into an infinity. */
+INLINE unsigned bf16(float a) {
+    unsigned bits;
+    memcpy(&bits, &a, 4);
+    return a != a ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+}
+INLINE float lane(const float *a, long stride, long k, long row) {
+    float pair;
+    unsigned bits = bf16(a[2 * row * stride]) | (2 * row + 1 < k ? bf16(a[(2 * row + 1) * stride]) << 16 : 0);
+    memcpy(&pair, &bits, 4);
+    return pair;
+}
+#else
+INLINE float lane(const float *a, long stride, long k, long row) { return (void)k, a[row * stride]; }
+#endif
+
+/* Panels first .. last - 1 of a B whose element (i, j) is b[i * row_stride + j * column_stride]. */
+static void pack(const float *b, long row_stride, long column_stride, long k, long n, float *packed, long first,
+                 long last) {
+    for (long p = first; p < last; p++) {
+        const int width = panel_width(n, p);
+        const long columns = least(width, n - p * PANEL);
+        const float *from = b + p * PANEL * column_stride;
+        float *to = packed + p * PANEL * depth(k);
+        if (column_stride == 1) {
+            for (long i = 0; i < depth(k); i++)
+                for (long j = 0; j < width; j++)
+                    to[i * width + j] = j < columns ? lane(from + j, row_stride, k, i) : 0;
+            continue;
+        }
+        /* A transposed B: in pieces of 16 rows, so that the cache lines read for one column serve the next ones. */
+        for (long i0 = 0; i0 < depth(k); i0 += 16)
+            for (long j = 0; j < width; j++)
+                for (long i = i0; i < least(i0 + 16, depth(k)); i++)
+                    to[i * width + j] = j < columns ? lane(from + j * column_stride, row_stride, k, i) : 0;
+    }
+}
+
+/* Rows 0 .. rows - 1 of A, lanes i0 .. i1 - 1 of their depth: (i1 - i0, rows). */
+static void pack_strip(const float *a, long row_stride, long column_stride, long k, long rows, long i0, long i1,
+                       float *strip) {
+    if (row_stride == 1) { /* A is stored transposed */
+        for (long i = i0; i < i1; i++)
+            for (long r = 0; r < rows; r++) strip[(i - i0) * rows + r] = lane(a + r, column_stride, k, i);
+        return;
+    }
+    for (long r = 0; r < rows; r++)
+        for (long i = i0; i < i1; i++) strip[(i - i0) * rows + r] = lane(a + r * row_stride, column_stride, k, i);
+}
+
+/* --- the micro-kernel ---------------------------------------------------------------------------------------- */
+
+/* sums += (one lane of A, for all columns) x (a vector of lanes of B) */
+INLINE vec multiply_add(vec sums, float a, vec b) {
+#if defined(PRODUCTS_BF16) && defined(__AVX512BF16__)
+    int pair;
+    memcpy(&pair, &a, 4);
+    return (vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
+#elif defined(PRODUCTS_BF16)
+    /* A bfloat16 is the upper half of a float, so each half of a lane becomes a float by moving bits alone. */
+    const ints pairs_a = (ints)all(a), pairs_b = (ints)b, upper = (ints){0} - 65536;
+    sums += (vec)(pairs_a << 16) * (vec)(pairs_b << 16);
+    return sums + (vec)(pairs_a & upper) * (vec)(pairs_b & upper);
+#else
+    return sums + a * b;
+#endif
+}
+
+/* C[rows, vectors * LANES] = A B, plus C itself if we accumulate, plus the bias if there is one. `rows` and `vectors` are
+ * constants wherever this is inlined, so the sums of rows that are not there fall away and the others are registers. */
+INLINE void tile(const int rows, const int vectors, long lanes, const float *a, const float *b, float *c, long ldc,
+                 int accumulate, const float *bias) {
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
+#define BEGIN(r)                                                                                                       \
+    vec left##r = {0}, right##r = {0};                                                                                 \
+    if (r < rows && accumulate) {                                                                                      \
+        left##r = load(c + r * ldc, LANES);                                                                            \
+        if (vectors == 2) right##r = load(c + r * ldc + LANES, LANES);                                                 \
+    }                                                                                                                  \
+    if (r < rows && bias) {                                                                                            \
+        left##r += load(bias, LANES);                                                                                  \
+        if (vectors == 2) right##r += load(bias + LANES, LANES);                                                       \
+    }
+#define MULTIPLY(r)                                                                                                    \
+    if (r < rows) {                                                                                                    \
+        left##r = multiply_add(left##r, a[r], b_left);                                                                 \
+        if (vectors == 2) right##r = multiply_add(right##r, a[r], b_right);                                            \
+    }
+#define END(r)                                                                                                         \
+    if (r < rows) {                                                                                                    \
+        store(c + r * ldc, left##r, LANES);                                                                            \
+        if (vectors == 2) store(c + r * ldc + LANES, right##r, LANES);                                                 \
+    }
+    EACH_ROW(BEGIN)
+    for (long i = 0; i < lanes; i++, a += rows, b += vectors * LANES) {
+        const vec b_left = load(b, LANES), b_right = vectors == 2 ? load(b + LANES, LANES) : b_left;
+        __builtin_prefetch(b + 16 * PANEL);
+        if (vectors == 2) __builtin_prefetch(b + 16 * PANEL + LANES);
+        EACH_ROW(MULTIPLY)
+    }
+    EACH_ROW(END)
+#undef EACH_ROW
+#undef BEGIN
+#undef MULTIPLY
+#undef END
+}
+
+static void any_tile(long rows, int width, long lanes, const float *a, const float *b, float *c, long ldc,
+                     int accumulate, const float *bias) {
+#define TILE(r)                                                                                                        \
+    case r:                                                                                                            \
+        if (width == PANEL) tile(r, 2, lanes, a, b, c, ldc, accumulate, bias);                                         \
+        else tile(r, 1, lanes, a, b, c, ldc, accumulate, bias);                                                        \
+        break;
+    switch (rows) {
+        TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#if REGISTERS == 32
+        TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+#endif
+    }
+#undef TILE
+}
+
+/* The same where C has only the first `columns` of the tile's columns: through a copy of the tile. */
+static void edge_tile(long rows, int width, long columns, long lanes, const float *a, const float *b, float *c,
+                      long ldc, int accumulate, const float *bias) {
+    float copy[MOST_TILE_ROWS * PANEL] = {0}, whole_bias[PANEL] = {0};
+    if (accumulate)
+        for (long r = 0; r < rows; r++) memcpy(copy + r * PANEL, c + r * ldc, columns * sizeof(float));
+    if (bias) memcpy(whole_bias, bias, columns * sizeof(float));
+    any_tile(rows, width, lanes, a, b, copy, PANEL, accumulate, bias ? whole_bias : 0);
+    for (long r = 0; r < rows; r++) memcpy(c + r * ldc, copy + r * PANEL, columns * sizeof(float));
+}
+
+/* --- the product --------------------------------------------------------------------------------------------- */
+
+/* C[rows, n] (+)= A B (+ bias), for panels first .. last - 1 of B only. Element (i, j) of A is
+ * a[i * row_stride + j * column_stride], C's rows lie ldc apart. */
+static void multiply(long rows, long k, const float *a, long row_stride, long column_stride, const float *packed,
+                     long n, long first, long last, float *c, long ldc, int accumulate, const float *bias,
+                     float *scratch) {
+    const long strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const long blocks = (depth(k) + BLOCK - 1) / BLOCK;
+    for (long block = 0; block < blocks; block++) {
+        const long i0 = depth(k) * block / blocks, i1 = depth(k) * (block + 1) / blocks;
+        for (long s0 = 0; s0 < strips; s0 += STRIPS) {
+            const long s1 = least(s0 + STRIPS, strips);
+            for (long s = s0; s < s1; s++) {
+                const long r0 = rows * s / strips, r1 = rows * (s + 1) / strips;
+                pack_strip(a + r0 * row_stride, row_stride, column_stride, k, r1 - r0, i0, i1,
+                           scratch + (s - s0) * TILE_ROWS * BLOCK);
+            }
+            for (long p = first; p < last; p++) {
+                const int width = panel_width(n, p);
+                const long columns = least(width, n - p * PANEL);
+                const float *b = packed + p * PANEL * depth(k) + i0 * width;
+                for (long s = s0; s < s1; s++) {
+                    const long r0 = rows * s / strips, r1 = rows * (s + 1) / strips;
+                    const float *strip = scratch + (s - s0) * TILE_ROWS * BLOCK;
+                    float *to = c + r0 * ldc + p * PANEL;
+                    const float *add = bias && block == 0 ? bias + p * PANEL : 0;
+                    if (columns == width)
+                        any_tile(r1 - r0, width, i1 - i0, strip, b, to, ldc, accumulate || block, add);
+                    else
+                        edge_tile(r1 - r0, width, columns, i1 - i0, strip, b, to, ldc, accumulate || block, add);
+                }
+            }
+        }
+    }
+}
+
+#endif
