@@ -43,23 +43,33 @@ class LayerState(NamedTuple):
     t: int
 
 
+class Options(NamedTuple):
+    """What may be different from call to call."""
+
+    h_mask: Tensor | None = None
+    """(B, hidden): multiplies what enters a matrix product and depends on h_{t-1} with no matrix in between, at every
+    step the same: variational dropout as dropped columns of the matrix (Gal & Ghahramani 2016). Elementwise uses of
+    h_{t-1} see it whole, since dropping it there would destroy the state that it carries (S17 appendix B.3). For
+    MM(h_{t-1}) that is the paper's placement; for MM of a function of h_{t-1} it is our reading."""
+    lengths: Tensor | None = None
+    """(B,), int64: steps of each sequence; after them its outputs are 0 and its h and c stay."""
+    product_dtype: torch.dtype = torch.float32
+    """bfloat16 rounds what enters matrix products, which add up in the dtype of x. float32 leaves it as it is."""
+
+
 def run(
-    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, h_mask: Tensor | None = None
+    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options = Options()
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence: x (T, B, input) -> out (T, B, hidden), and the state after it.
 
-    `weights` are those of `program.products`, in that order. `h_mask` (B, hidden) multiplies what enters a matrix
-    product and depends on h_{t-1} with no matrix in between, at every step the same: variational dropout as dropped
-    columns of the matrix (Gal & Ghahramani 2016). Elementwise uses of h_{t-1} see it whole, since dropping it there
-    would destroy the state that it carries (S17 appendix B.3). For MM(h_{t-1}) that is the paper's placement; for
-    MM of a function of h_{t-1} it is our reading.
+    `weights` are those of `program.products`, in that order.
     """
     T, B, _ = x.shape
     H = state.h.shape[-1]
     queue = iter(weights)
     values = _early_sources(program, x, state, H)
     for stage in program.before:
-        _run_stage(stage, values, [next(queue) for _ in stage.products])  # (T, B, width) each
+        _run_stage(stage, values, [next(queue) for _ in stage.products], options)  # (T, B, width) each
     # unbind, not indexing: its backward is one stack, where T selections would each fill a whole (T, B, H) with zeros
     carried = {slot: values[slot].unbind(0) for slot in program.carried}  # T x (B, width)
     loop_weights = [[next(queue) for _ in stage.products] for stage in program.step]
@@ -78,13 +88,25 @@ def run(
             elif slot not in now:
                 now[slot] = positions(state.t + t, 1, H, x)[0]
         for stage, stage_weights in zip(program.step, loop_weights, strict=True):
-            _run_stage(stage, now, stage_weights, h_mask)
-        h = now[program.hidden].expand(B, H)
-        c = now[program.memory].expand(B, H) if program.memory is not None else None
+            _run_stage(stage, now, stage_weights, options)
+        h_now = now[program.hidden].expand(B, H)
+        c_now = now[program.memory].expand(B, H) if program.memory is not None else None
+        if options.lengths is None:
+            outputs.append(h_now)
+        else:
+            running = (t < options.lengths)[:, None]  # (B, 1)
+            outputs.append(torch.where(running, h_now, 0))
+            h_now = torch.where(running, h_now, h)
+            c_now = None if c_now is None or c is None else torch.where(running, c_now, c)
+        h, c = h_now, c_now
         x_before = x[t]
-        outputs.append(h)
-    last_x = x[-1] if state.x is not None else None
+    last_x = None if state.x is None else last_inputs(x, options.lengths)
     return torch.stack(outputs), LayerState(h, c, last_x, state.t + T)  # (T, B, hidden)
+
+
+def last_inputs(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The last input of each sequence: x (T, B, input) -> (B, input)."""
+    return x[-1] if lengths is None else x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
 
 
 def positions(start: int, length: int, size: int, like: Tensor) -> Tensor:
@@ -114,12 +136,14 @@ def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) ->
 
 
 def _run_stage(
-    stage: Stage, values: dict[int, Tensor], weights: Sequence[Weights], h_mask: Tensor | None = None
+    stage: Stage, values: dict[int, Tensor], weights: Sequence[Weights], options: Options
 ) -> None:
     for product, (weight, bias) in zip(stage.products, weights, strict=True):
         source = values[product.source]
-        if h_mask is not None and product.reads_h:
-            source = source * h_mask
+        if options.h_mask is not None and product.reads_h:
+            source = source * options.h_mask
+        if options.product_dtype == torch.bfloat16:
+            source, weight = (operand.bfloat16().to(operand.dtype) for operand in (source, weight))
         out = F.linear(source, weight, bias)  # (..., n * hidden)
         values.update(zip(product.targets, out.chunk(len(product.targets), -1), strict=True))
     for op in stage.pointwise:

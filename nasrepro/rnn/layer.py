@@ -7,16 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from nasrepro.dsl import Cell, CellError, parse
-from nasrepro.rnn import interpreter
+from nasrepro.rnn import fused, interpreter
 from nasrepro.rnn.dropout import dropout, dropout_mask
-from nasrepro.rnn.interpreter import LayerState, Weights
+from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.program import Program, compile_cell
 from nasrepro.rnn.state import State, join, layers
 
-Backend = Callable[[Program, Sequence[Weights], Tensor, LayerState, Tensor | None], tuple[Tensor, LayerState]]
+Backend = Callable[[Program, Sequence[Weights], Tensor, LayerState, Options], tuple[Tensor, LayerState]]
 
-BACKENDS: dict[str, Backend] = {"reference": interpreter.run}
-"""Name -> what runs a program. A faster backend registers itself here and takes the same arguments."""
+BACKENDS: dict[str, Backend] = {"reference": interpreter.run, "fused": fused.run}
+"""Name -> what runs a program."""
+
+PRODUCT_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class RNNLayer(nn.Module):
@@ -95,7 +97,9 @@ class RNN(nn.Module):
         hidden_dropout: variational rate on h_{t-1} where it enters a matrix product. What a cell carries over
             elementwise is never dropped, nor is c_{t-1} (S17 appendix B.3).
         weight_drop: DropConnect rate on the matrices inside the time loop, drawn once per call.
-        backend: "reference", or "auto" for the fastest that is there.
+        backend: "reference", "fused", or "auto": fused where there is fused code, as for float32 on the CPU.
+        product_dtype: torch.bfloat16 rounds what enters matrix products, which still add up in float32: faster, with
+            gradients good to about two digits. Weights and states stay float32.
         generator: for the initial weights; torch's global one when None.
 
     Raises CellError for a cell that cannot run, or that uses the raw input at another width; ValueError for bad rates,
@@ -116,6 +120,7 @@ class RNN(nn.Module):
         hidden_dropout: float = 0.0,
         weight_drop: float = 0.0,
         backend: str = "auto",
+        product_dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -131,6 +136,8 @@ class RNN(nn.Module):
             raise ValueError("input_size, hidden_size, num_layers and last_size must be at least 1")
         if backend != "auto" and backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+        if product_dtype not in PRODUCT_DTYPES:
+            raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -139,6 +146,7 @@ class RNN(nn.Module):
         self.hidden_dropout = hidden_dropout
         self.weight_drop = weight_drop
         self.backend = backend
+        self.product_dtype = product_dtype
         program = compile_cell(self.cell)
         sizes = [hidden_size] * (num_layers - 1) + [last_size or hidden_size]
         inputs = [input_size, *sizes[:-1]]
@@ -151,20 +159,24 @@ class RNN(nn.Module):
         x: Tensor,
         state: State | Tensor | tuple[Tensor, ...] | None = None,
         *,
+        lengths: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, State]:
         """x (T, B, input_size) -> out (T, B, size of the last layer), and the state to go on from.
 
         `state` is None (zeros), a State, or torch's forms: h, or (h, c), each (num_layers, B, hidden_size). An x of
-        (T, input_size) is taken as one sequence without batch, as torch does. `generator` draws the dropout masks;
-        torch's global one when None. Raises ValueError on a shape that does not fit.
+        (T, input_size) is taken as one sequence without batch, as torch does. `lengths` (B,) are the steps of each
+        sequence where they differ, 1 to T; what pads the shorter ones must be finite. Their outputs after the end are
+        0, and the state is the one at their end, as torch's packed sequences give it. `generator` draws the dropout
+        masks; torch's global one when None. Raises ValueError on a shape that does not fit.
         """
         if x.dim() == 2:
-            out, after = self.forward(x[:, None], _add_batch(state), generator=generator)
+            out, after = self.forward(x[:, None], _add_batch(state), lengths=lengths, generator=generator)
             return out[:, 0], _drop_batch(after)
         if x.dim() != 3 or x.shape[-1] != self.input_size or 0 in x.shape[:2]:
             raise ValueError(f"x must be (T, B, {self.input_size}) with T, B >= 1, got {tuple(x.shape)}")
-        run = BACKENDS["reference" if self.backend == "auto" else self.backend]
+        if lengths is not None:
+            lengths = _checked_lengths(lengths, x)
         states = self._unpack(state, x)
         after_layers = []
         for number, (layer, layer_state) in enumerate(zip(self.layers, states, strict=True)):
@@ -175,9 +187,15 @@ class RNN(nn.Module):
             if self.training and self.hidden_dropout:
                 h_mask = dropout_mask(layer_state.h, layer_state.h.shape, self.hidden_dropout, generator)
             weights = layer.weights(self.weight_drop if self.training else 0.0, generator)
-            x, layer_state = run(layer.program, weights, x, layer_state, h_mask)
+            options = Options(h_mask, lengths, self.product_dtype)
+            x, layer_state = self._backend(layer.program, x)(layer.program, weights, x, layer_state, options)
             after_layers.append(layer_state)
         return x, _pack(after_layers)
+
+    def _backend(self, program: Program, x: Tensor) -> Backend:
+        if self.backend == "auto":
+            return BACKENDS["fused" if fused.supports(program, x) else "reference"]
+        return BACKENDS[self.backend]
 
     def initial_state(self, batch_size: int, like: Tensor | None = None) -> State:
         """The state before the first step: zeros, of the parameters' dtype and device, or of `like`'s."""
@@ -232,6 +250,13 @@ class RNN(nn.Module):
         return (
             f"{self.cell}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
         )
+
+
+def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
+    T, B, _ = x.shape
+    if lengths.shape != (B,) or lengths.is_floating_point() or int(lengths.min()) < 1 or int(lengths.max()) > T:
+        raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {lengths.tolist()}")
+    return lengths.to(x.device, torch.int64).contiguous()
 
 
 def _pack(states: Sequence[LayerState]) -> State:

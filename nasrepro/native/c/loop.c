@@ -56,6 +56,7 @@ struct call {
     long threads, by_columns;
     long levels_before, levels; /* those before the loop come first */
     long runs, operands, sums;  /* sums: columns of the space SUMS, in floats */
+    long writes_h, writes_c;    /* whether anything is written to D_H and D_C */
     const struct level *level;
     const struct run *run;
     const struct norm *norm;
@@ -321,6 +322,11 @@ static void pack_for_backward(const struct call *call, const struct layout *layo
     }
 }
 
+static void forget(const struct rows *rows, enum space space) {
+    if (rows->at[space]) memset(rows->at[space], 0, rows->count * rows->row[space] * sizeof(float));
+    meet(rows);
+}
+
 static void backward_steps(const struct call *call, const struct memory *memory, struct team team) {
     const struct team alone = {0, 1};
     const struct share mine = share_of(call->by_columns ? alone : team, call->batch);
@@ -332,6 +338,8 @@ static void backward_steps(const struct call *call, const struct memory *memory,
             rows.at[D_H] = rows.at[D_H_NEXT], rows.at[D_H_NEXT] = d_h;
             rows.at[D_C] = rows.at[D_C_NEXT], rows.at[D_C_NEXT] = d_c;
         }
+        if (!call->writes_h) forget(&rows, D_H);
+        if (!call->writes_c) forget(&rows, D_C);
         for (long l = call->levels - 1; l >= call->levels_before; l--) {
             run_kernel(call, call->level[l].backward, &rows);
             clear(&rows, lengths, t, gradients_of_a_step, 6);

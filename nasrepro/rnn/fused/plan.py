@@ -132,11 +132,13 @@ class Plan:
     before: tuple[Level, ...]
     step: tuple[Level, ...]
     columns: dict[str, int]
-    """Blocks of sums, saved, saved_wide, d_step, d_early and d_early_wide."""
+    """Blocks of the numbered spaces; the others have one."""
     bias_columns: tuple[tuple[int, ...], ...]
     """For each product, the sums that its biases are added to."""
     spaces: frozenset[str]
     """The spaces that are used at all."""
+    kernel_spaces: frozenset[str]
+    """The spaces that elementwise kernels and normalisations write to, backward ones included."""
     written: frozenset[str]
     """Those of d_x, d_x_before, d_h and d_c that something is written to; the others stay zero."""
 
@@ -179,13 +181,18 @@ class _Planner:
         self.outputs = [slot for slot in (self.hidden, self.memory) if slot is not None]
         self.values = self._values(masked)
         self._merge_sums()
-        self.order = self._order()
+        self.order = list(_postorder(self.values, self.outputs))
         for slot in self.order:
             self._describe(slot)
         for slot in self.order:
             for arg in self.values[slot].args:
                 self.values[arg].users.append(slot)
+        for slot in reversed(self.order):
+            self._sink(slot)
         self.columns: dict[str, int] = defaultdict(int)
+        self.column: dict[int, int] = {}  # sum -> its column
+        self.sum_of: dict[tuple[int, int], int] = {}  # term -> the sum that it is part of
+        self.source_of: dict[tuple[int, int], int] = {}
         self.runs = self._runs()
         self.place = self._places()
         self.gradient: dict[int, Place | None] = {}
@@ -200,21 +207,24 @@ class _Planner:
         for stage in (*program.before, *program.step):
             for op in stage.pointwise:
                 values[op.target] = _Value(op.op, op.args)
-        fresh = 1 + max(slot for stage in (*program.before, *program.step) for slot in _targets(stage)) + len(values)
-        mask = masked_source = fresh
-        masked_sources: dict[int, int] = {}
         for number, product in enumerate(program.products):
-            source = product.source
-            if masked and product.reads_h:
-                values[mask] = _Value(MASK, ())
-                if source not in masked_sources:
-                    masked_source += 1
-                    masked_sources[source] = masked_source
-                    values[masked_source] = _Value("Mult", (source, mask))
-                source = masked_sources[source]
             for row, target in enumerate(product.targets):
-                values[target] = _Value("Sum", (source,), ((number, row),))
+                values[target] = _Value("Sum", (product.source,), ((number, row),))
+        if masked:
+            self._mask(values)
         return values
+
+    def _mask(self, values: dict[int, _Value]) -> None:
+        """Multiply by the mask what a matrix reads of h_{t-1}."""
+        mask = max(values) + 1
+        masked: dict[int, int] = {}
+        for product in self.program.products:
+            if product.reads_h:
+                slot = masked.setdefault(product.source, mask + 1 + len(masked))
+                values[mask] = _Value(MASK, ())
+                values[slot] = _Value("Mult", (product.source, mask))
+                for target in product.targets:
+                    values[target].args = (slot,)
 
     def _merge_sums(self) -> None:
         """Make Add(sum, sum) one sum, where nothing else reads the two."""
@@ -227,9 +237,6 @@ class _Planner:
             if value.op == "Add" and all(part.op == "Sum" for part in parts) and all(uses[a] == 1 for a in value.args):
                 first, second = parts
                 self.values[slot] = _Value("Sum", first.args + second.args, first.terms + second.terms)
-
-    def _order(self) -> list[int]:
-        return list(_postorder(self.values, self.outputs))
 
     def _describe(self, slot: int) -> None:
         """Set whether a value is early, how wide it is, and its level within its part of the program."""
@@ -244,33 +251,34 @@ class _Planner:
         level = max(part.level for part in below if part.early == value.early)
         value.level = level + (value.op in {"Sum", "LayerNorm"})
 
+    def _sink(self, slot: int) -> None:
+        """Put off an elementwise value to the level that first reads it: then it needs no place in between.
+
+        A value that a matrix or a normalisation reads must have a place anyway, and is left where it is.
+        """
+        value = self.values[slot]
+        users = [self.values[user] for user in value.users]
+        if value.op in FORWARD and slot not in self.outputs and all(user.op in FORWARD for user in users):
+            first = min(users, key=lambda user: (not user.early, user.level))
+            value.early, value.level = first.early, first.level
+
     # --- runs and places -----------------------------------------------------------------------------------
 
     def _runs(self) -> dict[tuple[bool, int], list[Run]]:
         """(early, level) -> the runs there; gives every sum its column."""
-        sum_of = {
-            term: slot for slot in self.order if self.values[slot].op == "Sum" for term in self.values[slot].terms
-        }
-        source_of = {
-            term: source
-            for slot in self.order
-            for term, source in zip(self.values[slot].terms, self.values[slot].args, strict=self._is_sum(slot))
-        }
-        self.sum_of, self.source_of = sum_of, source_of
-        self.column: dict[int, int] = {}
+        for slot in self.order:
+            for term, source in zip(self.values[slot].terms, self.values[slot].args, strict=False):
+                self.sum_of[term], self.source_of[term] = slot, source
         groups: dict[tuple[bool, int, int], list[tuple[int, int]]] = defaultdict(list)
-        for term in sorted(sum_of):
-            source = self.values[source_of[term]]
-            groups[not source.early, source.level + 1, term[0]].append(term)
+        for term in sorted(self.sum_of):
+            source_value = self.values[self.source_of[term]]
+            groups[not source_value.early, source_value.level + 1, term[0]].append(term)
         runs: dict[tuple[bool, int], list[Run]] = defaultdict(list)
         for late, level, product in sorted(groups):
             for terms, accumulate in self._split(groups[late, level, product]):
                 runs[not late, level].append(self._run(product, terms, accumulate))
         self.columns["sums"] = len(self.column)
         return runs
-
-    def _is_sum(self, slot: int) -> bool:
-        return self.values[slot].op == "Sum"
 
     def _split(self, terms: list[tuple[int, int]]) -> Iterator[tuple[list[tuple[int, int]], bool]]:
         """Cut a product's terms where their sums are not next to each other, or only some have a value already."""
@@ -360,12 +368,14 @@ class _Planner:
             columns={
                 space: self.columns[space]
                 for space in ("sums", "saved", "saved_wide", "d_step", "d_early", "d_early_wide")
-            },
+            }
+            | {"d_sums": self.columns["sums"]},
             bias_columns=tuple(
                 tuple(self.column[self.sum_of[number, row]] for row in range(len(product.targets)))
                 for number, product in enumerate(self.program.products)
             ),
             spaces=frozenset(place.space for place in plan_places),
+            kernel_spaces=frozenset(place.space for level in (*before, *step) for place in _written_elementwise(level)),
             written=frozenset(place.space for place in self.written) & {"d_x", "d_x_before", "d_h", "d_c"},
         )
 
@@ -534,11 +544,6 @@ class _Kernel:
 _NUMBERED = {"sums", "saved", "saved_wide", "d_sums", "d_step", "d_early", "d_early_wide"}
 
 
-def _targets(stage: object) -> Iterable[int]:
-    yield from (op.target for op in stage.pointwise)  # type: ignore[attr-defined]
-    yield from (target for product in stage.products for target in product.targets)  # type: ignore[attr-defined]
-
-
 def _postorder(values: dict[int, _Value], roots: Iterable[int]) -> Iterator[int]:
     """Every value that the roots depend on, after those that it depends on itself."""
     seen: set[int] = set()
@@ -561,4 +566,11 @@ def _places_of(level: Level) -> Iterator[Place]:
         yield from (p for p in (norm.source, norm.target, norm.gradient, norm.source_gradient) if p is not None)
     for loop in (*level.forward, *level.backward):
         yield from (place for _, place in loop.loads)
+        yield from (place for place, _, _ in loop.stores)
+
+
+def _written_elementwise(level: Level) -> Iterator[Place]:
+    for norm in level.norms:
+        yield from (place for place in (norm.target, norm.source_gradient) if place is not None)
+    for loop in (*level.forward, *level.backward):
         yield from (place for place, _, _ in loop.stores)

@@ -1,0 +1,40 @@
+"""The fused backend: a cell becomes compiled code, forward and backward, as fast as a hand-tuned LSTM.
+
+`plan.py` says what is computed where; `c_source.py` and `cpu.py` run it on the CPU.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nasrepro.native import NativeError
+from nasrepro.rnn import interpreter
+from nasrepro.rnn.fused import cpu
+from nasrepro.rnn.interpreter import LayerState, Options, Weights
+from nasrepro.rnn.program import Program, compile_cell
+
+_said: set[str] = set()
+
+
+def supports(program: Program, x: Tensor) -> bool:
+    """Whether there is fused code for a program and an input: float32 on the CPU, and a program as compiled by default."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and program == compile_cell(program.cell)
+
+
+@torch.compiler.disable
+def run(
+    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+) -> tuple[Tensor, LayerState]:
+    """One layer over a sequence, as `interpreter.run`; which it falls back to, with one warning, where it cannot run."""
+    why = f"there is no fused code for {x.dtype} on {x.device.type}"
+    if supports(program, x):
+        try:
+            return cpu.run(program, weights, x, state, options)
+        except NativeError as error:
+            why = str(error)
+    if why not in _said:
+        _said.add(why)
+        warnings.warn(f"cells run without fused code, several times slower: {why}", RuntimeWarning, stacklevel=2)
+    return interpreter.run(program, weights, x, state, options)

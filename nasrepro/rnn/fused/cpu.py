@@ -1,0 +1,373 @@
+"""The fused backend on the CPU: generated C kernels, and the shipped C driver that runs them over a sequence.
+
+`run` gives torch one autograd node for a whole layer and sequence. Its forward and its backward are one call into C
+each; this module allocates what they write, and describes it to them.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nasrepro import native
+from nasrepro.dsl import Cell
+from nasrepro.native import NativeError
+from nasrepro.rnn.fused.c_source import SPACES, WIDE, c_source
+from nasrepro.rnn.fused.plan import Place, Plan, plan_cell
+from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
+from nasrepro.rnn.program import Program
+
+_ROWS_PER_THREAD = 4  # with fewer, threads share the columns of every product instead of the rows of the batch
+
+
+# --- C's structures, in the order of loop.c ----------------------------------------------------------------------
+
+
+class _SpaceLayout(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("step", ctypes.c_long), ("row", ctypes.c_long))
+
+
+def _structure(name: str, numbers: str, pointers: str = "") -> type[ctypes.Structure]:
+    fields = [(field, ctypes.c_long) for field in numbers.split()]
+    fields += [(field, ctypes.c_void_p) for field in pointers.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+_Run = _structure(
+    "_Run",
+    "source source_column gradient gradient_column target_column k n accumulate gradient_accumulates operand",
+    "weight bias weight_gradient",
+)
+_Operand = _structure("_Operand", "space column k")
+_Norm = _structure(
+    "_Norm",
+    "source source_column target target_column gradient gradient_column source_gradient source_gradient_column"
+    " width accumulates",
+)
+_Level = _structure("_Level", "first_run last_run first_norm last_norm", "forward backward")
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_long) for name in "steps batch hidden input threads by_columns levels_before levels".split()),
+        *((name, ctypes.c_long) for name in "runs operands sums writes_h writes_c".split()),
+        *(
+            (name, ctypes.c_void_p)
+            for name in "level run norm operand lengths bias_gradient scratch".split()
+        ),
+        ("space", _SpaceLayout * len(SPACES)),
+    )  # fmt: skip
+
+
+# --- compiled cells ------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def driver(product_dtype: torch.dtype) -> ctypes.CDLL:
+    """The shipped C driver, for products in float32 or bfloat16. Raises NativeError where C cannot be compiled."""
+    flags = ["-DPRODUCTS_BF16"] if product_dtype == torch.bfloat16 else []
+    library = native.load('#include "loop.c"\n', flags=flags)
+    library.scratch_floats.restype = ctypes.c_long
+    library.most_runs.restype = ctypes.c_long
+    return library
+
+
+class Kernels:
+    """A cell's plan, its compiled elementwise kernels, and the tables that describe them to the driver."""
+
+    def __init__(self, plan: Plan, product_dtype: torch.dtype) -> None:
+        self.plan = plan
+        self.driver = driver(product_dtype)
+        self.library = native.load(c_source(plan))
+        levels = [level for _, _, level in plan.levels]
+        self.runs = [run for level in levels for run in level.runs]
+        self.norms = [norm for level in levels for norm in level.norms]
+        if len(self.runs) > self.driver.most_runs():
+            raise NativeError(f"{plan.program.cell} has {len(self.runs)} products, more than the fused backend takes")
+        self.operands = list({run.source: run.on_input for run in self.runs}.items())
+        self.levels = (_Level * len(levels))(*self._levels())
+
+    def _levels(self) -> Iterator[ctypes.Structure]:
+        run = norm = 0
+        for part, number, level in self.plan.levels:
+            address = {
+                direction: ctypes.cast(getattr(self.library, f"{direction}_{part}_{number}"), ctypes.c_void_p).value
+                for direction in ("forward", "backward")
+                if getattr(level, direction)
+            }
+            yield _Level(
+                run, run + len(level.runs), norm, norm + len(level.norms),
+                address.get("forward"), address.get("backward"),
+            )  # fmt: skip
+            run, norm = run + len(level.runs), norm + len(level.norms)
+
+
+@lru_cache(maxsize=1024)
+def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
+    """The compiled kernels of a cell; a second, at most, for a cell that this machine never saw before."""
+    return Kernels(plan_cell(cell, masked), product_dtype)
+
+
+# --- one layer over one sequence -------------------------------------------------------------------------------------
+
+
+class _Shape:
+    """The sizes of a call, and the widths of rows that follow from them."""
+
+    def __init__(self, cell: Kernels, x: Tensor, hidden: int) -> None:
+        self.steps, self.batch, self.input = x.shape
+        self.hidden = hidden
+        self.columns = cell.plan.columns
+
+    def width(self, space: str) -> int:
+        """Floats in a row of a space."""
+        return self.columns.get(space, 1) * (self.input if space in WIDE else self.hidden)
+
+    def column(self, place: Place) -> int:
+        """Where in its row a place begins."""
+        return place.column * (self.input if place.space in WIDE else self.hidden)
+
+    def floats(self, space: str) -> int:
+        """Floats in a space that holds all steps."""
+        return self.steps * self.batch * self.width(space)
+
+
+_ONE_STEP = frozenset({"mask", "d_h", "d_h_next", "d_c", "d_c_next", "d_step"})  # spaces that every step uses anew
+
+
+def _call(
+    cell: Kernels,
+    shape: _Shape,
+    spaces: Mapping[str, int],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    weight_gradients: Sequence[Tensor | None] = (),
+    lengths: Tensor | None = None,
+) -> _Call:
+    """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive."""
+    number = {space: position for position, space in enumerate(SPACES)}
+    operand_of = {source: position for position, (source, _) in enumerate(cell.operands)}
+    runs = (_Run * len(cell.runs))()
+    for slot, run in zip(runs, cell.runs, strict=True):
+        k = shape.input if run.on_input else shape.hidden
+        weight, first = weights[run.product], run.row * shape.hidden
+        gradient = weight_gradients[run.product] if weight_gradients else None
+        slot.source, slot.source_column = number[run.source.space], shape.column(run.source)
+        slot.gradient, slot.gradient_column = -1, 0
+        if run.gradient is not None and spaces.get(run.gradient.space):
+            slot.gradient, slot.gradient_column = number[run.gradient.space], shape.column(run.gradient)
+        slot.target_column = shape.column(run.target)
+        slot.k, slot.n = k, run.count * shape.hidden
+        slot.accumulate, slot.gradient_accumulates = run.accumulate, run.gradient_accumulates
+        slot.operand = operand_of[run.source]
+        slot.weight = weight.data_ptr() + 4 * first * k
+        slot.bias = biases[run.product].data_ptr() + 4 * first if biases else None
+        slot.weight_gradient = None if gradient is None else gradient.data_ptr() + 4 * first * k
+    norms = (_Norm * len(cell.norms))()
+    for slot, norm in zip(norms, cell.norms, strict=True):
+        wanted = norm.source_gradient
+        slot.source, slot.source_column = number[norm.source.space], shape.column(norm.source)
+        slot.target, slot.target_column = number[norm.target.space], shape.column(norm.target)
+        slot.gradient, slot.gradient_column = number[norm.gradient.space], shape.column(norm.gradient)
+        slot.source_gradient = -1 if wanted is None else number[wanted.space]
+        slot.source_gradient_column = 0 if wanted is None else shape.column(wanted)
+        slot.width = shape.input if norm.wide else shape.hidden
+        slot.accumulates = norm.accumulates
+    operands = (_Operand * len(cell.operands))()
+    for slot, (source, on_input) in zip(operands, cell.operands, strict=True):
+        slot.space, slot.column = number[source.space], shape.column(source)
+        slot.k = shape.input if on_input else shape.hidden
+
+    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
+    call = _Call(
+        steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
+        threads=threads,
+        by_columns=threads > 1 and shape.batch < _ROWS_PER_THREAD * threads and lengths is None,
+        levels_before=len(cell.plan.before), levels=len(cell.levels),
+        runs=len(runs), operands=len(operands), sums=shape.width("sums"),
+        writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
+        level=ctypes.addressof(cell.levels), run=ctypes.addressof(runs), norm=ctypes.addressof(norms),
+        operand=ctypes.addressof(operands), lengths=None if lengths is None else lengths.data_ptr(),
+    )  # fmt: skip
+    call.keep = runs, norms, operands
+    for space, address in spaces.items():
+        layout = call.space[number[space]]
+        width = shape.width(space)
+        layout.base, layout.row = address, width
+        layout.step = 0 if space in _ONE_STEP else shape.batch * width
+    return call
+
+
+class _Layer(torch.autograd.Function):
+    """x (T, B, input) and a state -> out (T, B, hidden), h_T and c_T (B, hidden)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: Kernels,
+        options: Options,
+        x: Tensor,
+        x_before: Tensor | None,
+        position: Tensor | None,
+        h: Tensor,
+        c: Tensor | None,
+        products: int,
+        *weights_and_biases: Tensor,
+    ) -> tuple[Tensor, ...]:
+        weights, biases = weights_and_biases[:products], weights_and_biases[products:]
+        shape = _Shape(cell, x, h.shape[-1])
+        T, B, H = shape.steps, shape.batch, shape.hidden
+        hs = x.new_empty(T + 1, B, H)
+        hs[0] = h
+        cs = x.new_empty(T + 1, B, H) if c is not None else None
+        if cs is not None:
+            cs[0] = c
+        kept = {space: x.new_empty(shape.floats(space)) for space in ("sums", "saved", "saved_wide")}
+        saved = {"x": x, "x_before": x_before, "position": position, "mask": options.h_mask, "h": hs, "c": cs, **kept}
+        ctx.set_materialize_grads(False)
+        ctx.cell, ctx.options, ctx.shape, ctx.products = cell, options, shape, products
+        ctx.names = [name for name, tensor in saved.items() if tensor is not None]
+        ctx.save_for_backward(*(saved[name] for name in ctx.names), *weights_and_biases)
+
+        call = _call(cell, shape, _addresses(saved, B * H), weights, biases, lengths=options.lengths)
+        with _scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as scratch:
+            call.scratch = scratch
+            cell.driver.forward(ctypes.byref(call))
+        # Two views of one buffer: torch must not think that one of them is the other's base.
+        return (hs[1:], hs[T]) if cs is None else (hs[1:], hs[T], cs[T])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        cell: Kernels = ctx.cell
+        shape: _Shape = ctx.shape
+        T, B, H = shape.steps, shape.batch, shape.hidden
+        tensors = ctx.saved_tensors
+        saved = dict(zip(ctx.names, tensors, strict=False))
+        weights_and_biases = tensors[len(ctx.names) :]
+        weights, biases = weights_and_biases[: ctx.products], weights_and_biases[ctx.products :]
+        _, _, want_x, want_x_before, _, want_h, want_c, _, *want_weights = ctx.needs_input_grad
+        d_out, d_h, d_c = (*given, None)[:3]
+        x: Tensor = saved["x"]
+        written = cell.plan.written
+
+        gradients = {"d_out": x.new_zeros(T, B, H) if d_out is None else d_out.contiguous()}
+        for space, wanted in (("d_x", want_x), ("d_x_before", want_x_before)):
+            if wanted or space in cell.plan.kernel_spaces:
+                gradients[space] = torch.empty_like(x) if space in written else torch.zeros_like(x)
+        for space, last in (("d_h", d_h), ("d_c", d_c)):
+            if space == "d_h" or "c" in saved:
+                gradients[space] = x.new_zeros(B, H)
+                gradients[f"{space}_next"] = x.new_zeros(B, H) if last is None else last.clone(memory_format=torch.contiguous_format)
+        weight_gradients = [
+            torch.empty_like(weight) if wanted else None for weight, wanted in zip(weights, want_weights, strict=False)
+        ]
+        bias_gradient = x.new_empty(shape.width("sums")) if any(want_weights[ctx.products :]) else None
+        transient = {space: shape.floats(space) for space in ("d_sums", "d_early", "d_early_wide")}
+        transient["d_step"] = B * shape.width("d_step")
+
+        with _scratch(sum(_aligned(size) for size in transient.values())) as base:
+            spaces = _addresses({**saved, **gradients}, B * H)
+            for space, size in transient.items():
+                spaces[space] = base if size else 0
+                base += 4 * _aligned(size)
+            call = _call(cell, shape, spaces, weights, biases, weight_gradients, ctx.options.lengths)
+            call.bias_gradient = None if bias_gradient is None else bias_gradient.data_ptr()
+            with _scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as scratch:
+                call.scratch = scratch
+                cell.driver.backward(ctypes.byref(call))
+        # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
+        state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
+        bias_gradients = [
+            bias_gradient.view(-1, H)[list(cell.plan.bias_columns[number])].flatten()
+            if bias_gradient is not None and wanted
+            else None
+            for number, wanted in enumerate(want_weights[ctx.products :])
+        ]
+        return (
+            None,
+            None,
+            gradients["d_x"] if want_x else None,
+            gradients["d_x_before"] if want_x_before else None,
+            None,
+            state["d_h"] if want_h else None,
+            state["d_c"] if want_c else None,
+            None,
+            *weight_gradients,
+            *bias_gradients,
+        )
+
+
+def _addresses(tensors: Mapping[str, Tensor | None], state_floats: int) -> dict[str, int]:
+    """Addresses of all spaces in tensors; those of h_t and c_t lie one step behind those of h_{t-1} and c_{t-1}."""
+    addresses = {space: tensor.data_ptr() for space, tensor in tensors.items() if tensor is not None}
+    for space in ("h", "c"):
+        if space in addresses:
+            addresses[f"{space}_next"] = addresses[space] + 4 * state_floats
+    return addresses
+
+
+def run(
+    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+) -> tuple[Tensor, LayerState]:
+    """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on the CPU only.
+
+    Raises NativeError where C cannot be compiled. Double backward is not supported.
+    """
+    cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
+    reads = cell.plan.spaces
+    x = x.contiguous()
+    x_before = None
+    if "x_before" in reads:
+        assert state.x is not None
+        x_before = torch.cat((state.x[None], x[:-1]))  # (T, B, input)
+    position = None
+    if "position" in reads:
+        position = positions(state.t, len(x), state.h.shape[-1], x).expand(-1, x.shape[1], -1).contiguous()
+    c = state.c if program.memory is not None else None
+    biases = [weight.bias.contiguous() for weight in weights if weight.bias is not None]
+    stacked = [weight.weight.contiguous() for weight in weights]
+    out, h, *memory = _Layer.apply(cell, options, x, x_before, position, state.h, c, len(stacked), *stacked, *biases)
+    if options.lengths is not None:
+        running = torch.arange(len(x))[:, None] < options.lengths  # (T, B)
+        out = torch.where(running[..., None], out, 0)
+    last_x = None if state.x is None else last_inputs(x, options.lengths)
+    return out, LayerState(h, memory[0] if memory else None, last_x, state.t + len(x))
+
+
+# --- scratch memory ----------------------------------------------------------------------------------------------------
+# A call needs megabytes for packed weights and gradients of sums. Fresh pages from the system cost as much as a tenth of
+# the call, so buffers are used again; two calls at the same time get two buffers.
+
+_free: list[Tensor] = []
+_free_lock = threading.Lock()
+_MOST_FREE = 4
+
+
+def _aligned(floats: int) -> int:
+    return (floats + 15) // 16 * 16
+
+
+@contextmanager
+def _scratch(floats: int) -> Iterator[int]:
+    """The address of so many floats, 64-byte aligned, nobody else's until the end of the block."""
+    wanted = floats + 16
+    with _free_lock:
+        fitting = min((i for i, b in enumerate(_free) if b.numel() >= wanted), key=lambda i: _free[i].numel(), default=-1)
+        buffer = _free.pop(fitting) if fitting >= 0 else None
+    if buffer is None:
+        buffer = torch.empty(wanted)
+    try:
+        yield (buffer.data_ptr() + 63) // 64 * 64
+    finally:
+        with _free_lock:
+            _free.append(buffer)
+            _free.sort(key=Tensor.numel)
+            del _free[:-_MOST_FREE]
