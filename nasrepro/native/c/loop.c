@@ -12,12 +12,10 @@
  */
 #include <math.h>
 #include <stdint.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "cell.h"
 #include "gemm.h"
+#include "threads.h"
 
 struct space_layout {
     float *base;
@@ -66,40 +64,6 @@ struct call {
     float *scratch;
     struct space_layout space[SPACES];
 };
-
-struct share {
-    long first, last;
-};
-
-struct team {
-    int me, size;
-};
-
-static struct share share_of(struct team team, long n) {
-    return (struct share){n * team.me / team.size, n * (team.me + 1) / team.size};
-}
-
-static void wait_for_all(void) {
-#ifdef _OPENMP
-#pragma omp barrier
-#endif
-}
-
-/* --- floating-point mode --------------------------------------------------------------------------------------
- * Gradients that vanish over long sequences become denormal, and those are slow on many processors. Inside our
- * parallel regions they count as zero; every thread gets its own mode back at the end. */
-
-#if defined(__SSE__)
-static unsigned flush_denormals(void) {
-    const unsigned mode = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(mode | 0x8040);
-    return mode;
-}
-static void restore_denormals(unsigned mode) { __builtin_ia32_ldmxcsr(mode); }
-#else
-static unsigned flush_denormals(void) { return 0; }
-static void restore_denormals(unsigned mode) { (void)mode; }
-#endif
 
 /* --- where things lie in the scratch memory ------------------------------------------------------------------- */
 
@@ -388,22 +352,15 @@ static void backward_of_thread(const struct call *call, const struct layout *lay
 
 /* --- entry points ----------------------------------------------------------------------------------------------- */
 
-static void with_threads(const struct call *call, int backward,
-                         void (*work)(const struct call *, const struct layout *, struct team)) {
-    const struct layout layout = lay_out(call, backward);
-#ifdef _OPENMP
-#pragma omp parallel num_threads(call->threads)
-    {
-        const unsigned mode = flush_denormals();
-        work(call, &layout, (struct team){omp_get_thread_num(), omp_get_num_threads()});
-        restore_denormals(mode);
-    }
-#else
-    const unsigned mode = flush_denormals();
-    work(call, &layout, (struct team){0, 1});
-    restore_denormals(mode);
-#endif
+static void forward_member(const void *call, struct team team) {
+    const struct layout layout = lay_out(call, 0);
+    forward_of_thread(call, &layout, team);
 }
 
-void forward(const struct call *call) { with_threads(call, 0, forward_of_thread); }
-void backward(const struct call *call) { with_threads(call, 1, backward_of_thread); }
+static void backward_member(const void *call, struct team team) {
+    const struct layout layout = lay_out(call, 1);
+    backward_of_thread(call, &layout, team);
+}
+
+void forward(const struct call *call) { in_parallel(call->threads, forward_member, call); }
+void backward(const struct call *call) { in_parallel(call->threads, backward_member, call); }
