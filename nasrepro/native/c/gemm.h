@@ -49,59 +49,84 @@ static long packed_size(long k, long n) {
 }
 
 /* Floats that `multiply` needs to work in. */
-static long scratch_size(void) { return STRIPS * MOST_TILE_ROWS * BLOCK; }
+static long scratch_size(void) { return STRIPS * MOST_TILE_ROWS * BLOCK + LANES; }
 
 /* --- packing ------------------------------------------------------------------------------------------------- */
 
+/* Lanes i ... of a row or column whose elements lie `stride` apart; those beyond its depth are 0. `apart` is the same
+ * number where the lanes are along k: then a lane of two elements takes two neighbours. */
 #ifdef PRODUCTS_BF16
-/* Two floats, rounded to nearest even, as one lane. A NaN stays one: rounding could carry it over into an infinity. */
-INLINE unsigned bf16(float a) {
-    unsigned bits;
-    memcpy(&bits, &a, 4);
-    return a != a ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+/* bfloat16, rounded to nearest even, in the lower half of every lane. A NaN stays one: rounding could carry it over
+ * into an infinity. */
+INLINE ints bf16(vec a) {
+    const ints bits = (ints)a;
+    const ints rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (ints)pick(a != a, (vec)((bits >> 16) | 0x40), (vec)rounded) & 0xffff;
 }
-INLINE float lane(const float *a, long stride, long k, long row) {
-    float pair;
-    unsigned bits = bf16(a[2 * row * stride]) | (2 * row + 1 < k ? bf16(a[(2 * row + 1) * stride]) << 16 : 0);
-    memcpy(&pair, &bits, 4);
-    return pair;
+INLINE vec pairs(vec even, vec odd) { return (vec)(bf16(even) | (bf16(odd) << 16)); }
+
+/* LANES lanes along k from row `a`, beginning with lane i. */
+INLINE vec lanes_along(const float *a, long k, long i) {
+    float even[LANES], odd[LANES];
+    for (int lane = 0; lane < LANES; lane++) {
+        const long at = 2 * (i + lane);
+        even[lane] = at < k ? a[at] : 0;
+        odd[lane] = at + 1 < k ? a[at + 1] : 0;
+    }
+    return pairs(load(even, LANES), load(odd, LANES));
+}
+
+/* The lane i of n <= LANES neighbouring columns, whose elements lie `stride` apart. */
+INLINE vec lanes_across(const float *a, long stride, long k, long i, long n) {
+    const vec odd = 2 * i + 1 < k ? load(a + (2 * i + 1) * stride, n) : (vec){0};
+    return pairs(load(a + 2 * i * stride, n), odd);
 }
 #else
-INLINE float lane(const float *a, long stride, long k, long row) { return (void)k, a[row * stride]; }
+INLINE vec lanes_along(const float *a, long k, long i) { return load(a + i, k - i); }
+INLINE vec lanes_across(const float *a, long stride, long k, long i, long n) { return (void)k, load(a + i * stride, n); }
 #endif
 
-/* Panels first .. last - 1 of a B whose element (i, j) is b[i * row_stride + j * column_stride]. */
+/* Rows of which lanes run along k, turned into columns: lane i0 + l of rows r0 ... r0 + n - 1 goes to
+ * to[l * width], and as many vectors of it as LANES fit; rows from n on count as 0. */
+INLINE void turn(const float *a, long row_stride, long n, long k, long i, long count, float *to, long width) {
+    vec square[LANES];
+    for (long r = 0; r < LANES; r++) square[r] = r < n ? lanes_along(a + r * row_stride, k, i) : (vec){0};
+    transpose(square);
+    for (long l = 0; l < count; l++) store(to + l * width, square[l], LANES);
+}
+
+/* Panels first .. last - 1 of a B whose element (i, j) is b[i * row_stride + j * column_stride]; one stride is 1. */
 static void pack(const float *b, long row_stride, long column_stride, long k, long n, float *packed, long first,
                  long last) {
     for (long p = first; p < last; p++) {
-        const int width = panel_width(n, p);
-        const long columns = least(width, n - p * PANEL);
-        const float *from = b + p * PANEL * column_stride;
-        float *to = packed + p * PANEL * depth(k);
-        if (column_stride == 1) {
-            for (long i = 0; i < depth(k); i++)
-                for (long j = 0; j < width; j++)
-                    to[i * width + j] = j < columns ? lane(from + j, row_stride, k, i) : 0;
-            continue;
+        const long width = panel_width(n, p);
+        for (long j = 0; j < width; j += LANES) {
+            const long columns = n - p * PANEL - j;
+            const float *from = b + (p * PANEL + j) * column_stride;
+            float *to = packed + p * PANEL * depth(k) + j;
+            if (column_stride == 1)
+                for (long i = 0; i < depth(k); i++)
+                    store(to + i * width, lanes_across(from, row_stride, k, i, columns), LANES);
+            else
+                for (long i = 0; i < depth(k); i += LANES)
+                    turn(from, column_stride, columns, k, i, least(LANES, depth(k) - i), to + i * width, width);
         }
-        /* A transposed B: in pieces of 16 rows, so that the cache lines read for one column serve the next ones. */
-        for (long i0 = 0; i0 < depth(k); i0 += 16)
-            for (long j = 0; j < width; j++)
-                for (long i = i0; i < least(i0 + 16, depth(k)); i++)
-                    to[i * width + j] = j < columns ? lane(from + j * column_stride, row_stride, k, i) : 0;
     }
 }
 
-/* Rows 0 .. rows - 1 of A, lanes i0 .. i1 - 1 of their depth: (i1 - i0, rows). */
+/* Rows 0 .. rows - 1 of A, lanes i0 .. i1 - 1 of their depth: (i1 - i0, rows). What is stored beyond a column's end is
+ * overwritten by the next column; after the last there is room for it. */
 static void pack_strip(const float *a, long row_stride, long column_stride, long k, long rows, long i0, long i1,
                        float *strip) {
-    if (row_stride == 1) { /* A is stored transposed */
-        for (long i = i0; i < i1; i++)
-            for (long r = 0; r < rows; r++) strip[(i - i0) * rows + r] = lane(a + r, column_stride, k, i);
-        return;
+    for (long r = 0; r < rows; r += LANES) {
+        const long n = least(LANES, rows - r);
+        if (row_stride == 1) /* A is stored transposed */
+            for (long i = i0; i < i1; i++)
+                store(strip + (i - i0) * rows + r, lanes_across(a + r, column_stride, k, i, n), LANES);
+        else
+            for (long i = i0; i < i1; i += LANES)
+                turn(a + r * row_stride, row_stride, n, k, i, least(LANES, i1 - i), strip + (i - i0) * rows + r, rows);
     }
-    for (long r = 0; r < rows; r++)
-        for (long i = i0; i < i1; i++) strip[(i - i0) * rows + r] = lane(a + r * row_stride, column_stride, k, i);
 }
 
 /* --- the micro-kernel ---------------------------------------------------------------------------------------- */

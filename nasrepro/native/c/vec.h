@@ -45,6 +45,58 @@ INLINE void store(float *to, vec v, long n) {
     else memcpy(to, &v, n * sizeof(float));
 }
 
+/* --- transposing: LANES vectors as the rows of a square become its columns --------------------------------------- */
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define CAN_SHUFFLE 1
+#endif
+#endif
+
+#ifdef CAN_SHUFFLE
+#if LANES == 16
+#define EACH_LANE(OF, d)                                                                                               \
+    OF(0, d), OF(1, d), OF(2, d), OF(3, d), OF(4, d), OF(5, d), OF(6, d), OF(7, d), OF(8, d), OF(9, d), OF(10, d),     \
+        OF(11, d), OF(12, d), OF(13, d), OF(14, d), OF(15, d)
+#elif LANES == 8
+#define EACH_LANE(OF, d) OF(0, d), OF(1, d), OF(2, d), OF(3, d), OF(4, d), OF(5, d), OF(6, d), OF(7, d)
+#else
+#define EACH_LANE(OF, d) OF(0, d), OF(1, d), OF(2, d), OF(3, d)
+#endif
+#define LOW(lane, d) ((lane) & (d) ? LANES + (lane) - (d) : (lane))
+#define HIGH(lane, d) ((lane) & (d) ? LANES + (lane) : (lane) + (d))
+
+/* Swap the off-diagonal d x d blocks of every 2d x 2d block on the diagonal. */
+#define EXCHANGE(d)                                                                                                    \
+    for (int i = 0; i < LANES; i++)                                                                                    \
+        if (!(i & (d))) {                                                                                              \
+            const vec low = __builtin_shufflevector(rows[i], rows[i + (d)], EACH_LANE(LOW, d));                        \
+            rows[i + (d)] = __builtin_shufflevector(rows[i], rows[i + (d)], EACH_LANE(HIGH, d));                       \
+            rows[i] = low;                                                                                             \
+        }
+
+INLINE void transpose(vec rows[LANES]) {
+#if LANES == 16
+    EXCHANGE(8)
+#endif
+#if LANES >= 8
+    EXCHANGE(4)
+#endif
+    EXCHANGE(2)
+    EXCHANGE(1)
+}
+#undef EXCHANGE
+#else
+INLINE void transpose(vec rows[LANES]) {
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < i; j++) {
+            const float swapped = rows[i][j];
+            rows[i][j] = rows[j][i];
+            rows[j][i] = swapped;
+        }
+}
+#endif
+
 /* where[i] ? a[i] : b[i] */
 INLINE vec pick(ints where, vec a, vec b) { return (vec)((where & (ints)a) | (~where & (ints)b)); }
 

@@ -24,7 +24,12 @@ from nasrepro.rnn.fused.plan import Place, Plan, plan_cell
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.program import Program
 
-_ROWS_PER_THREAD = 4  # with fewer, threads share the columns of every product instead of the rows of the batch
+# Threads share the columns of every product instead of the rows of the batch if they had fewer rows than this each, or
+# if the loop's matrices are more than the caches hold: then every thread reads its part of them, not all.
+_ROWS_PER_THREAD = 4
+_CACHED_FLOATS = 4_000_000
+
+_CORES = os.cpu_count() or 1
 
 
 # --- C's structures, in the order of loop.c ----------------------------------------------------------------------
@@ -88,6 +93,7 @@ class Kernels:
         self.library = native.load(c_source(plan))
         levels = [level for _, _, level in plan.levels]
         self.runs = [run for level in levels for run in level.runs]
+        self.first_in_loop = sum(len(level.runs) for level in plan.before)
         self.norms = [norm for level in levels for norm in level.norms]
         if len(self.runs) > self.driver.most_runs():
             raise NativeError(f"{plan.program.cell} has {len(self.runs)} products, more than the fused backend takes")
@@ -185,11 +191,13 @@ def _call(
         slot.space, slot.column = number[source.space], shape.column(source)
         slot.k = shape.input if on_input else shape.hidden
 
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
+    threads = min(torch.get_num_threads(), _CORES)
+    in_loop = sum(slot.k * slot.n for slot in runs[cell.first_in_loop :])
     call = _Call(
         steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
         threads=threads,
-        by_columns=threads > 1 and shape.batch < _ROWS_PER_THREAD * threads and lengths is None,
+        by_columns=threads > 1 and lengths is None
+        and (shape.batch < _ROWS_PER_THREAD * threads or in_loop > _CACHED_FLOATS),
         levels_before=len(cell.plan.before), levels=len(cell.levels),
         runs=len(runs), operands=len(operands), sums=shape.width("sums"),
         writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
@@ -265,7 +273,9 @@ class _Layer(torch.autograd.Function):
         for space, last in (("d_h", d_h), ("d_c", d_c)):
             if space == "d_h" or "c" in saved:
                 gradients[space] = x.new_zeros(B, H)
-                gradients[f"{space}_next"] = x.new_zeros(B, H) if last is None else last.clone(memory_format=torch.contiguous_format)
+                gradients[f"{space}_next"] = (
+                    x.new_zeros(B, H) if last is None else last.clone(memory_format=torch.contiguous_format)
+                )
         weight_gradients = [
             torch.empty_like(weight) if wanted else None for weight, wanted in zip(weights, want_weights, strict=False)
         ]
@@ -285,12 +295,12 @@ class _Layer(torch.autograd.Function):
                 cell.driver.backward(ctypes.byref(call))
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
-        bias_gradients = [
-            bias_gradient.view(-1, H)[list(cell.plan.bias_columns[number])].flatten()
-            if bias_gradient is not None and wanted
-            else None
-            for number, wanted in enumerate(want_weights[ctx.products :])
-        ]
+        bias_gradients: list[Tensor | None] = [None] * len(biases)
+        if bias_gradient is not None:
+            of_sum = bias_gradient.view(-1, H).unbind()
+            for number, wanted in enumerate(want_weights[ctx.products :]):
+                if wanted:
+                    bias_gradients[number] = torch.cat([of_sum[column] for column in cell.plan.bias_columns[number]])
         return (
             None,
             None,
@@ -360,7 +370,9 @@ def _scratch(floats: int) -> Iterator[int]:
     """The address of so many floats, 64-byte aligned, nobody else's until the end of the block."""
     wanted = floats + 16
     with _free_lock:
-        fitting = min((i for i, b in enumerate(_free) if b.numel() >= wanted), key=lambda i: _free[i].numel(), default=-1)
+        fitting = min(
+            (i for i, b in enumerate(_free) if b.numel() >= wanted), key=lambda i: _free[i].numel(), default=-1
+        )
         buffer = _free.pop(fitting) if fitting >= 0 else None
     if buffer is None:
         buffer = torch.empty(wanted)
