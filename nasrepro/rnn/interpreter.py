@@ -57,8 +57,11 @@ class Options(NamedTuple):
     """bfloat16 rounds what enters matrix products, which add up in the dtype of x. float32 leaves it as it is."""
 
 
+DEFAULTS = Options()
+
+
 def run(
-    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options = Options()
+    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options = DEFAULTS
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence: x (T, B, input) -> out (T, B, hidden), and the state after it.
 
@@ -135,9 +138,7 @@ def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) ->
     return {slot: value for slot, value in values.items() if slot in early}
 
 
-def _run_stage(
-    stage: Stage, values: dict[int, Tensor], weights: Sequence[Weights], options: Options
-) -> None:
+def _run_stage(stage: Stage, values: dict[int, Tensor], weights: Sequence[Weights], options: Options) -> None:
     for product, (weight, bias) in zip(stage.products, weights, strict=True):
         source = values[product.source]
         if options.h_mask is not None and product.reads_h:

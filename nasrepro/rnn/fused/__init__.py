@@ -19,15 +19,15 @@ _said: set[str] = set()
 
 
 def supports(program: Program, x: Tensor) -> bool:
-    """Whether there is fused code for a program and an input: float32 on the CPU, and a program as compiled by default."""
+    """Whether there is fused code for a program and an input: float32 on the CPU, the program compiled by default."""
     return x.dtype == torch.float32 and x.device.type == "cpu" and program == compile_cell(program.cell)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def run(
     program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
-    """One layer over a sequence, as `interpreter.run`; which it falls back to, with one warning, where it cannot run."""
+    """One layer over a sequence, as `interpreter.run`, which takes over, with one warning, where there is no way."""
     why = f"there is no fused code for {x.dtype} on {x.device.type}"
     if supports(program, x):
         try:

@@ -32,17 +32,17 @@ _CACHED_FLOATS = 4_000_000
 _CORES = os.cpu_count() or 1
 
 
-# --- C's structures, in the order of loop.c ----------------------------------------------------------------------
+# --- C's structures, in the order of loop.c ----------------------------------------------------------------
 
 
 class _SpaceLayout(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("step", ctypes.c_long), ("row", ctypes.c_long))
 
 
-def _structure(name: str, numbers: str, pointers: str = "") -> type[ctypes.Structure]:
-    fields = [(field, ctypes.c_long) for field in numbers.split()]
-    fields += [(field, ctypes.c_void_p) for field in pointers.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
+def _structure(name: str, numbers: str, pointers: str = "", **others: type) -> type[Any]:
+    fields: dict[str, type] = dict.fromkeys(numbers.split(), ctypes.c_long)
+    fields |= dict.fromkeys(pointers.split(), ctypes.c_void_p) | others
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
 _Run = _structure(
@@ -59,19 +59,15 @@ _Norm = _structure(
 _Level = _structure("_Level", "first_run last_run first_norm last_norm", "forward backward")
 
 
-class _Call(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_long) for name in "steps batch hidden input threads by_columns levels_before levels".split()),
-        *((name, ctypes.c_long) for name in "runs operands sums writes_h writes_c".split()),
-        *(
-            (name, ctypes.c_void_p)
-            for name in "level run norm operand lengths bias_gradient scratch".split()
-        ),
-        ("space", _SpaceLayout * len(SPACES)),
-    )  # fmt: skip
+_Call = _structure(
+    "_Call",
+    "steps batch hidden input threads by_columns levels_before levels runs operands sums writes_h writes_c",
+    "level run norm operand lengths bias_gradient scratch",
+    space=_SpaceLayout * len(SPACES),
+)
 
 
-# --- compiled cells ------------------------------------------------------------------------------------------------
+# --- compiled cells ----------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=2)
@@ -100,7 +96,7 @@ class Kernels:
         self.operands = list({run.source: run.on_input for run in self.runs}.items())
         self.levels = (_Level * len(levels))(*self._levels())
 
-    def _levels(self) -> Iterator[ctypes.Structure]:
+    def _levels(self) -> Iterator[Any]:
         run = norm = 0
         for part, number, level in self.plan.levels:
             address = {
@@ -121,7 +117,7 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
     return Kernels(plan_cell(cell, masked), product_dtype)
 
 
-# --- one layer over one sequence -------------------------------------------------------------------------------------
+# --- one layer over one sequence ---------------------------------------------------------------------------
 
 
 class _Shape:
@@ -156,7 +152,7 @@ def _call(
     biases: Sequence[Tensor],
     weight_gradients: Sequence[Tensor | None] = (),
     lengths: Tensor | None = None,
-) -> _Call:
+) -> Any:
     """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive."""
     number = {space: position for position, space in enumerate(SPACES)}
     operand_of = {source: position for position, (source, _) in enumerate(cell.operands)}
@@ -235,7 +231,7 @@ class _Layer(torch.autograd.Function):
         hs = x.new_empty(T + 1, B, H)
         hs[0] = h
         cs = x.new_empty(T + 1, B, H) if c is not None else None
-        if cs is not None:
+        if cs is not None and c is not None:
             cs[0] = c
         kept = {space: x.new_empty(shape.floats(space)) for space in ("sums", "saved", "saved_wide")}
         saved = {"x": x, "x_before": x_before, "position": position, "mask": options.h_mask, "h": hs, "c": cs, **kept}
@@ -344,7 +340,9 @@ def run(
     c = state.c if program.memory is not None else None
     biases = [weight.bias.contiguous() for weight in weights if weight.bias is not None]
     stacked = [weight.weight.contiguous() for weight in weights]
-    out, h, *memory = _Layer.apply(cell, options, x, x_before, position, state.h, c, len(stacked), *stacked, *biases)
+    out, h, *memory = _Layer.apply(  # type: ignore[no-untyped-call]
+        cell, options, x, x_before, position, state.h, c, len(stacked), *stacked, *biases
+    )
     if options.lengths is not None:
         running = torch.arange(len(x))[:, None] < options.lengths  # (T, B)
         out = torch.where(running[..., None], out, 0)
@@ -352,9 +350,9 @@ def run(
     return out, LayerState(h, memory[0] if memory else None, last_x, state.t + len(x))
 
 
-# --- scratch memory ----------------------------------------------------------------------------------------------------
-# A call needs megabytes for packed weights and gradients of sums. Fresh pages from the system cost as much as a tenth of
-# the call, so buffers are used again; two calls at the same time get two buffers.
+# --- scratch memory ----------------------------------------------------------------------------------------
+# A call needs megabytes for packed weights and gradients of sums. Fresh pages from the system cost as much as a tenth
+# of the call, so buffers are used again; two calls at the same time get two buffers.
 
 _free: list[Tensor] = []
 _free_lock = threading.Lock()
