@@ -1,11 +1,13 @@
 /* The language's elementwise functions on vectors of floats, and their slopes.
  *
- * Errors are below 2e-7 relative (sine and cosine: absolute, up to |a| of some thousands). NaN and infinities come out
+ * Errors are below 2e-7 relative (sine and cosine: absolute). NaN and infinities come out
  * as they do from torch's functions. Slopes are computed from the argument, not from the function's value: at
  * sigmoid(15) = 0.9999997 the product y (1 - y) has one digit left, e / (1 + e)^2 has all of them.
  */
 #ifndef NASREPRO_FUNCTIONS_H
 #define NASREPRO_FUNCTIONS_H
+
+#include <math.h>
 
 #include "vec.h"
 
@@ -46,30 +48,54 @@ INLINE vec expm1_of_negative(vec a) {
     return e * power + (power - 1.f);
 }
 
+/* A function and its slope share all that is expensive, word for word, so that compilers find it and do it once. */
 INLINE vec sigmoid(vec a) {
-    const vec e = exp_of_negative(-magnitude(a));
-    return pick(a < 0.f, e, all(1.f)) / (1.f + e);
+    const vec e = exp_of_negative(-magnitude(a)), part = 1.f / (1.f + e);
+    return pick(a < 0.f, e, all(1.f)) * part;
 }
 
 INLINE vec sigmoid_slope(vec a) {
-    const vec e = exp_of_negative(-magnitude(a));
-    return e / ((1.f + e) * (1.f + e));
+    const vec e = exp_of_negative(-magnitude(a)), part = 1.f / (1.f + e);
+    return e * part * part;
 }
 
+/* 1 - sigmoid(a) with all its digits */
+INLINE vec sigmoid_rest(vec a) {
+    const vec e = exp_of_negative(-magnitude(a));
+    return pick(a < 0.f, all(1.f), e) / (1.f + e);
+}
+INLINE vec rest(vec f) { return 1.f - f; }
+
+/* f a + r b where r = 1 - f, from the end that is nearer: exact at both ends, and infinite or NaN where torch.lerp is. */
+INLINE vec gate(vec a, vec b, vec f, vec r) { return pick(f < 0.5f, b + f * (a - b), a - r * (a - b)); }
+
 INLINE vec tanh_(vec a) {
-    const vec e = expm1_of_negative(-2.f * magnitude(a));
-    const vec y = -e / (e + 2.f);
+    const vec b = -2.f * magnitude(a), part = 1.f / (1.f + exp_of_negative(b));
+    const vec y = -expm1_of_negative(b) * part;
     return pick(a < 0.f, -y, y);
 }
 
 INLINE vec tanh_slope(vec a) {
-    const vec e = exp_of_negative(-2.f * magnitude(a));
-    return 4.f * e / ((1.f + e) * (1.f + e));
+    const vec e = exp_of_negative(-2.f * magnitude(a)), part = 1.f / (1.f + e);
+    return 4.f * e * part * part;
 }
 
-/* sin(a + quarters * pi / 2) */
+/* sin(a + quarters * pi / 2) of the C library, for arguments that the pieces of pi / 2 below are too short for. */
+static vec __attribute__((noinline, unused)) sine_of_large(vec a, int quarters) {
+    vec y;
+    for (int lane = 0; lane < LANES; lane++) y[lane] = quarters ? cosf(a[lane]) : sinf(a[lane]);
+    return y;
+}
+
+INLINE int any(ints where) {
+    int found = 0;
+    for (int lane = 0; lane < LANES; lane++) found |= where[lane];
+    return found;
+}
+
+/* sin(a + quarters * pi / 2), quarters 0 or 1 */
 INLINE vec sine(vec a, int quarters) {
-    /* Beyond 2^22 `nearest` is no longer whole; such an argument has no digit of a phase left in it anyway. */
+    if (any(magnitude(a) > 8192.f)) return sine_of_large(a, quarters);
     const vec k = nearest(a * 0.63661977236758134f);
     vec r = a - k * 1.5703125f; /* pi / 2 in three pieces, exact for as long as k has few bits */
     r = r - k * 4.837512969970703125e-4f;
