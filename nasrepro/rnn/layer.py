@@ -199,7 +199,7 @@ class RNN(nn.Module):
 
     def initial_state(self, batch_size: int, like: Tensor | None = None) -> State:
         """The state before the first step: zeros, of the parameters' dtype and device, or of `like`'s."""
-        like = next(self.parameters()) if like is None else like
+        like = next(self.parameters(), torch.empty(0)) if like is None else like  # a cell of no MM has no parameters
         return _pack([self._zeros(layer, batch_size, like) for layer in self.layers])
 
     def _zeros(self, layer: nn.Module, batch_size: int, like: Tensor) -> LayerState:

@@ -38,9 +38,9 @@ FORWARD = {
     "Mult": "{a} * {b}",
     "Div": "{a} / {b}",
     "Max": "larger({a}, {b})",
-    "Gate3": "{b} + {c} * ({a} - {b})",
+    "Gate3": "gate({a}, {b}, {c}, {r})",
 }
-"""Operator -> its value from its arguments a, b, c."""
+"""Operator -> its value from its arguments a, b, c; r is 1 - c, see `_Kernel.rest`."""
 
 BACKWARD = {
     "Sigmoid": ("{d} * sigmoid_slope({a})",),
@@ -54,7 +54,7 @@ BACKWARD = {
     "Mult": ("{d} * {b}", "{d} * {a}"),
     "Div": ("{d} / {b}", "-{d} * ({a} / {b} / {b})"),
     "Max": ("larger_back({d}, {a}, {b})", "larger_back({d}, {b}, {a})"),
-    "Gate3": ("{d} * {c}", "{d} - {d} * {c}", "{d} * ({a} - {b})"),
+    "Gate3": ("{d} * {c}", "{d} * {r}", "{d} * ({a} - {b})"),
 }
 """Operator -> for each argument, what the gradient d of the operator's value adds to that argument's gradient."""
 
@@ -481,6 +481,7 @@ class _Kernel:
         self.statements: list[tuple[str, str]] = []
         self.stores: list[tuple[Place, str, bool]] = []
         self.names: dict[int, str] = {}
+        self.rests: dict[int, str] = {}
         self.gradients: dict[int, str] = {}
 
     def load(self, place: Place) -> str:
@@ -497,9 +498,23 @@ class _Kernel:
     def compute(self, slot: int) -> str:
         """The name of a value, computed here from its arguments."""
         value = self.planner.values[slot]
-        arguments = dict(zip("abc", (self.value(arg) for arg in value.args), strict=False))
-        self.names[slot] = self.state(FORWARD[value.op].format(**arguments))
+        text = FORWARD[value.op]
+        self.names[slot] = self.state(text.format(**self.arguments(value, text)))
         return self.names[slot]
+
+    def arguments(self, value: _Value, text: str) -> dict[str, str]:
+        """The names of those arguments of a value that a text mentions."""
+        letters = [letter for letter in "abc" if f"{{{letter}}}" in text]
+        names = {letter: self.value(value.args["abc".index(letter)]) for letter in letters}
+        return names | {"r": self.rest(value.args[2])} if "{r}" in text else names
+
+    def rest(self, slot: int) -> str:
+        """The name of 1 - value. Of a sigmoid from its argument: near 1, it would have no digits left by subtraction."""
+        if slot not in self.rests:
+            value = self.planner.values[slot]
+            text = f"sigmoid_rest({self.value(value.args[0])})" if value.op == "Sigmoid" else f"rest({self.value(slot)})"
+            self.rests[slot] = self.state(text)
+        return self.rests[slot]
 
     def value(self, slot: int) -> str:
         """The name of a value: loaded if it has a place (and was not computed here), else computed."""
@@ -524,12 +539,7 @@ class _Kernel:
         for arg, rule in zip(value.args, BACKWARD[value.op], strict=True):
             if self.planner.values[arg].op in {MASK, "PosEnc"}:
                 continue
-            needed = {
-                letter: self.value(other)
-                for letter, other in zip("abc", value.args, strict=False)
-                if f"{{{letter}}}" in rule
-            }
-            self.add_gradient(arg, rule.format(d=self.gradients[slot], **needed))
+            self.add_gradient(arg, rule.format(d=self.gradients[slot], **self.arguments(value, rule)))
 
     def store(self, place: Place, name: str, accumulate: bool) -> None:
         """Write a name to a place when the loop body ends."""
