@@ -1,0 +1,541 @@
+"""The fused backend on a GPU: products by cuBLAS, all else in generated Triton kernels, launched by CUDA graphs.
+
+    _Pass      what a layer does with its tensors over a sequence, forward and backward: loop.c, launch by launch
+    _Layer     one autograd node for it
+    _Replay    a pass on tensors of its own, recorded as CUDA graphs: a step's few small kernels take less time than
+               launching them one by one does, and a graph is launched once for a whole sequence
+
+Products follow torch.backends.cuda.matmul, which says whether float32 may be rounded to TF32.
+"""
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nasrepro.dsl import Cell
+from nasrepro.rnn.fused.c_source import WIDE
+from nasrepro.rnn.fused.plan import Level, Loop, Norm, Place, Plan, Run, plan_cell
+from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_of
+from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
+from nasrepro.rnn.program import Program
+
+CALLS_BEFORE_RECORDING: float = 2
+"""Calls of the same kind and sizes that run launch by launch before graphs are recorded; math.inf: never."""
+
+_BLOCK = 128  # elements for one program of an elementwise kernel: small, since a step has few for many processors
+
+
+class Kernels:
+    """A cell's plan and its Triton kernels, those of the normalisations included."""
+
+    def __init__(self, plan: Plan, product_dtype: torch.dtype) -> None:
+        self.plan = plan
+        self.product_dtype = product_dtype
+        self.named = load_kernels(plan)
+        levels = [level for _, _, level in plan.levels]
+        self.runs = [run for level in levels for run in level.runs]
+
+
+@lru_cache(maxsize=1024)
+def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
+    """The kernels of a cell. Raises NativeError where there is no Triton."""
+    return Kernels(plan_cell(cell, masked), product_dtype)
+
+
+@lru_cache(maxsize=1024)
+def _bias_columns(columns: tuple[int, ...], device: torch.device) -> Tensor:
+    """The sums that a product's biases belong to, where the device can read them."""
+    return torch.tensor(columns, device=device)
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+_VALUES = ("sums", "saved", "saved_wide")  # made forward, one row for each step, for the backward pass
+_GRADIENTS = ("d_sums", "d_step", "d_early", "d_early_wide", "d_x", "d_x_before")
+_OF_ONE_STEP = frozenset(
+    {"mask", "d_step"}
+)  # (B, width), used by every step anew; states' gradients go from step to step
+_OF_ALL_STEPS = frozenset({"x", "x_before", "position", "ended", "d_out", *_VALUES, *_GRADIENTS}) - _OF_ONE_STEP
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    steps: int
+    batch: int
+    hidden: int
+    input: int
+
+    def block(self, space: str) -> int:
+        """Width of a space's column blocks."""
+        return self.input if space in WIDE else self.hidden
+
+    def columns(self, place: Place, count: int = 1) -> slice:
+        """Where in its rows a place lies, with those beside it."""
+        width = self.block(place.space)
+        return slice(place.column * width, (place.column + count) * width)
+
+
+def _new(cell: Kernels, sizes: _Sizes, spaces: Iterable[str], like: Tensor) -> dict[str, Tensor]:
+    """Memory for those numbered spaces that have columns."""
+    made = {}
+    for space in spaces:
+        if columns := cell.plan.columns.get(space, 0):
+            steps = () if space in _OF_ONE_STEP else (sizes.steps,)
+            made[space] = like.new_empty(*steps, sizes.batch, columns * sizes.block(space))
+    return made
+
+
+def _made_forward(cell: Kernels, sizes: _Sizes, like: Tensor) -> dict[str, Tensor]:
+    """Memory for what the forward pass writes."""
+    states = ("h",) if cell.plan.program.memory is None else ("h", "c")
+    return {state: like.new_empty(sizes.steps + 1, sizes.batch, sizes.hidden) for state in states} | _new(
+        cell, sizes, _VALUES, like
+    )
+
+
+def _made_backward(
+    cell: Kernels, sizes: _Sizes, saved: Mapping[str, Tensor], wanted: Iterable[str]
+) -> dict[str, Tensor]:
+    """Memory for what the backward pass writes: the gradients that are wanted, and what it needs on the way."""
+    x = saved["x"]
+    made = _new(cell, sizes, _GRADIENTS, x)
+    for name in {*wanted, *cell.plan.kernel_spaces} & {"d_x", "d_x_before"}:
+        made[name] = torch.empty_like(x)
+    for state in {"h", "c"} & saved.keys():
+        made |= {name: x.new_empty(sizes.batch, sizes.hidden) for name in (f"d_{state}", f"d_{state}_next")}
+    for name in wanted:
+        kind, _, number = name.removeprefix("d_").partition("_")
+        if kind == "weight":
+            made[name] = torch.empty_like(saved[f"weight_{number}"], dtype=x.dtype)
+        elif kind == "bias":
+            made[name] = x.new_empty(len(cell.plan.bias_columns[int(number)]) * sizes.hidden)
+    return made
+
+
+# --- what a layer does -----------------------------------------------------------------------------------------------
+
+
+class _Pass:
+    """One layer over one sequence, with its tensors `at` their names.
+
+    Those are the spaces of plan.py, (T, B, width) or, if they serve one step only, (B, width); h and c hold T + 1
+    states. Besides: weight_N and bias_N of product N, h_first, c_first, d_h_last and d_c_last (B, hidden), `ended`
+    (T, B, 1), true where a sequence is over, and the gradients d_weight_N and d_bias_N.
+    """
+
+    def __init__(self, cell: Kernels, sizes: _Sizes, at: Mapping[str, Tensor]) -> None:
+        self.cell = cell
+        self.plan = cell.plan
+        self.sizes = sizes
+        self.at = at
+        self.states = [state for state in ("h", "c") if state in at]
+
+    def forward(self) -> None:
+        """From what is given to h, c, and what the backward pass needs."""
+        for state in self.states:
+            self.at[state][0].copy_(self.at[f"{state}_first"])
+        self._begin_sums()
+        weights = self._weights()
+        rows = self._all_rows()
+        for number, level in enumerate(self.plan.before):
+            self._forward_level("before", number, level, rows, weights)
+        for rows in self._steps():
+            for number, level in enumerate(self.plan.step):
+                self._forward_level("step", number, level, rows, weights)
+                self._clear(rows, _VALUES)
+            self._keep(rows, "h", "h_next")
+            self._keep(rows, "c", "c_next")
+
+    def backward(self) -> dict[str, Tensor]:
+        """From d_out and the last states' gradients to all that `at` has memory for; names -> gradients."""
+        weights = self._weights()
+        states: dict[str, Tensor] = {}
+        for state in self.states:
+            self.at[f"d_{state}_next"].copy_(self.at[f"d_{state}_last"])
+            states |= {name: self.at[name] for name in (f"d_{state}", f"d_{state}_next")}
+        for space in {"d_x", "d_x_before"} & self.at.keys() - self.plan.written:
+            self.at[space].zero_()
+        for rows in reversed(list(self._steps())):
+            self._backward_step(rows | states, weights)
+            # What a step writes is what the step before it reads.
+            states = {name: states[other] for name, other in _SWAPPED.items() if name in states}
+        all_rows = self._all_rows()
+        for number, level in reversed(list(enumerate(self.plan.before))):
+            self._launch("backward", "before", number, level.backward, all_rows)
+            self._backward_level(level, all_rows, weights)
+        self._weight_gradients(all_rows)
+        return dict(self.at) | {f"d_{state}_first": states[f"d_{state}_next"] for state in self.states}
+
+    def _backward_step(self, rows: dict[str, Tensor], weights: Sequence[Tensor]) -> None:
+        for space in {"d_h", "d_c"} & rows.keys() - self.plan.written:
+            rows[space].zero_()
+        for number, level in reversed(list(enumerate(self.plan.step))):
+            self._launch("backward", "step", number, level.backward, rows)
+            self._clear(rows, _GRADIENTS)
+            self._backward_level(level, rows, weights)
+        self._keep(rows, "d_h_next", "d_h")
+        self._keep(rows, "d_c_next", "d_c")
+
+    # --- rows: the tensors of one step, or of all steps as if they were one ---
+
+    def _all_rows(self) -> dict[str, Tensor]:
+        rows = {space: self.at[space].flatten(0, 1) for space in _OF_ALL_STEPS & self.at.keys()}
+        for state in self.states:
+            rows[state] = self.at[state][:-1].flatten(0, 1)
+            rows[f"{state}_next"] = self.at[state][1:].flatten(0, 1)
+        return rows
+
+    def _steps(self) -> Iterator[dict[str, Tensor]]:
+        one = {space: self.at[space] for space in _OF_ONE_STEP & self.at.keys()}
+        all_ = {space: self.at[space].unbind(0) for space in (_OF_ALL_STEPS | set(self.states)) & self.at.keys()}
+        for t in range(self.sizes.steps):
+            following = {f"{state}_next": all_[state][t + 1] for state in self.states}
+            yield one | following | {space: steps[t] for space, steps in all_.items()}
+
+    # --- levels ---
+
+    def _begin_sums(self) -> None:
+        """Sums begin as their biases, and every product adds to them."""
+        if "sums" not in self.at:
+            return
+        sums = self.at["sums"]
+        biases = [self.at[f"bias_{n}"] for n in range(len(self.plan.bias_columns)) if f"bias_{n}" in self.at]
+        if not biases:
+            sums.zero_()
+            return
+        start = sums.new_zeros(self.plan.columns["sums"], self.sizes.hidden)
+        for columns, bias in zip(self.plan.bias_columns, biases, strict=True):
+            start.index_add_(0, _bias_columns(columns, sums.device), bias.view(-1, self.sizes.hidden))
+        sums.copy_(start.flatten())
+
+    def _weights(self) -> list[Tensor]:
+        count = len(self.plan.bias_columns)
+        return [self.at[f"weight_{number}"].to(self.cell.product_dtype) for number in range(count)]
+
+    def _part(self, weight: Tensor, run: Run) -> Tensor:
+        """The matrices of a run: (n, k)."""
+        return weight[run.row * self.sizes.hidden : (run.row + run.count) * self.sizes.hidden]
+
+    def _forward_level(
+        self, part: str, number: int, level: Level, rows: Mapping[str, Tensor], weights: Sequence[Tensor]
+    ) -> None:
+        for run in level.runs:
+            source = rows[run.source.space][:, self.sizes.columns(run.source)]
+            target = rows["sums"][:, self.sizes.columns(run.target, run.count)]
+            self._multiply(source, self._part(weights[run.product], run).t(), target, True)
+        for norm in level.norms:
+            self._normalise(norm, rows)
+        self._launch("forward", part, number, level.forward, rows)
+
+    def _backward_level(self, level: Level, rows: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
+        for norm in reversed(level.norms):
+            self._normalise_back(norm, rows)
+        for run in reversed(level.runs):
+            if run.gradient is not None and run.gradient.space in rows:
+                given = rows["d_sums"][:, self.sizes.columns(run.target, run.count)]
+                target = rows[run.gradient.space][:, self.sizes.columns(run.gradient)]
+                self._multiply(given, self._part(weights[run.product], run), target, run.gradient_accumulates)
+
+    def _weight_gradients(self, rows: Mapping[str, Tensor]) -> None:
+        for run in self.cell.runs:
+            if f"d_weight_{run.product}" in self.at:
+                given = rows["d_sums"][:, self.sizes.columns(run.target, run.count)]
+                source = rows[run.source.space][:, self.sizes.columns(run.source)]
+                self._multiply(given.t(), source, self._part(self.at[f"d_weight_{run.product}"], run), False)
+        wanted = [n for n in range(len(self.plan.bias_columns)) if f"d_bias_{n}" in self.at]
+        if wanted:
+            total = rows["d_sums"].sum(0).view(-1, self.sizes.hidden)
+            for number in wanted:
+                columns = _bias_columns(self.plan.bias_columns[number], total.device)
+                self.at[f"d_bias_{number}"].copy_(total.index_select(0, columns).flatten())
+
+    # --- launches ---
+
+    def _multiply(self, a: Tensor, b: Tensor, target: Tensor, add: bool) -> None:
+        """Target (+)= a b: what is multiplied is rounded to the product dtype, what is added up is not."""
+        a, b = a.to(self.cell.product_dtype), b.to(self.cell.product_dtype)
+        if a.dtype == target.dtype:
+            target.addmm_(a, b, beta=int(add))
+        elif target.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):  # torch >= 2.8
+            torch.addmm(target, a, b, out_dtype=target.dtype, beta=int(add), out=target)
+        else:
+            target.addmm_(a.to(target.dtype), b.to(target.dtype), beta=int(add))
+
+    def _launch(
+        self, direction: str, part: str, number: int, loops: Sequence[Loop], rows: Mapping[str, Tensor]
+    ) -> None:
+        for which, loop in enumerate(loops):
+            tensors = [rows[space] for space in spaces_of(loop)]
+            count = len(tensors[0])
+            programs = -(-count * (self.sizes.input if loop.wide else self.sizes.hidden) // _BLOCK)
+            kernel = self.cell.named[kernel_name(direction, part, number, which)]
+            kernel[(programs,)](*tensors, count, self.sizes.hidden, self.sizes.input, BLOCK=_BLOCK)
+
+    def _norm_operand(self, rows: Mapping[str, Tensor], place: Place) -> tuple[Tensor, int]:
+        operand = rows[place.space][:, self.sizes.columns(place)]
+        return operand, operand.stride(0)
+
+    def _normalise(self, norm: Norm, rows: Mapping[str, Tensor]) -> None:
+        width = self.sizes.input if norm.wide else self.sizes.hidden
+        source, target = self._norm_operand(rows, norm.source), self._norm_operand(rows, norm.target)
+        block = 1 << (width - 1).bit_length()
+        self.cell.named["normalise"][(len(source[0]),)](*source, *target, width, BLOCK=block)
+
+    def _normalise_back(self, norm: Norm, rows: Mapping[str, Tensor]) -> None:
+        if norm.source_gradient is None:
+            return
+        width = self.sizes.input if norm.wide else self.sizes.hidden
+        places = (norm.source, norm.gradient, norm.source_gradient)
+        source, given, target = (self._norm_operand(rows, place) for place in places)
+        block = 1 << (width - 1).bit_length()
+        self.cell.named["normalise_back"][(len(source[0]),)](
+            *source, *given, *target, width, ADD=norm.accumulates, BLOCK=block
+        )
+
+    # --- sequences that have ended: see loop.c ---
+
+    def _clear(self, rows: Mapping[str, Tensor], spaces: Sequence[str]) -> None:
+        if "ended" in rows:
+            for space in spaces:
+                if space in rows:
+                    rows[space].masked_fill_(rows["ended"], 0)
+
+    def _keep(self, rows: Mapping[str, Tensor], source: str, target: str) -> None:
+        if "ended" in rows and source in rows:
+            rows[target].copy_(torch.where(rows["ended"], rows[source], rows[target]))
+
+
+_SWAPPED = {"d_h": "d_h_next", "d_h_next": "d_h", "d_c": "d_c_next", "d_c_next": "d_c"}
+
+
+# --- CUDA graphs -----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _recording_stream(device: torch.device, replayed_on: int) -> torch.cuda.Stream:  # noqa: ARG001
+    """The stream on which graphs for a given other stream are recorded.
+
+    Graphs share the cuBLAS workspace of the stream that they were recorded on, so two that may be replayed at the same
+    time must not share that stream.
+    """
+    return torch.cuda.Stream(device)
+
+
+class _Recording:
+    """Work on tensors that stay where they are: done launch by launch the first time, replayed as a graph after."""
+
+    def __init__(self, work: Callable[[], Any], device: torch.device) -> None:
+        self.work = work
+        self.device = device
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.refused = False
+
+    def __call__(self) -> None:
+        if self.graph is not None:
+            self.graph.replay()
+        elif self.refused:
+            self.work()
+        else:
+            self._record()
+
+    def _record(self) -> None:
+        current = torch.cuda.current_stream(self.device)
+        stream = _recording_stream(self.device, current.cuda_stream)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            self.work()  # this call's result; and whatever is made on a stream's first use is made now
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self.work()
+        except RuntimeError as error:
+            self.refused = True
+            warnings.warn(
+                f"a cell runs without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=2
+            )
+        else:
+            self.graph = graph
+
+
+class _Replay:
+    """Passes of one kind and size as graphs. What a call gives is copied in, what it gets is copied out, so any number
+    of calls may wait for their backward pass.
+    """
+
+    def __init__(self, cell: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> None:
+        self.cell, self.sizes = cell, sizes
+        made = _made_forward(cell, sizes, given["x"])
+        weights = {n: torch.empty_like(t, dtype=cell.product_dtype) for n, t in given.items() if n.startswith("weight")}
+        self.at = {name: torch.empty_like(tensor) for name, tensor in given.items()} | weights | made
+        self.made = list(made)
+        self.device = given["x"].device
+        self.forward_pass = _Recording(_Pass(cell, sizes, self.at).forward, self.device)
+        self.backward_passes: dict[tuple[str, ...], tuple[_Recording, dict[str, Tensor], dict[str, Tensor]]] = {}
+        self.lock = threading.Lock()
+
+    def forward(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the forward pass makes of what is given."""
+        with self.lock:
+            _copy(given, self.at)
+            self.forward_pass()
+            return {name: self.at[name].clone() for name in self.made}
+
+    def backward(self, given: Mapping[str, Tensor], wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        """The wanted gradients from what the forward pass kept and the outputs' gradients."""
+        with self.lock:
+            if wanted not in self.backward_passes:
+                self.backward_passes[wanted] = self._backward_pass(given, wanted)
+            recording, at, results = self.backward_passes[wanted]
+            _copy(given, at)
+            recording()
+            return {name: results[name].clone() for name in wanted}
+
+    def _backward_pass(
+        self, given: Mapping[str, Tensor], wanted: tuple[str, ...]
+    ) -> tuple[_Recording, dict[str, Tensor], dict[str, Tensor]]:
+        gradients = {name: torch.empty_like(tensor) for name, tensor in given.items() if name not in self.at}
+        at = self.at | gradients | _made_backward(self.cell, self.sizes, self.at, wanted)
+        results: dict[str, Tensor] = {}
+        work = _Pass(self.cell, self.sizes, at).backward
+        return _Recording(lambda: results.update(work()), self.device), at, results
+
+    def bytes(self) -> int:
+        """Memory that this holds on the device, the graphs' own apart."""
+        tensors = [self.at, *(at for _, at, _ in self.backward_passes.values())]
+        return sum({tensor.data_ptr(): tensor.nbytes for at in tensors for tensor in at.values()}.values())
+
+
+def _copy(given: Mapping[str, Tensor], to: Mapping[str, Tensor]) -> None:
+    torch._foreach_copy_([to[name] for name in given], list(given.values()))
+
+
+class _Replays:
+    """The replays of the kinds and sizes of call that were seen most recently, within bounds of number and memory."""
+
+    most = 16
+    most_remembered = 256
+    share = 8  # of the device's memory, at most one in so many parts
+
+    def __init__(self) -> None:
+        self.calls: OrderedDict[Any, int] = OrderedDict()
+        self.kept: OrderedDict[Any, _Replay] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def find(self, cell: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> _Replay | None:
+        """The replay for a call; None when it should run launch by launch."""
+        device = given["x"].device
+        # In a graph that somebody else is recording, ours would have to live for as long as theirs.
+        if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            return None
+        stream = torch.cuda.current_stream(device).cuda_stream
+        key = (cell, sizes, tuple(given), device, stream, _float32_precision())
+        with self.lock:
+            self.calls[key] = self.calls.pop(key, 0) + 1
+            if len(self.calls) > self.most_remembered:
+                self.calls.popitem(last=False)
+            if self.calls[key] <= CALLS_BEFORE_RECORDING:
+                return None
+            replay = self.kept.pop(key, None) or _Replay(cell, sizes, given)
+            self.kept[key] = replay
+            most_bytes = torch.cuda.get_device_properties(device).total_memory // self.share
+            while len(self.kept) > 1 and (
+                len(self.kept) > self.most or sum(kept.bytes() for kept in self.kept.values()) > most_bytes
+            ):
+                self.kept.popitem(last=False)
+            return replay
+
+
+def _float32_precision() -> object:
+    """Whether float32 products may be rounded: a graph goes on doing what was set when it was recorded."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
+replays = _Replays()
+
+
+# --- one layer over one sequence -------------------------------------------------------------------------------------
+
+
+class _Layer(torch.autograd.Function):
+    """x (T, B, input) and a state, by name -> out (T, B, hidden), h_T and c_T (B, hidden)."""
+
+    @staticmethod
+    def forward(ctx: Any, cell: Kernels, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, tensors, strict=True))
+        steps, batch, inputs = given["x"].shape
+        sizes = _Sizes(steps, batch, given["h_first"].shape[-1], inputs)
+        replay = replays.find(cell, sizes, given)
+        with torch.cuda.device_of(given["x"]):
+            if replay is None:
+                made = _made_forward(cell, sizes, given["x"])
+                _Pass(cell, sizes, given | made).forward()
+            else:
+                made = replay.forward(given)
+        saved = {name: t for name, t in given.items() if not name.startswith(("h_", "c_", "bias"))} | made
+        ctx.save_for_backward(*saved.values())
+        ctx.saved_names, ctx.given_names = tuple(saved), names
+        ctx.cell, ctx.sizes, ctx.replay = cell, sizes, replay
+        # Two views of one tensor: torch must not think that one of them is the other's base.
+        states = [made[state] for state in ("h", "c") if state in made]
+        return made["h"][1:], *(state[-1] for state in states)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
+        saved = dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))
+        given = saved | {"d_out": d_out.contiguous()} | dict(zip(("d_h_last", "d_c_last"), d_last, strict=False))
+        wanted = tuple(f"d_{name}" for name, w in zip(ctx.given_names, ctx.needs_input_grad[2:], strict=True) if w)
+        with torch.cuda.device_of(d_out):
+            if ctx.replay is None:
+                made = _made_backward(ctx.cell, ctx.sizes, saved, wanted)
+                results = _Pass(ctx.cell, ctx.sizes, given | made).backward()
+            else:
+                results = ctx.replay.backward(given, wanted)
+        return None, None, *(results.get(f"d_{name}") for name in ctx.given_names)
+
+
+def run(
+    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+) -> tuple[Tensor, LayerState]:
+    """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on CUDA only.
+
+    With TRITON_INTERPRET=1 in the environment before Triton is imported it runs on the CPU, for tests. Raises
+    NativeError where there is no Triton. Double backward is not supported.
+    """
+    cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
+    reads = cell.plan.spaces
+    given = {"x": x, "h_first": state.h}
+    if program.memory is not None:
+        assert state.c is not None
+        given["c_first"] = state.c
+    if "x_before" in reads:
+        assert state.x is not None
+        given["x_before"] = torch.cat((state.x[None], x[:-1]))  # (T, B, input)
+    if "position" in reads:
+        given["position"] = positions(state.t, len(x), state.h.shape[-1], x).expand(-1, x.shape[1], -1)
+    if options.h_mask is not None:
+        given["mask"] = options.h_mask
+    running = None
+    if options.lengths is not None:
+        running = (torch.arange(len(x), device=x.device)[:, None] < options.lengths)[..., None]  # (T, B, 1)
+        given["ended"] = ~running
+    for number, weight in enumerate(weights):
+        given[f"weight_{number}"] = weight.weight
+        if weight.bias is not None:
+            given[f"bias_{number}"] = weight.bias
+    given = {name: tensor.contiguous() for name, tensor in given.items()}
+    out, h, *memory = _Layer.apply(cell, tuple(given), *given.values())  # type: ignore[no-untyped-call]
+    if running is not None:
+        out = torch.where(running, out, 0)
+    last_x = None if state.x is None else last_inputs(x, options.lengths)
+    return out, LayerState(h, memory[0] if memory else None, last_x, state.t + len(x))
