@@ -1,6 +1,7 @@
 """The fused backend: a cell becomes compiled code, forward and backward, as fast as a hand-tuned LSTM.
 
-`plan.py` says what is computed where; `c_source.py` and `cpu.py` run it on the CPU.
+`plan.py` says what is computed where; `c_source.py` and `cpu.py` run it on the CPU, `triton_source.py` and `cuda.py` on
+a GPU.
 """
 
 import warnings
@@ -11,16 +12,17 @@ from torch import Tensor
 
 from nasrepro.native import NativeError
 from nasrepro.rnn import interpreter
-from nasrepro.rnn.fused import cpu
+from nasrepro.rnn.fused import cpu, cuda
 from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.program import Program, compile_cell
 
+_RUN = {"cpu": cpu.run, "cuda": cuda.run}  # by type of device
 _said: set[str] = set()
 
 
 def supports(program: Program, x: Tensor) -> bool:
-    """Whether there is fused code for a program and an input: float32 on the CPU, the program compiled by default."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and program == compile_cell(program.cell)
+    """Whether there is fused code: for float32, on the CPU or CUDA, and a program as it is compiled by default."""
+    return x.dtype == torch.float32 and x.device.type in _RUN and program == compile_cell(program.cell)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -31,7 +33,7 @@ def run(
     why = f"there is no fused code for {x.dtype} on {x.device.type}"
     if supports(program, x):
         try:
-            return cpu.run(program, weights, x, state, options)
+            return _RUN[x.device.type](program, weights, x, state, options)
         except NativeError as error:
             why = str(error)
     if why not in _said:

@@ -1,6 +1,6 @@
 """The language's functions in Triton: what functions.h and the normalisation in loop.c are in C, to the same accuracy.
 
-Values, slopes and what becomes of NaN and infinities are explained there. Importing this module needs Triton. With
+Why they are computed as they are is explained there. Importing this module needs Triton. With
 TRITON_INTERPRET=1 set before that, Triton runs its kernels on the CPU, element by element: slow, but without a GPU.
 """
 
@@ -82,12 +82,11 @@ def tanh_slope(a):
 
 @triton.jit
 def sine(a, quarters):
-    """sin(a + quarters * pi / 2)."""
-    k = nearest(a * 0.63661977236758134)
-    r = a - k * 1.5703125
-    r = r - k * 4.837512969970703125e-4
-    r = r - k * 7.54978995489188216e-8
-    quarter = k.to(tl.int32) + quarters
+    """sin(a + quarters * pi / 2), for |a| up to some 1e8."""
+    wide = a.to(tl.float64)  # a multiple of pi / 2 is taken off large arguments too
+    k = (wide * 0.63661977236758134 + 6755399441055744.0) - 6755399441055744.0  # to the nearest whole number
+    r = (wide - k * 1.5707963267948966).to(tl.float32)
+    quarter = k.to(tl.int64) + quarters
     z = r * r
     s = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * (z * r) + r
     c = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * (z * z) + (1.0 - 0.5 * z)
@@ -153,8 +152,8 @@ def rest(f):
 
 @triton.jit
 def gate(a, b, f, r):
-    """f a + r b with r = 1 - f, computed from the nearer end, as torch.lerp does."""
-    return tl.where(tl.abs(f) < 0.5, b + f * (a - b), a - r * (a - b))
+    """f a + r b with r = 1 - f, from the end that is nearer."""
+    return tl.where(f < 0.5, b + f * (a - b), a - r * (a - b))
 
 
 # --- layer normalisation: one program for each row -------------------------------------------------------------------

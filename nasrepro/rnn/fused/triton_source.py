@@ -9,6 +9,8 @@ import linecache
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from nasrepro.native import NativeError
 from nasrepro.rnn.fused.c_source import WIDE
 from nasrepro.rnn.fused.plan import Loop, Place, Plan
@@ -47,7 +49,10 @@ def spaces_of(loop: Loop) -> list[str]:
 
 
 def load_kernels(plan: Plan) -> dict[str, Any]:
-    """Name -> kernel of a plan, ready for launch: `kernel[(programs,)](...)`. Raises NativeError without Triton."""
+    """Name -> kernel of a plan, ready for launch: `kernel[(programs,)](...)`; those of the normalisations too.
+
+    Raises NativeError where Triton is missing, or finds no C compiler for the code that launches kernels.
+    """
     text = triton_source(plan)
     # Triton reads a kernel's text where Python's own tracebacks do, in linecache. So no file is needed, which others
     # could write to; what Triton compiles it keeps in its own cache.
@@ -56,9 +61,12 @@ def load_kernels(plan: Plan) -> dict[str, Any]:
     module: dict[str, Any] = {"__name__": name}
     try:
         exec(compile(text, name, "exec"), module)
-    except ImportError as error:
+        if torch.cuda.is_available():
+            module["triton"].runtime.driver.active.get_current_target()  # builds what Triton needs for any launch
+    except (ImportError, RuntimeError) as error:
         raise NativeError(
-            f"Triton cannot be used here ({error}): install the triton that belongs to this torch, pip install triton."
+            f"Triton cannot be used here ({error}). Install the triton that belongs to this torch, with pip, "
+            "and a C compiler."
         ) from error
     return module
 

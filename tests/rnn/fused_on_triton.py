@@ -1,0 +1,223 @@
+"""The fused CUDA backend against the reference in float64: run by test_fused_cuda.py, in a process of its own.
+
+On a GPU, or, with TRITON_INTERPRET=1, on the CPU in Triton's interpreter.
+"""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from torch import Tensor
+
+import nasrepro as nr
+from nasrepro.rnn import interpreter
+from nasrepro.rnn.fused import cuda
+from nasrepro.rnn.interpreter import LayerState, Options, Weights
+from nasrepro.rnn.layer import RNNLayer
+from nasrepro.rnn.program import compile_cell
+from tests.strategies import cells
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+NORMS = "Tanh(Add(LayerNorm(Add(MM(x_t), MM(h_{t-1}))), MM(LayerNorm(Mult(h_{t-1}, Sin(MM(x_{t-1})))))))"
+FP32, BF16 = 5e-6, 2e-2  # relative errors that we promise
+
+# numpy, which stands for the GPU in the interpreter, warns where a GPU just gives infinity or NaN.
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")
+
+
+class Case:
+    """One layer with weights, inputs and a state drawn in float64, to be run by any backend in any dtype."""
+
+    def __init__(self, cell: nr.Cell, steps: int, batch: int, inputs: int, hidden: int, bias: bool = True) -> None:
+        self.program = compile_cell(cell)
+        generator = torch.Generator().manual_seed(0)
+        layer = RNNLayer(self.program, inputs, hidden, bias, generator)
+        self.weights = [parameter.detach().double() for parameter in layer.weight]
+        self.biases = [parameter.detach().double() for parameter in layer.bias]
+        self.x = self.draw(steps, batch, inputs)
+        self.h = self.draw(batch, hidden)
+        self.c = self.draw(batch, hidden) if self.program.memory is not None else None
+        self.last_x = self.draw(batch, inputs) if "x_{t-1}" in cell.sources else None
+        self.mask: Tensor | None = None
+        self.lengths: Tensor | None = None
+
+    def draw(self, *shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+    def run(self, backend, dtype: torch.dtype, device: str, product_dtype: torch.dtype = torch.float32):
+        """Outputs, last states, and the gradients of every input, by name, in float64 on the CPU."""
+
+        def there(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, dtype).requires_grad_()
+
+        x, h, c, last_x = map(there, (self.x, self.h, self.c, self.last_x))
+        weights, biases = [there(w) for w in self.weights], [there(b) for b in self.biases]
+        leaves = {"x": x, "h": h, "c": c, "last x": last_x}
+        leaves |= {f"weight {n}": w for n, w in enumerate(weights)} | {f"bias {n}": b for n, b in enumerate(biases)}
+        leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+        options = Options(
+            None if self.mask is None else self.mask.to(device, dtype),
+            None if self.lengths is None else self.lengths.to(device),
+            product_dtype,
+        )
+        pairs = [Weights(w, biases[n] if biases else None) for n, w in enumerate(weights)]
+        out, state = backend(self.program, pairs, x, LayerState(h, c, last_x, 3), options)
+        results = {"out": out, "h": state.h} | ({} if state.c is None else {"c": state.c})
+        loss = sum((value * self.draw(*value.shape).to(device, dtype)).sum() for value in results.values())
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, leaves.values(), allow_unused=True)
+            zeros = (
+                torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves.values(), strict=True)
+            )
+            results |= {f"gradient of {name}": g for name, g in zip(leaves, zeros, strict=True)}
+        return {name: value.detach().double().cpu() for name, value in results.items()}
+
+    def check(self, tolerance: float = FP32, product_dtype: torch.dtype = torch.float32) -> None:
+        exact = self.run(interpreter.run, torch.float64, "cpu")
+        found = self.run(cuda.run, torch.float32, DEVICE, product_dtype)
+        assert exact.keys() == found.keys()
+        for name, value in exact.items():
+            error = (found[name] - value).norm() / value.norm().clamp_min(1e-30)
+            # A gradient that is zero but for rounding (under LayerNorm) has no relative error.
+            assert error <= tolerance or (found[name] - value).norm() < 1e-6, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("name", nr.zoo)
+def test_every_zoo_cell(name: str) -> None:
+    Case(nr.zoo[name], steps=2, batch=3, inputs=7, hidden=7).check()
+
+
+@pytest.mark.parametrize("text", [str(nr.zoo["GRU"]), str(nr.zoo["BC3"]), NORMS])
+def test_with_a_mask_and_lengths(text: str) -> None:
+    case = Case(nr.parse(text), steps=3, batch=3, inputs=5, hidden=5)
+    case.mask = case.draw(3, 5).gt(-0.5).double() / 0.7
+    case.lengths = torch.tensor([2, 3, 1])
+    case.check()
+
+
+@pytest.mark.parametrize("name", ["GRU", "QRNN"])
+def test_products_in_bfloat16(name: str) -> None:
+    Case(nr.zoo[name], steps=2, batch=3, inputs=9, hidden=9).check(BF16, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), [(1, 1, 1, 1), (2, 1, 4, 133), (1, 33, 130, 3)])
+def test_odd_sizes(steps: int, batch: int, inputs: int, hidden: int) -> None:
+    Case(nr.zoo["LSTM"], steps, batch, inputs, hidden).check()
+
+
+def test_without_biases() -> None:
+    Case(nr.zoo["MGU"], 2, 2, 4, 4, bias=False).check()
+
+
+@given(cells(max_height=5))
+@settings(
+    max_examples=20 if INTERPRETED else 200,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+)
+def test_random_cells(cell: nr.Cell) -> None:
+    case = Case(cell, steps=2, batch=2, inputs=5, hidden=5)
+    exact = case.run(interpreter.run, torch.float64, "cpu")
+    # Where float32 cannot hold the values, or a cell divides by almost nothing, no backend has these digits.
+    single = case.run(interpreter.run, torch.float32, "cpu")
+    errors = [(single[name] - value).norm() / value.norm().clamp_min(1e-30) for name, value in exact.items()]
+    assume(max(errors) < FP32 / 10)
+    case.check()
+
+
+SPECIAL = [0.0, -0.0, 1e-30, -1e-8, 0.3, -0.3, 5.0, -5.0, 20.0, -20.0, 88.0, -95.0, 1e4, -1e4, 3e7]
+ENDS = [float("inf"), float("-inf"), float("nan")]
+
+
+@pytest.mark.parametrize("op", ["Sigmoid", "Tanh", "ReLU", "SeLU", "Sin", "Cos"])
+def test_functions_and_slopes_from_zero_to_infinity(op: str) -> None:
+    values = torch.tensor(SPECIAL + ENDS)
+    out, gradient = _elementwise(cuda.run, f"{op}(x_t)", values, DEVICE)
+    expected, expected_gradient = _elementwise(interpreter.run, f"{op}(x_t)", values.double(), "cpu")
+    torch.testing.assert_close(out, expected, rtol=4e-7, atol=4e-7, equal_nan=True)
+    known = ~expected.isnan()  # where the value is NaN, no slope is right
+    torch.testing.assert_close(gradient[known], expected_gradient[known], rtol=1e-6, atol=4e-7)
+    tiny = torch.tensor([1e-6, -1e-6, 1e-20])
+    if op in {"Tanh", "SeLU", "Sin"}:  # functions through zero keep all their digits there
+        torch.testing.assert_close(
+            _elementwise(cuda.run, f"{op}(x_t)", tiny, DEVICE)[0],
+            _elementwise(interpreter.run, f"{op}(x_t)", tiny.double(), "cpu")[0],
+            rtol=4e-7,
+            atol=0,
+        )
+
+
+@pytest.mark.parametrize("op", ["Max", "Div", "Sub", "Mult"])
+def test_operators_of_two_values_from_zero_to_infinity(op: str) -> None:
+    pairs = torch.tensor([(a, b) for a in SPECIAL + ENDS for b in (0.3, -2.0, *ENDS)])
+    values = pairs.T.contiguous()  # two steps: x_{t-1} is the first in the second
+    out, gradient = _elementwise(cuda.run, f"{op}(x_{{t-1}}, x_t)", values, DEVICE)
+    # In float32 too, because some results are infinite there.
+    expected, expected_gradient = _elementwise(interpreter.run, f"{op}(x_{{t-1}}, x_t)", values, "cpu")
+    torch.testing.assert_close(out, expected, rtol=4e-7, atol=1e-37, equal_nan=True)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-37, equal_nan=True)
+
+
+def _elementwise(backend, text: str, values: Tensor, device: str) -> tuple[Tensor, Tensor]:
+    """Values and slopes of a cell without matrices; one unit for each of the values."""
+    x = values.reshape(-1, 1, values.shape[-1]).to(device).requires_grad_()
+    cell = nr.parse(text)
+    state = LayerState(torch.zeros_like(x[0]), None, torch.ones_like(x[0]), 0)
+    out, _ = backend(compile_cell(cell), [], x, state, Options())
+    out.sum().backward()
+    return out.detach().double().cpu(), x.grad.double().cpu()
+
+
+def test_large_values_reach_infinity_as_in_the_reference() -> None:
+    case = Case(nr.parse("Add(Mult(MM(x_t), MM(x_t)), MM(h_{t-1}))"), steps=2, batch=2, inputs=3, hidden=3)
+    case.x[1, 1] *= 1e30
+    found = case.run(cuda.run, torch.float32, DEVICE)["out"]
+    expected = case.run(interpreter.run, torch.float32, "cpu")["out"]
+    assert torch.equal(found.isinf(), expected.isinf())
+    assert found.isinf().any()
+    assert found[:, 0].isfinite().all()
+
+
+def test_padding_changes_nothing() -> None:
+    case = Case(nr.parse(NORMS), steps=3, batch=2, inputs=4, hidden=4)
+    case.lengths = torch.tensor([3, 2])
+    whole = case.run(cuda.run, torch.float32, DEVICE)
+    case.x[2:, 1] = 3e38
+    padded = case.run(cuda.run, torch.float32, DEVICE)
+    assert torch.equal(whole["out"], padded["out"])
+    assert torch.equal(whole["gradient of weight 1"], padded["gradient of weight 1"])
+    assert (padded["gradient of x"][2:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_two_calls_before_their_backward_passes(replayed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(nr.zoo["TanhRNN"], steps=2, batch=2, inputs=4, hidden=4)
+    weights = [w.to(DEVICE, torch.float32).requires_grad_() for w in case.weights]
+
+    def outputs(x: Tensor) -> Tensor:
+        state = LayerState(case.h.to(x), None, None, 0)
+        return cuda.run(case.program, [Weights(weight, None) for weight in weights], x, state, Options())[0]
+
+    inputs = [scale * case.x.float().to(DEVICE) for scale in (1, 2)]
+    alone = [torch.autograd.grad(outputs(x).sum(), weights) for x in inputs]
+    if replayed:  # one set of tensors serves both calls, as it would for CUDA graphs
+        monkeypatch.setattr(cuda, "_Recording", lambda work, device: work)
+        monkeypatch.setattr(cuda.replays, "find", _always_the_first(cuda._Replay))
+    outs = [outputs(x) for x in inputs]
+    together = [torch.autograd.grad(out.sum(), weights, retain_graph=True) for out in outs]
+    again = [torch.autograd.grad(out.sum(), weights) for out in outs]
+    for expected, *found in zip(alone, together, again, strict=True):
+        assert all(torch.equal(e, f) for gradients in found for e, f in zip(expected, gradients, strict=True))
+
+
+def _always_the_first(make):
+    made = []
+
+    def find(*arguments):
+        made[:] = made or [make(*arguments)]
+        return made[0]
+
+    return find

@@ -1,0 +1,169 @@
+"""The fused CUDA backend: its kernels in Triton's interpreter, and on a GPU also the CUDA graphs that launch them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import nasrepro as nr
+from nasrepro.native import NativeError
+from nasrepro.rnn.fused import cuda, triton_source
+from nasrepro.rnn.fused.plan import plan_cell
+
+
+@pytest.mark.parametrize("where", ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_values_and_gradients(where: str) -> None:
+    # Triton decides when it is imported whether it compiles or interprets, so either needs a process of its own.
+    pytest.importorskip("triton", reason="there is no triton for this machine")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        Path(__file__).with_name("fused_on_triton.py"),
+    ]
+    environment = os.environ | {"TRITON_INTERPRET": str(int(where == "interpreter"))}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+
+
+def test_every_cell_has_a_kernel_for_each_elementwise_loop() -> None:
+    for name in nr.zoo:
+        plan = plan_cell(nr.zoo[name])
+        text = triton_source.triton_source(plan)
+        compile(text, name, "exec")
+        loops = sum(len(level.forward) + len(level.backward) for _, _, level in plan.levels)
+        assert text.count("@triton.jit") == loops
+
+
+def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "nasrepro.rnn.fused.triton_functions", raising=False)
+    with pytest.raises(
+        NativeError, match=r"Triton cannot be used here .* Install the triton that belongs to this torch"
+    ):
+        triton_source.load_kernels(plan_cell(nr.zoo["LSTM"]))
+
+
+# --- CUDA graphs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def record_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "replays", cuda._Replays())
+    monkeypatch.setattr(cuda, "CALLS_BEFORE_RECORDING", 0)
+
+
+def _layer(cell: str = "LSTM", **options) -> tuple[nr.RNN, Tensor]:
+    rnn = nr.RNN(nr.zoo[cell], 48, 48, generator=torch.Generator().manual_seed(0), **options).cuda()
+    return rnn, torch.randn(6, 4, 48, generator=torch.Generator().manual_seed(1)).cuda()
+
+
+def _gradients(rnn: nr.RNN, out: Tensor, **options) -> list[Tensor]:
+    return list(torch.autograd.grad(out.square().sum(), list(rnn.parameters()), **options))
+
+
+def _agree(found: list[Tensor], expected: list[Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cell", ["LSTM", "BC3"])
+def test_graphs_do_what_launches_did(cell: str, product_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "replays", cuda._Replays())
+    rnn, x = _layer(cell, product_dtype=product_dtype)
+    rounds = []
+    for _ in range(5):
+        out, state = rnn(x)
+        rounds.append([out, *state, *_gradients(rnn, out)])
+    assert len(cuda.replays.kept) == 1
+    for found in rounds[1:]:
+        _agree(found, rounds[0])
+
+
+@pytest.mark.gpu
+def test_calls_that_wait_for_their_backward_passes_keep_their_values(record_at_once: None) -> None:
+    rnn, x = _layer()
+    alone = [_gradients(rnn, rnn(scale * x)[0]) for scale in (1, 2, 3)]
+    outs = [rnn(scale * x)[0] for scale in (1, 2, 3)]
+    values = [out.detach().clone() for out in outs]
+    for number in (1, 0, 2):
+        _agree(_gradients(rnn, outs[number], retain_graph=True), alone[number])
+        _agree(_gradients(rnn, outs[number]), alone[number])
+    assert all(map(torch.equal, values, outs))
+
+
+@pytest.mark.gpu
+def test_graphs_see_changed_weights_masks_and_lengths(record_at_once: None) -> None:
+    rnn, x = _layer("GRU", hidden_dropout=0.5)
+    exact = nr.RNN(nr.zoo["GRU"], 48, 48, hidden_dropout=0.5, backend="reference").cuda()
+    for seed, lengths in enumerate(([6, 5, 4, 1], [1, 2, 6, 6], [3, 3, 3, 3])):
+        with torch.no_grad():
+            for parameter in rnn.parameters():
+                parameter.add_(0.01)
+        exact.load_state_dict(rnn.state_dict())
+        outs = [
+            module(x, lengths=torch.tensor(lengths), generator=torch.Generator("cuda").manual_seed(seed))[0]
+            for module in (rnn, exact)
+        ]
+        _agree([outs[0], *_gradients(rnn, outs[0])], [outs[1], *_gradients(exact, outs[1])])
+
+
+@pytest.mark.gpu
+def test_sizes_in_turn_and_more_than_are_kept(record_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda.replays, "most", 2)
+    rnn, x = _layer()
+    with torch.no_grad():
+        for _ in range(2):
+            for steps in (6, 5, 4, 3):
+                _agree([rnn(x[:steps])[0]], [rnn(x)[0][:steps]])
+    assert len(cuda.replays.kept) == 2
+
+
+@pytest.mark.gpu
+def test_inside_a_graph_of_somebody_else(record_at_once: None) -> None:
+    rnn, x = _layer()
+    with torch.no_grad():
+        expected = rnn(2 * x)[0]
+        kept = len(cuda.replays.kept)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = rnn(x)[0]
+        x.mul_(2)
+        graph.replay()
+        _agree([out], [expected])
+    assert len(cuda.replays.kept) == kept
+
+
+@pytest.mark.gpu
+def test_streams_do_not_share_graphs(record_at_once: None) -> None:
+    rnn, x = _layer()
+    expected = [rnn(scale * x)[0].detach() for scale in range(8)]
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    torch.cuda.synchronize()
+    outs = []
+    for scale in range(8):
+        with torch.cuda.stream(streams[scale % 2]), torch.no_grad():
+            outs.append(rnn(scale * x)[0])
+    torch.cuda.synchronize()
+    _agree(outs[1:], expected[1:])
+
+
+@pytest.mark.gpu
+def test_tf32_is_followed_and_never_set(record_at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rnn, x = _layer()
+    outs = []
+    for allowed in (False, True, False):
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+        outs.append(rnn(x)[0].detach())
+        assert torch.backends.cuda.matmul.allow_tf32 == allowed
+    assert torch.equal(outs[0], outs[2])
+    _agree([outs[0]], [rnn.double()(x.double())[0].float()])
