@@ -14,28 +14,37 @@
  * in the caches, and so that no sum is one long chain of roundings.
  *
  * With PRODUCTS_BF16 both operands are packed as bfloat16 in pairs along k, two to a 32-bit lane, and sums stay float:
- * k floats become depth(k) = (k + 1) / 2 lanes. Everything else is the same.
+ * k floats become depth(k) lanes, half as many. Where the processor has tile registers (AMX), gemm_amx.h brings another
+ * micro-kernel, and the strips that it wants.
  */
 #ifndef NASREPRO_GEMM_H
 #define NASREPRO_GEMM_H
 
 #include "vec.h"
 
+#if defined(PRODUCTS_BF16) && defined(__AMX_BF16__) && !defined(WITHOUT_TILES)
+#define TILE_REGISTERS 1
+#endif
 #if defined(PRODUCTS_BF16) && defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
 
 #define PANEL (2 * LANES)
+#define BLOCK 512 /* lanes of depth that are worked through at a time */
+#define STRIPS 8  /* strips of A that are copied at a time */
+#ifdef TILE_REGISTERS
+#define TILE_ROWS 32
+#define STEP 16 /* depth and blocks are whole steps */
+#else
 #define TILE_ROWS (REGISTERS == 32 ? 14 : 6)
-#define MOST_TILE_ROWS 14
-#define BLOCK 512  /* lanes of depth that are worked through at a time */
-#define STRIPS 8   /* strips of A that are copied at a time */
+#define STEP 1
+#endif
 
 static inline long least(long a, long b) { return a < b ? a : b; }
 static inline long round_up(long a, long unit) { return (a + unit - 1) / unit * unit; }
 
 #ifdef PRODUCTS_BF16
-INLINE long depth(long k) { return (k + 1) / 2; }
+INLINE long depth(long k) { return round_up((k + 1) / 2, STEP); }
 #else
 INLINE long depth(long k) { return k; }
 #endif
@@ -49,12 +58,11 @@ static long packed_size(long k, long n) {
 }
 
 /* Floats that `multiply` needs to work in. */
-static long scratch_size(void) { return STRIPS * MOST_TILE_ROWS * BLOCK + LANES; }
+static long scratch_size(void) { return STRIPS * TILE_ROWS * BLOCK + LANES; }
 
 /* --- packing ------------------------------------------------------------------------------------------------- */
 
-/* Lanes i ... of a row or column whose elements lie `stride` apart; those beyond its depth are 0. `apart` is the same
- * number where the lanes are along k: then a lane of two elements takes two neighbours. */
+/* Reading lanes of an operand; beyond its depth they are 0. */
 #ifdef PRODUCTS_BF16
 /* bfloat16, rounded to nearest even, in the lower half of every lane. A NaN stays one: rounding could carry it over
  * into an infinity. */
@@ -67,19 +75,24 @@ INLINE vec pairs(vec even, vec odd) { return (vec)(bf16(even) | (bf16(odd) << 16
 
 /* LANES lanes along k from row `a`, beginning with lane i. */
 INLINE vec lanes_along(const float *a, long k, long i) {
-    float even[LANES], odd[LANES];
+    const vec low = load(a + 2 * i, k - 2 * i), high = load(a + 2 * i + LANES, k - 2 * i - LANES);
+#ifdef CAN_SHUFFLE
+    return pairs(__builtin_shufflevector(low, high, EACH_LANE(TWICE, 0)),
+                 __builtin_shufflevector(low, high, EACH_LANE(TWICE, 1)));
+#else
+    vec even, odd;
     for (int lane = 0; lane < LANES; lane++) {
-        const long at = 2 * (i + lane);
-        even[lane] = at < k ? a[at] : 0;
-        odd[lane] = at + 1 < k ? a[at + 1] : 0;
+        even[lane] = 2 * lane < LANES ? low[2 * lane] : high[2 * lane - LANES];
+        odd[lane] = 2 * lane < LANES ? low[2 * lane + 1] : high[2 * lane + 1 - LANES];
     }
-    return pairs(load(even, LANES), load(odd, LANES));
+    return pairs(even, odd);
+#endif
 }
 
 /* The lane i of n <= LANES neighbouring columns, whose elements lie `stride` apart. */
 INLINE vec lanes_across(const float *a, long stride, long k, long i, long n) {
-    const vec odd = 2 * i + 1 < k ? load(a + (2 * i + 1) * stride, n) : (vec){0};
-    return pairs(load(a + 2 * i * stride, n), odd);
+    const vec even = 2 * i < k ? load(a + 2 * i * stride, n) : (vec){0};
+    return pairs(even, 2 * i + 1 < k ? load(a + (2 * i + 1) * stride, n) : (vec){0});
 }
 #else
 INLINE vec lanes_along(const float *a, long k, long i) { return load(a + i, k - i); }
@@ -113,6 +126,12 @@ static void pack(const float *b, long row_stride, long column_stride, long k, lo
         }
     }
 }
+
+#ifdef TILE_REGISTERS
+#include "gemm_amx.h"
+#else
+INLINE void begin_products(void) {}
+INLINE void end_products(void) {}
 
 /* Rows 0 .. rows - 1 of A, lanes i0 .. i1 - 1 of their depth: (i1 - i0, rows). What is stored beyond a column's end is
  * overwritten by the next column; after the last there is room for it. */
@@ -175,8 +194,8 @@ INLINE void tile(const int rows, const int vectors, long lanes, const float *a, 
     EACH_ROW(BEGIN)
     for (long i = 0; i < lanes; i++, a += rows, b += vectors * LANES) {
         const vec b_left = load(b, LANES), b_right = vectors == 2 ? load(b + LANES, LANES) : b_left;
-        __builtin_prefetch(b + 16 * PANEL);
-        if (vectors == 2) __builtin_prefetch(b + 16 * PANEL + LANES);
+        __builtin_prefetch(b + 32 * PANEL);
+        if (vectors == 2) __builtin_prefetch(b + 32 * PANEL + LANES);
         EACH_ROW(MULTIPLY)
     }
     EACH_ROW(END)
@@ -202,10 +221,12 @@ static void any_tile(long rows, int width, long lanes, const float *a, const flo
 #undef TILE
 }
 
+#endif
+
 /* The same where C has only the first `columns` of the tile's columns: through a copy of the tile. */
 static void edge_tile(long rows, int width, long columns, long lanes, const float *a, const float *b, float *c,
                       long ldc, int accumulate, const float *bias) {
-    float copy[MOST_TILE_ROWS * PANEL] = {0}, whole_bias[PANEL] = {0};
+    float copy[TILE_ROWS * PANEL] = {0}, whole_bias[PANEL] = {0};
     if (accumulate)
         for (long r = 0; r < rows; r++) memcpy(copy + r * PANEL, c + r * ldc, columns * sizeof(float));
     if (bias) memcpy(whole_bias, bias, columns * sizeof(float));
@@ -223,7 +244,7 @@ static void multiply(long rows, long k, const float *a, long row_stride, long co
     const long strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
     const long blocks = (depth(k) + BLOCK - 1) / BLOCK;
     for (long block = 0; block < blocks; block++) {
-        const long i0 = depth(k) * block / blocks, i1 = depth(k) * (block + 1) / blocks;
+        const long i0 = depth(k) / STEP * block / blocks * STEP, i1 = depth(k) / STEP * (block + 1) / blocks * STEP;
         for (long s0 = 0; s0 < strips; s0 += STRIPS) {
             const long s1 = least(s0 + STRIPS, strips);
             for (long s = s0; s < s1; s++) {

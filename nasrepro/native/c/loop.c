@@ -354,12 +354,16 @@ static void backward_of_thread(const struct call *call, const struct layout *lay
 
 static void forward_member(const void *call, struct team team) {
     const struct layout layout = lay_out(call, 0);
+    begin_products();
     forward_of_thread(call, &layout, team);
+    end_products();
 }
 
 static void backward_member(const void *call, struct team team) {
     const struct layout layout = lay_out(call, 1);
+    begin_products();
     backward_of_thread(call, &layout, team);
+    end_products();
 }
 
 void forward(const struct call *call) { in_parallel(call->threads, forward_member, call); }

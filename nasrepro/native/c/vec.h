@@ -36,7 +36,7 @@ INLINE vec all(float a) { return a - (vec){0}; }
 INLINE vec load(const float *from, long n) {
     if (n >= LANES) return *(const loose_vec *)from;
     vec v = {0};
-    memcpy(&v, from, n * sizeof(float));
+    if (n > 0) memcpy(&v, from, n * sizeof(float));
     return v;
 }
 
@@ -63,6 +63,7 @@ INLINE void store(float *to, vec v, long n) {
 #else
 #define EACH_LANE(OF, d) OF(0, d), OF(1, d), OF(2, d), OF(3, d)
 #endif
+#define TWICE(lane, d) (2 * (lane) + (d))
 #define LOW(lane, d) ((lane) & (d) ? LANES + (lane) - (d) : (lane))
 #define HIGH(lane, d) ((lane) & (d) ? LANES + (lane) : (lane) + (d))
 

@@ -6,9 +6,7 @@ each; this module allocates what they write, and describes it to them.
 
 import ctypes
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from nasrepro import native
 from nasrepro.dsl import Cell
 from nasrepro.native import NativeError
+from nasrepro.native.scratch import aligned, scratch
 from nasrepro.rnn.fused.c_source import SPACES, WIDE, c_source
 from nasrepro.rnn.fused.plan import Place, Plan, plan_cell
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
@@ -75,6 +74,8 @@ def driver(product_dtype: torch.dtype) -> ctypes.CDLL:
     """The shipped C driver, for products in float32 or bfloat16. Raises NativeError where C cannot be compiled."""
     flags = ["-DPRODUCTS_BF16"] if product_dtype == torch.bfloat16 else []
     library = native.load('#include "loop.c"\n', flags=flags)
+    if hasattr(library, "ask_for_tiles") and library.ask_for_tiles() != 0:
+        library = native.load('#include "loop.c"\n', flags=[*flags, "-DWITHOUT_TILES"])
     library.scratch_floats.restype = ctypes.c_long
     library.most_runs.restype = ctypes.c_long
     return library
@@ -241,8 +242,7 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(*(saved[name] for name in ctx.names), *weights_and_biases)
 
         call = _call(cell, shape, _addresses(saved, B * H), weights, biases, lengths=options.lengths)
-        with _scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as scratch:
-            call.scratch = scratch
+        with scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as call.scratch:
             cell.driver.forward(ctypes.byref(call))
         # Two views of one buffer: torch must not think that one of them is the other's base.
         return (hs[1:], hs[T]) if cs is None else (hs[1:], hs[T], cs[T])
@@ -279,15 +279,14 @@ class _Layer(torch.autograd.Function):
         transient = {space: shape.floats(space) for space in ("d_sums", "d_early", "d_early_wide")}
         transient["d_step"] = B * shape.width("d_step")
 
-        with _scratch(sum(_aligned(size) for size in transient.values())) as base:
+        with scratch(sum(aligned(size) for size in transient.values())) as base:
             spaces = _addresses({**saved, **gradients}, B * H)
             for space, size in transient.items():
                 spaces[space] = base if size else 0
-                base += 4 * _aligned(size)
+                base += 4 * aligned(size)
             call = _call(cell, shape, spaces, weights, biases, weight_gradients, ctx.options.lengths)
             call.bias_gradient = None if bias_gradient is None else bias_gradient.data_ptr()
-            with _scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as scratch:
-                call.scratch = scratch
+            with scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as call.scratch:
                 cell.driver.backward(ctypes.byref(call))
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
@@ -348,36 +347,3 @@ def run(
         out = torch.where(running[..., None], out, 0)
     last_x = None if state.x is None else last_inputs(x, options.lengths)
     return out, LayerState(h, memory[0] if memory else None, last_x, state.t + len(x))
-
-
-# --- scratch memory ----------------------------------------------------------------------------------------
-# A call needs megabytes for packed weights and gradients of sums. Fresh pages from the system cost as much as a tenth
-# of the call, so buffers are used again; two calls at the same time get two buffers.
-
-_free: list[Tensor] = []
-_free_lock = threading.Lock()
-_MOST_FREE = 4
-
-
-def _aligned(floats: int) -> int:
-    return (floats + 15) // 16 * 16
-
-
-@contextmanager
-def _scratch(floats: int) -> Iterator[int]:
-    """The address of so many floats, 64-byte aligned, nobody else's until the end of the block."""
-    wanted = floats + 16
-    with _free_lock:
-        fitting = min(
-            (i for i, b in enumerate(_free) if b.numel() >= wanted), key=lambda i: _free[i].numel(), default=-1
-        )
-        buffer = _free.pop(fitting) if fitting >= 0 else None
-    if buffer is None:
-        buffer = torch.empty(wanted)
-    try:
-        yield (buffer.data_ptr() + 63) // 64 * 64
-    finally:
-        with _free_lock:
-            _free.append(buffer)
-            _free.sort(key=Tensor.numel)
-            del _free[:-_MOST_FREE]
