@@ -28,6 +28,7 @@ from nasrepro.hardware import device_name
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
+from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
 from nasrepro.trainers.outcome import Outcome
 
@@ -113,8 +114,7 @@ class LanguageModel(nn.Module):
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of features (T, B, embedding) against targets (T, B), in nats: ()."""
-        logits = F.linear(features.flatten(0, 1), self.embedding, self.bias)  # (T * B, words)
-        return F.cross_entropy(logits, targets.flatten())
+        return linear_cross_entropy(features.flatten(0, 1), self.embedding, self.bias, targets.flatten())
 
 
 def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:

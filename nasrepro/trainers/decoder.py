@@ -1,0 +1,199 @@
+"""The decoder of a language model and its loss in one: linear layer, softmax, cross-entropy.
+
+With a vocabulary of 10,000 words or more this is most of a small model's work, and its (tokens, words) logits are most
+of its memory. So logits are made for some rows at a time, and turned into gradients at once: these are ready when the
+loss is, and backpropagation only hands them out.
+"""
+
+import ctypes
+import os
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nasrepro import native
+from nasrepro.native import NativeError
+from nasrepro.native.scratch import scratch
+
+_LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
+_said: set[str] = set()
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of F.linear(features, weight, bias) against targets, over rows, in nats: ().
+
+    The same as `F.cross_entropy(F.linear(features, weight, bias), targets)`, without its logits ever being whole in
+    memory. Compiled C does it for float32 on the CPU; torch elsewhere, and with one warning where C cannot be compiled.
+
+    Args:
+        features: (N, D).
+        weight: (V, D).
+        bias: (V,), or None for none.
+        targets: (N,), int64, each in 0 .. V - 1.
+
+    Raises: ValueError for shapes or types that do not fit together, IndexError for a target outside the vocabulary (on
+    the CPU; a GPU finds it by itself, later). Double backward is not supported.
+    """
+    _check(features, weight, bias, targets)
+    wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (features, weight, bias)]
+    if any(wanted):
+        return _LinearCrossEntropy.apply(wanted, features, weight, bias, targets)  # type: ignore[no-untyped-call]
+    return _loss_and_gradients(wanted, features, weight, bias, targets)[0]
+
+
+def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
+    rows, width = features.shape if features.ndim == 2 else (0, 0)
+    if not (rows and width):
+        raise ValueError(f"features are {tuple(features.shape)}: they must be (rows, width), at least one of each")
+    if weight.ndim != 2 or weight.shape[1] != width:
+        raise ValueError(
+            f"weight is {tuple(weight.shape)}: with features {tuple(features.shape)} it must be (words, {width})"
+        )
+    words = weight.shape[0]
+    if bias is not None and bias.shape != (words,):
+        raise ValueError(f"bias is {tuple(bias.shape)}: with weight {tuple(weight.shape)} it must be ({words},)")
+    if targets.shape != (rows,) or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets are {tuple(targets.shape)} of {targets.dtype}: they must be ({rows},) of torch.int64"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dtype, tensor.device) != (features.dtype, features.device):
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, but features are {features.dtype} on {features.device}"
+            )
+    if targets.device != features.device:
+        raise ValueError(f"targets are on {targets.device}, but features on {features.device}")
+    if targets.device.type == "cpu":
+        lowest, highest = (int(target) for target in targets.aminmax())
+        if lowest < 0 or highest >= words:
+            wrong = lowest if lowest < 0 else highest
+            raise IndexError(
+                f"target {wrong} is outside the vocabulary of {words} words: it must be in 0 .. {words - 1}"
+            )
+
+
+_Gradients = list[Tensor | None]  # of features, weight and bias; None where nobody wants one
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> Tensor:
+        loss, gradients = _loss_and_gradients(wanted, features, weight, bias, targets)
+        # Saved tensors are let go of before they reach the parameters, which so take them over without a copy.
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
+            raise RuntimeError(
+                "linear_cross_entropy cannot be differentiated twice: where create_graph=True is needed, "
+                "use F.cross_entropy(F.linear(features, weight, bias), targets)"
+            )
+        gradients = ctx.saved_tensors
+        # On a GPU, to look whether it is 1 would mean to wait for all that was sent there.
+        if d_loss.device.type != "cpu" or d_loss != 1:
+            gradients = tuple(None if gradient is None else gradient * d_loss for gradient in gradients)
+        return (None, *gradients, None)
+
+
+def _loss_and_gradients(
+    wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, _Gradients]:
+    if features.dtype == torch.float32 and features.device.type == "cpu":
+        try:
+            return _by_c(wanted, features, weight, bias, targets)
+        except NativeError as error:
+            if str(error) not in _said:
+                _said.add(str(error))
+                warnings.warn(f"the decoder runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
+    return _by_torch(wanted, features, weight, bias, targets)
+
+
+def _rows_at_once(rows: int, words: int, bytes_per_logit: int) -> int:
+    """Rows of a chunk, all chunks being equally long."""
+    most = max(1, _LOGIT_BYTES // (words * bytes_per_logit))
+    chunks = -(-rows // most)
+    return -(-rows // chunks)
+
+
+# --- by compiled C -----------------------------------------------------------------------------------------
+
+
+class _Call(ctypes.Structure):  # in the order of decoder.c
+    _fields_ = (
+        *((name, ctypes.c_long) for name in ("rows", "width", "words", "rows_at_once", "threads")),
+        *((name, ctypes.c_void_p) for name in ("features", "weight", "bias", "targets")),
+        *((name, ctypes.c_void_p) for name in ("d_features", "d_weight", "d_bias", "scratch", "losses")),
+    )
+
+
+@lru_cache(maxsize=1)
+def _library() -> ctypes.CDLL:
+    library = native.load('#include "decoder.c"\n')
+    library.scratch_floats.restype = ctypes.c_long
+    library.linear_cross_entropy.restype = ctypes.c_double
+    return library
+
+
+def _by_c(
+    wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, _Gradients]:
+    library = _library()
+    inputs = [None if tensor is None else tensor.detach().contiguous() for tensor in (features, weight, bias, targets)]
+    gradients = [
+        torch.empty_like(tensor) if want and tensor is not None else None
+        for tensor, want in zip(inputs, wanted, strict=False)
+    ]
+    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
+    losses = (ctypes.c_double * threads)()
+    (rows, width), words = features.shape, len(weight)
+    call = _Call(
+        rows, width, words, _rows_at_once(rows, words, 4), threads,
+        *(None if tensor is None else tensor.data_ptr() for tensor in (*inputs, *gradients)),
+        None, ctypes.addressof(losses),
+    )  # fmt: skip
+    with scratch(library.scratch_floats(ctypes.byref(call))) as call.scratch:
+        loss = library.linear_cross_entropy(ctypes.byref(call))
+    return torch.tensor(loss, dtype=torch.float32), gradients
+
+
+# --- by torch ----------------------------------------------------------------------------------------------
+
+
+def _by_torch(
+    wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, _Gradients]:
+    """The same for any type and device. The softmax is float32, at least; nothing waits for a GPU."""
+    features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
+    d_features = torch.empty_like(features) if wanted[0] else None
+    d_weight = torch.zeros_like(weight) if wanted[1] else None
+    d_bias = torch.zeros_like(bias) if wanted[2] and bias is not None else None
+    exact = torch.promote_types(features.dtype, torch.float32)
+    rows = len(targets)
+    step = _rows_at_once(rows, len(weight), exact.itemsize)
+    loss = torch.zeros((), dtype=exact, device=features.device)
+    for first in range(0, rows, step):
+        x, target = features[first : first + step], targets[first : first + step]
+        log_probabilities = F.linear(x, weight, bias).to(exact).log_softmax(1)  # (rows of the chunk, V)
+        loss += F.nll_loss(log_probabilities, target, reduction="sum")
+        if not any(wanted):
+            continue
+        d_logits = log_probabilities.exp_()
+        d_logits[torch.arange(len(target), device=target.device), target] -= 1
+        d_logits = d_logits.to(features.dtype)
+        # Only their products are divided by the rows: a half-precision number would have no digits left.
+        if d_features is not None:
+            d_features[first : first + step].addmm_(d_logits, weight, beta=0, alpha=1 / rows)
+        if d_weight is not None:
+            d_weight.addmm_(d_logits.T, x, alpha=1 / rows)
+        if d_bias is not None:
+            d_bias.add_(d_logits.sum(0), alpha=1 / rows)
+    return (loss / rows).to(features.dtype), [d_features, d_weight, d_bias]
