@@ -42,6 +42,32 @@ def test_every_cell_has_a_kernel_for_each_elementwise_loop() -> None:
         assert text.count("@triton.jit") == loops
 
 
+EVERY_FUNCTION = (
+    "Max(SeLU(Sin(MM(x_t))), Gate3(Cos(MM(h_{t-1})), ReLU(Div(h_{t-1}, MM(x_t))), Sigmoid(LayerNorm(Tanh(MM(x_t))))))"
+)
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton interprets here and compiles nothing")
+def test_kernels_compile_for_a_gpu_that_is_not_here() -> None:
+    compiler = pytest.importorskip("triton.compiler", reason="there is no triton for this machine")
+    from triton.backends.compiler import GPUTarget
+
+    kernels = triton_source.load_kernels(plan_cell(nr.parse(EVERY_FUNCTION)))
+    compiled = [name for name in kernels if name.startswith(("forward_", "backward_", "normalise"))]
+    assert len(compiled) >= 4
+    for name in compiled:
+        kernel = kernels[name]
+        constants = {"BLOCK": 128, "ADD": True}
+        sizes = {"rows", "hidden", "inputs", "width", "at_row", "given_row", "to_row"}
+        signature = {
+            argument: "constexpr" if argument in constants else "i32" if argument in sizes else "*fp32"
+            for argument in kernel.arg_names
+        }
+        places = {(kernel.arg_names.index(a),): value for a, value in constants.items() if a in kernel.arg_names}
+        source = compiler.ASTSource(fn=kernel, signature=signature, constexprs=places)
+        assert compiler.compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+
+
 def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "nasrepro.rnn.fused.triton_functions", raising=False)

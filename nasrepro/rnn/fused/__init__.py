@@ -16,13 +16,13 @@ from nasrepro.rnn.fused import cpu, cuda
 from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.program import Program, compile_cell
 
-_RUN = {"cpu": cpu.run, "cuda": cuda.run}  # by type of device
+_BY_DEVICE = {"cpu": cpu, "cuda": cuda}
 _said: set[str] = set()
 
 
 def supports(program: Program, x: Tensor) -> bool:
     """Whether there is fused code: for float32, on the CPU or CUDA, and a program as it is compiled by default."""
-    return x.dtype == torch.float32 and x.device.type in _RUN and program == compile_cell(program.cell)
+    return x.dtype == torch.float32 and x.device.type in _BY_DEVICE and program == compile_cell(program.cell)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -33,7 +33,7 @@ def run(
     why = f"there is no fused code for {x.dtype} on {x.device.type}"
     if supports(program, x):
         try:
-            return _RUN[x.device.type](program, weights, x, state, options)
+            return _BY_DEVICE[x.device.type].run(program, weights, x, state, options)
         except NativeError as error:
             why = str(error)
     if why not in _said:

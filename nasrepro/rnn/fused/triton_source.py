@@ -18,8 +18,7 @@ from nasrepro.rnn.fused.plan import Loop, Place, Plan
 _HEADER = """\
 import triton
 import triton.language as tl
-from nasrepro.rnn.fused.triton_functions import *
-"""
+from nasrepro.rnn.fused.triton_functions import *"""
 
 
 def triton_source(plan: Plan) -> str:
