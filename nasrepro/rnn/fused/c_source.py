@@ -28,55 +28,47 @@ def c_source(plan: Plan) -> str:
         for part, number, level in plan.levels
         for direction, loops in (("forward", level.forward), ("backward", level.backward))
         if loops
-        for text in _function(f"{direction}_{part}_{number}", loops)
+        for text in _kernel(f"{direction}_{part}_{number}", loops)
     ]
-    return "\n".join([f"/* {plan.program.cell} */", '#include "cell.h"', '#include "functions.h"', *functions])
+    return "\n".join([f"/* {plan.program.cell} */", '#include "rows.h"', '#include "functions.h"', *functions, ""])
 
 
-def _function(name: str, loops: tuple[Loop, ...]) -> Iterator[str]:
-    for number, loop in enumerate(loops):
-        yield from _body(f"{name}_units_{number}", loop)
-    yield (
-        f"void {name}(float *const *at, const long *row, long rows, long hidden, long input, long first, long last) {{"
-    )
-    yield "    (void)hidden, (void)input, (void)first, (void)last;"
-    yield "    for (long r = 0; r < rows; r++) {"
-    for number, loop in enumerate(loops):
-        begin, end = ("0", "input") if loop.wide else ("first", "last")
-        pointers = ", ".join(f"at[{space}] + r * row[{space}]" for space in _spaces(loop))
-        yield f"        long j{number} = {begin};"
-        yield f"        for (; j{number} + LANES <= {end}; j{number} += LANES)"
-        yield f"            {name}_units_{number}({pointers}, hidden, input, j{number}, LANES);"
-        yield f"        if (j{number} < {end})"
-        yield f"            {name}_units_{number}({pointers}, hidden, input, j{number}, {end} - j{number});"
+def _kernel(name: str, loops: tuple[Loop, ...]) -> Iterator[str]:
+    """A function over rows; its work on the units of a row is a function for each loop."""
+    calls = []
+    for loop in loops:
+        units = f"{name}_input" if loop.wide else f"{name}_units"
+        yield from _units(units, loop)
+        share = "0, input" if loop.wide else "first, last"
+        calls.append(f"    OVER_ROWS({units}_places, {units}, {share});")
+    yield f"void {name}(KERNEL_ARGUMENTS) {{"
+    yield from calls
+    yield "}"
+
+
+def _units(name: str, loop: Loop) -> Iterator[str]:
+    """Where the values lie, and the loop over units j, a vector at a time: loads, statements, stores."""
+    stored = [place for place, _, _ in loop.stores]
+    places = list(dict.fromkeys([*(place for _, place in loop.loads), *stored]))
+    yield f"static const struct place {name}_places[] = {{"
+    for place in places:
+        wide, written = int(place.space in WIDE), int(place in stored)
+        yield f"    {{{place.space.upper()}, {place.column}, {wide}, {written}}},"
+    yield "};"
+    yield f"static void {name}(float *const *at, long j, long end) {{"
+    for number, place in enumerate(places):
+        yield f"    float *const {_pointer(place)} = at[{number}];"
+    yield "    for (; j < end; j += LANES) {"
+    for value, place in loop.loads:
+        yield f"        const vec {value} = load({_pointer(place)} + j, LANES);"
+    for value, text in loop.statements:
+        yield f"        const vec {value} = {text};"
+    for place, value, accumulate in loop.stores:
+        kept = f"load({_pointer(place)} + j, LANES) + " if accumulate else ""
+        yield f"        store({_pointer(place)} + j, {kept}{value}, LANES);"
     yield "    }"
     yield "}"
 
 
-def _body(name: str, loop: Loop) -> Iterator[str]:
-    """Units j ... j + n - 1 of one row: loads, statements, stores."""
-    pointers = ", ".join(f"float *{_pointer(space)}" for space in _spaces(loop))
-    yield f"INLINE void {name}({pointers}, long hidden, long input, long j, long n) {{"
-    yield "    (void)hidden, (void)input;"
-    for value, place in loop.loads:
-        yield f"    const vec {value} = load({_address(place)}, n);"
-    for value, text in loop.statements:
-        yield f"    const vec {value} = {text};"
-    for place, value, accumulate in loop.stores:
-        kept = f"load({_address(place)}, n) + " if accumulate else ""
-        yield f"    store({_address(place)}, {kept}{value}, n);"
-    yield "}"
-
-
-def _spaces(loop: Loop) -> list[str]:
-    places = [place for _, place in loop.loads] + [place for place, _, _ in loop.stores]
-    return sorted({place.space.upper() for place in places})
-
-
-def _pointer(space: str) -> str:
-    return f"at_{space.lower()}"
-
-
-def _address(place: Place) -> str:
-    width = "input" if place.space in WIDE else "hidden"
-    return f"{_pointer(place.space)} + {place.column} * {width} + j"
+def _pointer(place: Place) -> str:
+    return f"at_{place.space}_{place.column}"
