@@ -61,13 +61,13 @@ INLINE vec sigmoid_slope(vec a) {
 
 /* 1 - sigmoid(a) with all its digits */
 INLINE vec sigmoid_rest(vec a) {
-    const vec e = exp_of_negative(-magnitude(a));
-    return pick(a < 0.f, all(1.f), e) / (1.f + e);
+    const vec e = exp_of_negative(-magnitude(a)), part = 1.f / (1.f + e);
+    return pick(a < 0.f, all(1.f), e) * part;
 }
 INLINE vec rest(vec f) { return 1.f - f; }
 
-/* f a + r b where r = 1 - f, from the end that is nearer: exact at both ends, and infinite or NaN where torch.lerp is. */
-INLINE vec gate(vec a, vec b, vec f, vec r) { return pick(f < 0.5f, b + f * (a - b), a - r * (a - b)); }
+/* f a + r b where r = 1 - f, from the nearer end: exact at both, and infinite or NaN where torch.lerp is. */
+INLINE vec gate(vec a, vec b, vec f, vec r) { return pick(magnitude(f) < 0.5f, b + f * (a - b), a - r * (a - b)); }
 
 INLINE vec tanh_(vec a) {
     const vec b = -2.f * magnitude(a), part = 1.f / (1.f + exp_of_negative(b));

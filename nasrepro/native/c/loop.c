@@ -182,11 +182,22 @@ static void normalise_back(const struct norm *norm, const struct rows *rows) {
 static const enum space values_of_a_step[] = {SUMS, SAVED, SAVED_WIDE};
 static const enum space gradients_of_a_step[] = {D_SUMS, D_STEP, D_EARLY, D_EARLY_WIDE, D_X, D_X_BEFORE};
 
+static void clear_row(const struct rows *rows, long r, const enum space *spaces, int count) {
+    for (int i = 0; i < count; i++)
+        if (rows->at[spaces[i]])
+            memset(rows->at[spaces[i]] + r * rows->row[spaces[i]], 0, rows->row[spaces[i]] * sizeof(float));
+}
+
 static void clear(const struct rows *rows, const int64_t *lengths, long step, const enum space *spaces, int count) {
     for (long r = 0; lengths && r < rows->count; r++)
-        for (int i = 0; lengths[r] <= step && i < count; i++)
-            if (rows->at[spaces[i]])
-                memset(rows->at[spaces[i]] + r * rows->row[spaces[i]], 0, rows->row[spaces[i]] * sizeof(float));
+        if (lengths[r] <= step) clear_row(rows, r, spaces, count);
+}
+
+/* The same for rows of any steps, of which `first` is the first one's number among all. */
+static void clear_flat(const struct call *call, const struct rows *rows, long first, const enum space *spaces,
+                       int count) {
+    for (long r = 0; call->lengths && r < rows->count; r++)
+        if (call->lengths[(first + r) % call->batch] <= (first + r) / call->batch) clear_row(rows, r, spaces, count);
 }
 
 static void keep(const struct rows *rows, const int64_t *lengths, long step, enum space from, enum space to) {
@@ -344,6 +355,7 @@ static void backward_of_thread(const struct call *call, const struct layout *lay
     const struct rows before = rows_of(call, 0, flat.first, flat.last - flat.first, (struct team){0, 1});
     for (long l = call->levels_before - 1; l >= 0; l--) {
         run_kernel(call, call->level[l].backward, &before);
+        clear_flat(call, &before, flat.first, gradients_of_a_step, 6);
         backward_level(call, call->level + l, &before, &memory);
     }
     wait_for_all();

@@ -17,6 +17,8 @@ from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.program import Program, compile_cell
 
 _BY_DEVICE = {"cpu": cpu, "cuda": cuda}
+_refused: dict[object, str] = {}
+"""Why there is no code for what was asked for before: a compiler that failed is not run again at every call."""
 _said: set[str] = set()
 
 
@@ -30,12 +32,16 @@ def run(
     program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `interpreter.run`, which takes over, with one warning, where there is no way."""
-    why = f"there is no fused code for {x.dtype} on {x.device.type}"
-    if supports(program, x):
-        try:
-            return _BY_DEVICE[x.device.type].run(program, weights, x, state, options)
-        except NativeError as error:
-            why = str(error)
+    wanted = (program.cell, x.dtype, x.device.type, options.h_mask is not None, options.product_dtype)
+    if wanted not in _refused:
+        if supports(program, x):
+            try:
+                return _BY_DEVICE[x.device.type].run(program, weights, x, state, options)
+            except NativeError as error:
+                _refused[wanted] = str(error)
+        else:
+            _refused[wanted] = f"there is no fused code for {x.dtype} on {x.device.type}"
+    why = _refused[wanted]
     if why not in _said:
         _said.add(why)
         warnings.warn(f"cells run without fused code, several times slower: {why}", RuntimeWarning, stacklevel=2)

@@ -87,13 +87,13 @@ class Kernels:
     def __init__(self, plan: Plan, product_dtype: torch.dtype) -> None:
         self.plan = plan
         self.driver = driver(product_dtype)
-        self.library = native.load(c_source(plan), flags=["-O2"])  # as fast as -O3, and sooner there
         levels = [level for _, _, level in plan.levels]
         self.runs = [run for level in levels for run in level.runs]
         self.first_in_loop = sum(len(level.runs) for level in plan.before)
         self.norms = [norm for level in levels for norm in level.norms]
         if len(self.runs) > self.driver.most_runs():
             raise NativeError(f"{plan.program.cell} has {len(self.runs)} products, more than the fused backend takes")
+        self.library = native.load(c_source(plan), flags=["-O2"])  # as fast as -O3, and sooner there
         self.operands = list({run.source: run.on_input for run in self.runs}.items())
         self.levels = (_Level * len(levels))(*self._levels())
 
@@ -244,8 +244,8 @@ class _Layer(torch.autograd.Function):
         call = _call(cell, shape, _addresses(saved, B * H), weights, biases, lengths=options.lengths)
         with scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as call.scratch:
             cell.driver.forward(ctypes.byref(call))
-        # Two views of one buffer: torch must not think that one of them is the other's base.
-        return (hs[1:], hs[T]) if cs is None else (hs[1:], hs[T], cs[T])
+        # The state is a copy: whoever changes it, to begin a sequence anew say, must not change the output.
+        return (hs[1:], hs[T].clone()) if cs is None else (hs[1:], hs[T].clone(), cs[T].clone())
 
     @staticmethod
     @once_differentiable
@@ -319,13 +319,26 @@ def _addresses(tensors: Mapping[str, Tensor | None], state_floats: int) -> dict[
     return addresses
 
 
+def _refuse_other_dtypes(weights: Sequence[Weights], state: LayerState) -> None:
+    """C takes every number for a float, whatever it is."""
+    parts = {"a weight": [w.weight for w in weights], "a bias": [w.bias for w in weights], "the state": state[:3]}
+    for name, tensors in parts.items():
+        for tensor in tensors:
+            if tensor is not None and tensor.dtype != torch.float32:
+                raise TypeError(
+                    f"{name} is {tensor.dtype}, but x is torch.float32: convert the module, the state and x alike"
+                )
+
+
 def run(
     program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on the CPU only.
 
-    Raises NativeError where C cannot be compiled. Double backward is not supported.
+    Raises NativeError where C cannot be compiled, TypeError for weights or a state that are not float32. Double
+    backward is not supported.
     """
+    _refuse_other_dtypes(weights, state)
     cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
     reads = cell.plan.spaces
     x = x.contiguous()
@@ -343,7 +356,7 @@ def run(
         cell, options, x, x_before, position, state.h, c, len(stacked), *stacked, *biases
     )
     if options.lengths is not None:
-        running = torch.arange(len(x))[:, None] < options.lengths  # (T, B)
+        running = torch.arange(len(x), device=x.device)[:, None] < options.lengths  # (T, B)
         out = torch.where(running[..., None], out, 0)
     last_x = None if state.x is None else last_inputs(x, options.lengths)
     return out, LayerState(h, memory[0] if memory else None, last_x, state.t + len(x))

@@ -509,10 +509,12 @@ class _Kernel:
         return names | {"r": self.rest(value.args[2])} if "{r}" in text else names
 
     def rest(self, slot: int) -> str:
-        """The name of 1 - value. Of a sigmoid from its argument: near 1, it would have no digits left by subtraction."""
+        """The name of 1 - value. Of a sigmoid from its argument: near 1, subtraction would leave no digits."""
         if slot not in self.rests:
             value = self.planner.values[slot]
-            text = f"sigmoid_rest({self.value(value.args[0])})" if value.op == "Sigmoid" else f"rest({self.value(slot)})"
+            text = (
+                f"sigmoid_rest({self.value(value.args[0])})" if value.op == "Sigmoid" else f"rest({self.value(slot)})"
+            )
             self.rests[slot] = self.state(text)
         return self.rests[slot]
 
