@@ -47,17 +47,24 @@ class Case:
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
 
-    def run(self, backend, dtype: torch.dtype, device: str, product_dtype: torch.dtype = torch.float32):
-        """Outputs, last states, and the gradients of every input, by name, in float64 on the CPU."""
+    def run(
+        self,
+        backend,
+        dtype: torch.dtype,
+        device: str,
+        product_dtype: torch.dtype = torch.float32,
+        wanted: tuple[str, ...] = ("",),
+    ) -> dict[str, Tensor]:
+        """Outputs, last states, and the gradients of inputs whose names begin so, by name, in float64 on the CPU."""
 
         def there(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, dtype).requires_grad_()
+            return None if tensor is None else tensor.to(device, dtype)
 
         x, h, c, last_x = map(there, (self.x, self.h, self.c, self.last_x))
         weights, biases = [there(w) for w in self.weights], [there(b) for b in self.biases]
         leaves = {"x": x, "h": h, "c": c, "last x": last_x}
         leaves |= {f"weight {n}": w for n, w in enumerate(weights)} | {f"bias {n}": b for n, b in enumerate(biases)}
-        leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+        leaves = {n: leaf.requires_grad_() for n, leaf in leaves.items() if leaf is not None and n.startswith(wanted)}
         options = Options(
             None if self.mask is None else self.mask.to(device, dtype),
             None if self.lengths is None else self.lengths.to(device),
@@ -126,6 +133,15 @@ def test_random_cells(cell: nr.Cell) -> None:
     errors = [(single[name] - value).norm() / value.norm().clamp_min(1e-30) for name, value in exact.items()]
     assume(max(errors) < FP32 / 10)
     case.check()
+
+
+@pytest.mark.parametrize("text", [NORMS, "Add(LayerNorm(x_t), Mult(MM(x_{t-1}), MM(h_{t-1})))"])
+def test_gradients_of_weights_alone(text: str) -> None:
+    case = Case(nr.parse(text), steps=2, batch=2, inputs=4, hidden=4)
+    whole = case.run(cuda.run, torch.float32, DEVICE)
+    part = case.run(cuda.run, torch.float32, DEVICE, wanted=("weight 1", "bias 0"))
+    assert sum(name.startswith("gradient") for name in part) == 2
+    assert all(torch.equal(value, whole[name]) for name, value in part.items())
 
 
 SPECIAL = [0.0, -0.0, 1e-30, -1e-8, 0.3, -0.3, 5.0, -5.0, 20.0, -20.0, 88.0, -95.0, 1e4, -1e4, 3e7]
@@ -203,9 +219,8 @@ def test_two_calls_before_their_backward_passes(replayed: bool, monkeypatch: pyt
 
     inputs = [scale * case.x.float().to(DEVICE) for scale in (1, 2)]
     alone = [torch.autograd.grad(outputs(x).sum(), weights) for x in inputs]
-    if replayed:  # one set of tensors serves both calls, as it would for CUDA graphs
-        monkeypatch.setattr(cuda, "_Recording", lambda work, device: work)
-        monkeypatch.setattr(cuda.replays, "find", _always_the_first(cuda._Replay))
+    if replayed:
+        _replay_all(monkeypatch)
     outs = [outputs(x) for x in inputs]
     together = [torch.autograd.grad(out.sum(), weights, retain_graph=True) for out in outs]
     again = [torch.autograd.grad(out.sum(), weights) for out in outs]
@@ -213,11 +228,32 @@ def test_two_calls_before_their_backward_passes(replayed: bool, monkeypatch: pyt
         assert all(torch.equal(e, f) for gradients in found for e, f in zip(expected, gradients, strict=True))
 
 
-def _always_the_first(make):
-    made = []
+def test_replays_take_in_everything_that_a_call_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def results() -> list[dict[str, Tensor]]:
+        return [case.run(cuda.run, torch.float32, DEVICE, torch.bfloat16) for case in cases]
 
-    def find(*arguments):
-        made[:] = made or [make(*arguments)]
+    cases = [Case(nr.zoo["MGU"], steps=2, batch=2, inputs=4, hidden=4) for _ in range(2)]
+    for scale, case in enumerate(cases, 1):
+        case.x, case.h, case.mask, case.lengths = (
+            scale * case.x,
+            scale * case.h,
+            case.x[0] + scale,
+            torch.tensor([scale, 2]),
+        )
+        case.weights, case.biases = [scale * w for w in case.weights], [scale * b for b in case.biases]
+    expected = results()
+    _replay_all(monkeypatch)
+    for found, wanted in zip(results(), expected, strict=True):
+        assert all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+def _replay_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one set of tensors serve all calls, as it does for CUDA graphs, without recording any."""
+    made: list[cuda._Replay] = []
+
+    def find(*arguments) -> cuda._Replay:
+        made[:] = made or [cuda._Replay(*arguments)]
         return made[0]
 
-    return find
+    monkeypatch.setattr(cuda, "_Recording", lambda work, device: work)
+    monkeypatch.setattr(cuda.replays, "find", find)

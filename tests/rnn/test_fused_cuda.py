@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +79,24 @@ def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.Monke
 
 
 # --- CUDA graphs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_third_call_is_recorded_and_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A GPU with room for two replays, as far as the bookkeeping knows.
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8 * 100))
+    monkeypatch.setattr(cuda, "_Replay", lambda *arguments: SimpleNamespace(bytes=lambda: 40))
+    replays = cuda._Replays()
+    given = {"x": SimpleNamespace(device=torch.device("cuda"))}
+    assert [replays.find("cell", "sizes", given) is None for _ in range(4)] == [True, True, False, False]
+    for other in ("a", "b"):
+        found = [replays.find("cell", other, given) for _ in range(4)]
+        assert found[:2] == [None, None]
+        assert found[2] is found[3]
+    assert [key[1] for key in replays.kept] == ["a", "b"]
+    assert replays.find("cell", "sizes", given) is not None
+    assert [key[1] for key in replays.kept] == ["b", "sizes"]
 
 
 @pytest.fixture

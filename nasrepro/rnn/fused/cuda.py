@@ -444,14 +444,19 @@ class _Replays:
                 self.calls.popitem(last=False)
             if self.calls[key] <= CALLS_BEFORE_RECORDING:
                 return None
-            replay = self.kept.pop(key, None) or _Replay(cell, sizes, given)
-            self.kept[key] = replay
-            most_bytes = torch.cuda.get_device_properties(device).total_memory // self.share
-            while len(self.kept) > 1 and (
-                len(self.kept) > self.most or sum(kept.bytes() for kept in self.kept.values()) > most_bytes
-            ):
-                self.kept.popitem(last=False)
-            return replay
+            if key in self.kept:
+                self.kept.move_to_end(key)
+            else:
+                self.kept[key] = _Replay(cell, sizes, given)
+                self._forget(torch.cuda.get_device_properties(device).total_memory // self.share)
+            return self.kept[key]
+
+    def _forget(self, most_bytes: int) -> None:
+        """Drop the oldest; calls that wait for their backward pass keep theirs until then."""
+        held = [(key, replay.bytes()) for key, replay in self.kept.items()]
+        while len(held) > 1 and (len(held) > self.most or sum(size for _, size in held) > most_bytes):
+            key, _ = held.pop(0)
+            del self.kept[key]
 
 
 def _float32_precision() -> object:
