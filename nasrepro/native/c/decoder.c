@@ -10,7 +10,10 @@
  *
  *     forward pass     logits of the block; in their place exp(logits - the block's own maximum); that and their sum
  *     all blocks       maxima and sums of the blocks make those of each row, which are the loss
- *     backward pass    exponentials x scale of (block, row) - onehot, in place; and the products with them
+ *     backward pass    exponentials x scale of (block, row), in place; and the products with them
+ *
+ * The target's logit is kept apart from the others. Where a model is sure of it, its probability has few digits left
+ * that tell it from 1, but the others' sum has all: the loss is log(1 + others), d_logits[target] is minus their share.
  *
  * Threads share the blocks, so a row of d_weight is written by one thread, and d_features is summed over the threads.
  * Long texts are cut into chunks of rows, so that never more than one chunk's logits are in memory; without gradients
@@ -51,7 +54,7 @@ struct layout {
     long features, features_transposed; /* packed; floats from the start of the scratch memory, as all below */
     long logits;                        /* (words, stride), or a block for each thread if nobody wants gradients */
     long maxima, sums;                  /* (blocks, stride) */
-    long target_logits;                 /* (stride) */
+    long own;                           /* (stride): the targets' logits, and then their gradients */
     long threads, thread;               /* where the first thread's own memory is, and how much each has */
     long d_features, weight, strips;    /* in there: (rows, width), a packed block of the weight, and for products */
     long size;
@@ -73,7 +76,7 @@ static struct layout lay_out(const struct call *call) {
     layout.logits = take(size, (gradients ? call->words : call->threads * BLOCK_WORDS) * layout.stride);
     layout.maxima = take(size, layout.blocks * layout.stride);
     layout.sums = take(size, layout.blocks * layout.stride);
-    layout.target_logits = take(size, layout.stride);
+    layout.own = take(size, layout.stride);
     layout.d_features = take(own, call->d_features ? rows * call->width : 0);
     layout.weight = take(own, call->d_features ? packed_size(BLOCK_WORDS, call->width) : 0);
     layout.strips = take(own, scratch_size());
@@ -141,15 +144,16 @@ static void block_logits(const struct chunk *chunk, const struct block *block) {
              block->logits, chunk->layout->stride, 0, 0, chunk->own + chunk->layout->strips);
 }
 
-/* The logits of targets in this block, bias included, before their exponentials take their place. */
-static void note_targets(const struct chunk *chunk, const struct block *block) {
-    const long stride = chunk->layout->stride;
+/* Takes the targets' logits out of the block: what is left there counts for nothing. */
+static void take_targets(const struct chunk *chunk, const struct block *block) {
     const float *bias = chunk->call->bias ? chunk->call->bias + block->first : 0;
-    float *target_logits = chunk->call->scratch + chunk->layout->target_logits;
+    float *own = chunk->call->scratch + chunk->layout->own;
     for (long r = 0; r < chunk->rows; r++) {
         const long word = chunk->targets[r] - block->first;
         if (word < 0 || word >= block->words) continue;
-        target_logits[r] = block->logits[word * stride + r] + (bias ? bias[word] : 0);
+        float *logit = block->logits + word * chunk->layout->stride + r;
+        own[r] = *logit + (bias ? bias[word] : 0);
+        *logit = -INFINITY;
     }
 }
 
@@ -181,18 +185,18 @@ static void exponentials(const struct chunk *chunk, const struct block *block) {
 /* --- all blocks: the loss, and what makes exponentials probabilities ---------------------------------------------- */
 
 /* The sum of the losses of this thread's share of the rows, a vector of rows at a time. The blocks' maxima become
- * scales: exponential x scale = probability / rows. */
+ * scales, exponential x scale = probability / rows, and the targets' logits become their gradients. */
 static double sum_of_losses(const struct chunk *chunk) {
     const struct call *call = chunk->call;
     const long stride = chunk->layout->stride, blocks = chunk->layout->blocks;
-    const float *target_logits = call->scratch + chunk->layout->target_logits;
     const float *sums = call->scratch + chunk->layout->sums;
-    float *maxima = call->scratch + chunk->layout->maxima;
+    float *maxima = call->scratch + chunk->layout->maxima, *own = call->scratch + chunk->layout->own;
     const struct share mine = share_of(chunk->team, (chunk->rows + LANES - 1) / LANES);
     double loss = 0;
     for (long r = mine.first * LANES; r < mine.last * LANES; r += LANES) {
-        vec maximum = all(-FLT_MAX), inverse;
-        double total[LANES] = {0};
+        const vec logit = load(own + r, LANES);
+        vec maximum = logit, scale, gradient;
+        double others[LANES] = {0};
         for (long b = 0; b < blocks; b++) {
             const vec of_block = load(maxima + b * stride + r, LANES);
             maximum = pick(of_block > maximum, of_block, maximum);
@@ -201,14 +205,19 @@ static double sum_of_losses(const struct chunk *chunk) {
             const vec weight = exp_of_negative(load(maxima + b * stride + r, LANES) - maximum);
             const vec sum = weight * load(sums + b * stride + r, LANES);
             store(maxima + b * stride + r, weight, LANES);
-            for (int lane = 0; lane < LANES; lane++) total[lane] += sum[lane];
+            for (int lane = 0; lane < LANES; lane++) others[lane] += sum[lane];
         }
+        const vec e = exp_of_negative(logit - maximum);
         for (int lane = 0; lane < LANES; lane++) {
-            inverse[lane] = 1 / (total[lane] * call->rows);
-            if (r + lane < chunk->rows) loss += log(total[lane]) + maximum[lane] - target_logits[r + lane];
+            scale[lane] = 1 / ((others[lane] + e[lane]) * call->rows);
+            gradient[lane] = -others[lane] / ((others[lane] + e[lane]) * call->rows);
+            /* e is exactly 1 where the target's logit is the maximum: then this is log(1 + others) to the last digit */
+            const double log_of_sum = log1p(others[lane] + (e[lane] - 1));
+            if (r + lane < chunk->rows) loss += log_of_sum + ((double)maximum[lane] - logit[lane]);
         }
+        store(own + r, gradient, LANES);
         for (long b = 0; b < blocks; b++)
-            store(maxima + b * stride + r, load(maxima + b * stride + r, LANES) * inverse, LANES);
+            store(maxima + b * stride + r, load(maxima + b * stride + r, LANES) * scale, LANES);
     }
     return loss;
 }
@@ -225,7 +234,7 @@ static float sum_of(vec a) {
 static void logit_gradients(const struct chunk *chunk, const struct block *block) {
     const struct call *call = chunk->call;
     const long stride = chunk->layout->stride;
-    const float one = 1.0 / call->rows; /* the target's own, in the units of d_logits */
+    const float *own = call->scratch + chunk->layout->own;
     float sums[BLOCK_WORDS];
     for (long v = 0; v < block->words; v++) {
         float *row = block->logits + v * stride;
@@ -240,8 +249,8 @@ static void logit_gradients(const struct chunk *chunk, const struct block *block
     for (long r = 0; r < chunk->rows; r++) {
         const long word = chunk->targets[r] - block->first;
         if (word < 0 || word >= block->words) continue;
-        block->logits[word * stride + r] -= one;
-        sums[word] -= one;
+        block->logits[word * stride + r] = own[r];
+        sums[word] += own[r];
     }
     for (long v = 0; call->d_bias && v < block->words; v++)
         call->d_bias[block->first + v] = chunk->first ? call->d_bias[block->first + v] + sums[v] : sums[v];
@@ -284,7 +293,7 @@ static void forward_pass(const struct chunk *chunk, struct share blocks) {
     for (long b = blocks.first; b < blocks.last; b++) {
         const struct block block = block_of(chunk, b);
         block_logits(chunk, &block);
-        note_targets(chunk, &block);
+        take_targets(chunk, &block);
         exponentials(chunk, &block);
     }
 }
