@@ -121,7 +121,7 @@ def test_without_biases() -> None:
 
 @given(cells(max_height=5))
 @settings(
-    max_examples=20 if INTERPRETED else 200,
+    max_examples=20 if INTERPRETED else 40,
     derandomize=True,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
 )

@@ -15,6 +15,8 @@ from nasrepro.native import NativeError
 from nasrepro.rnn.fused import cuda, triton_source
 from nasrepro.rnn.fused.plan import plan_cell
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.mark.parametrize("where", ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
 def test_values_and_gradients(where: str) -> None:
@@ -30,7 +32,7 @@ def test_values_and_gradients(where: str) -> None:
         Path(__file__).with_name("fused_on_triton.py"),
     ]
     environment = os.environ | {"TRITON_INTERPRET": str(int(where == "interpreter"))}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 
 
