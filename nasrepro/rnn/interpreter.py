@@ -117,8 +117,9 @@ def positions(start: int, length: int, size: int, like: Tensor) -> Tensor:
 
     Even units hold sines, odd units cosines, of wavelengths from 2 pi to 10,000 * 2 pi.
     """
-    t = torch.arange(start, start + length, dtype=torch.float64)[:, None, None]  # (T, 1, 1)
-    unit = torch.arange(size, dtype=torch.float64)
+    # On the CPU, whatever device torch would choose: not every one has float64.
+    t = torch.arange(start, start + length, dtype=torch.float64, device="cpu")[:, None, None]  # (T, 1, 1)
+    unit = torch.arange(size, dtype=torch.float64, device="cpu")
     angle = t * torch.exp(-math.log(10_000.0) * (unit - unit % 2) / size)  # (T, 1, size)
     return torch.where(unit % 2 == 0, angle.sin(), angle.cos()).to(like)
 
