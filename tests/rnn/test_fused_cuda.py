@@ -18,7 +18,9 @@ from nasrepro.rnn.fused.plan import plan_cell
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("where", ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    "where", [pytest.param("interpreter", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
+)
 def test_values_and_gradients(where: str) -> None:
     # Triton decides when it is imported whether it compiles or interprets, so either needs a process of its own.
     pytest.importorskip("triton", reason="there is no triton for this machine")
