@@ -438,7 +438,8 @@ class _Planner:
                     if slot in self.place and slot not in self.outputs_late:
                         kernel.store(self.place[slot], kernel.value(slot), False)
             for space, slot in [] if wide else self._outputs_at(early, number):
-                kernel.store(Place(space), kernel.value(slot), False)
+                if self.values[slot].op != "LayerNorm" or self.place[slot] != Place(space):  # else it is there already
+                    kernel.store(Place(space), kernel.value(slot), False)
             loops.append(kernel.loop(wide))
         return tuple(loop for loop in loops if loop.stores)
 
