@@ -137,7 +137,7 @@ INLINE void end_products(void) {}
  * overwritten by the next column; after the last there is room for it. */
 static void pack_strip(const float *a, long row_stride, long column_stride, long k, long rows, long i0, long i1,
                        float *strip) {
-    for (long r = 0; r < rows; r += LANES) {
+    for (long r = (rows - 1) / LANES * LANES; r >= 0; r -= LANES) { /* last first: what overhangs it is the first's */
         const long n = least(LANES, rows - r);
         if (row_stride == 1) /* A is stored transposed */
             for (long i = i0; i < i1; i++)

@@ -35,9 +35,13 @@ INLINE vec all(float a) { return a - (vec){0}; }
 /* The first n of LANES floats; the other lanes are 0. */
 INLINE vec load(const float *from, long n) {
     if (n >= LANES) return *(const loose_vec *)from;
+#if LANES == 16 /* one instruction, where copying a number of bytes that varies is a call */
+    return __builtin_ia32_loadups512_mask((const void *)from, (vec){0}, n > 0 ? (1u << n) - 1 : 0);
+#else
     vec v = {0};
     if (n > 0) memcpy(&v, from, n * sizeof(float));
     return v;
+#endif
 }
 
 INLINE void store(float *to, vec v, long n) {
