@@ -4,7 +4,7 @@
 # Where there is no GPU the CPU build does: set PIP_EXTRA_INDEX_URL to the index that PyTorch's start page names for it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce lab test lint format pins clean
+.PHONY: help setup reproduce lab test bench bench-gpu lint format pins clean
 .DELETE_ON_ERROR:
 
 PROFILE ?= quick
@@ -42,6 +42,14 @@ test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smok
 	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(RUN) pytest tests' && $(RUN) pytest tests && \
 	seconds=$$(( $$(date +%s) - start )) && echo "make test took $$seconds s" && \
 	if [ -n "$(SHIP)" ]; then $(RUN) nasrepro ship --tests-seconds $$seconds; fi
+
+# SHIP=1, for maintainers, writes the new table into the README.
+bench: $(STAMP) ## Time the fused cells on this machine's processor, into results/benchmarks/ (about 10 minutes)
+	.venv/bin/python benchmarks/fast_cells.py --out results/benchmarks
+	$(if $(SHIP),$(RUN) nasrepro ship --benchmarks)
+
+bench-gpu: $(STAMP) ## Check and time the fused cells on a GPU, into results/benchmarks/gpu/
+	.venv/bin/python benchmarks/on_gpu.py --out results/benchmarks/gpu
 
 lint: $(STAMP) ## Check style and types
 	$(RUN) ruff check .

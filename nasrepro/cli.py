@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     ship = command("ship", _ship, "for maintainers: copy a run's findings and times to results/records and the README")
     ship.add_argument("--profile", default="course")
     ship.add_argument("--tests-seconds", type=float, help="how long `make test` took here")
+    ship.add_argument("--benchmarks", action="store_true", help="only the README's table from results/benchmarks")
 
     report = command("report", _report, "make the report of a profile's results again")
     report.add_argument("--profile", default="quick")
@@ -263,7 +264,7 @@ def _ship(options: argparse.Namespace) -> None:
     timings = records / "timings.json"
     if options.tests_seconds is not None:
         note_seconds(timings, "tests", "all", options.tests_seconds)
-    else:
+    elif not options.benchmarks:
         # Only a profile that replays a shipped record speaks for the project; the others differ by machine.
         found = ship(results_folder() / name, records) if load(name).shipped else []
         measured = json.loads((results_folder() / name / "timings.json").read_text("utf-8"))

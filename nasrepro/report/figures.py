@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from nasrepro.report import style
@@ -218,6 +218,48 @@ def timings(seconds: Mapping[str, Sequence[float]], title: str = "") -> Figure:
     # A round in which the machine did something else would shrink all others to a line.
     ax.set_xlim(0, 1.2e3 * max(float(np.quantile(times, 0.9)) for times in seconds.values()))
     ax.grid(axis="y", visible=False)
+    return fig
+
+
+@_styled
+def over_reference(layers: pd.DataFrame, reference: str, title: str = "") -> Figure:
+    """Time of each layer over the reference's, on a log axis: bars from 1 to the median, left of it faster.
+
+    `layers` has columns H, B, T, layer, ratio, "ratio q1" and "ratio q3"; each size (H, B, T) has a colour, whiskers
+    span the quartiles, and the first layer is on top.
+    """
+    names = [name for name in dict.fromkeys(layers["layer"]) if name != reference]
+    sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
+    fig, ax = _axes((7.2, 1.4 + 0.38 * len(names)), f"time over {reference}'s: less is faster", "", title)
+    height = 0.8 / len(sizes)
+    for number, (colour, (hidden, batch, steps)) in enumerate(zip(_colours(sizes), sizes, strict=True)):
+        part = layers[(layers["H"] == hidden) & (layers["B"] == batch) & (layers["T"] == steps)]
+        part = part[part["layer"] != reference]
+        rows = -np.array([names.index(name) for name in part["layer"]]) + 0.4 - height * (number + 0.5)
+        whiskers = [part["ratio"] - part["ratio q1"], part["ratio q3"] - part["ratio"]]
+        label = f"H {hidden}, B {batch}, T {steps}"
+        ax.barh(rows, part["ratio"] - 1, 0.9 * height, left=1, color=colour, alpha=0.8, label=label)
+        ax.errorbar(part["ratio"], rows, xerr=whiskers, fmt="none", ecolor=style.BLACK, elinewidth=0.8)
+        for row, ratio, end in zip(rows, part["ratio"], part[["ratio q1", "ratio q3"]].to_numpy(), strict=True):
+            ax.annotate(
+                f"{ratio:.2f}",
+                (min(end) if ratio < 1 else max(end), row),
+                xytext=(-3 if ratio < 1 else 3, 0),
+                textcoords="offset points",
+                ha="right" if ratio < 1 else "left",
+                va="center",
+                fontsize=6.5,
+            )
+    ax.axvline(1, color=style.BLACK, linewidth=1)
+    ax.set_xscale("log")
+    low, high = layers["ratio q1"].min(), layers["ratio q3"].max()
+    ax.set_xlim(min(0.9, 0.8 * low), max(1.1, 1.25 * high))
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_yticks(-np.arange(len(names)), names)
+    ax.grid(axis="y", visible=False)
+    _legend_below(ax)
     return fig
 
 

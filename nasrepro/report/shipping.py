@@ -10,8 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from nasrepro.files import write_atomically
 from nasrepro.report import papers
+from nasrepro.report import provenance as origin
 from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
 from nasrepro.search import Record, replay
 
@@ -83,6 +86,28 @@ def findings_table(found: Mapping[str, Finding]) -> str:
     return "\n".join(rows)
 
 
+def speed_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of one layer, milliseconds and, in brackets, over nn.LSTM's."""
+    layers = pd.read_csv(folder / "layers.csv")
+    measured = json.loads((folder / "device.json").read_text("utf-8"))["layers"]
+    sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
+    rows = ["| one layer, milliseconds | " + " | ".join(f"H {h}, B {b}, T {t}" for h, b, t in sizes) + " |"]
+    rows.append("|---|" + "---|" * len(sizes))
+    for name, part in layers.groupby("layer", sort=False):
+        of = {
+            (row["H"], row["B"], row["T"]): f"{_milliseconds(row['median ms'])} ({row['ratio']:.2f})"
+            for _, row in part.iterrows()
+        }
+        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    rounds, load = measured["parameters"]["rounds"], measured["load before"]
+    about = f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
+    return "\n".join([*rows, "", about])
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def fill(text: str, name: str, content: str) -> str:
     """`text` with what stands between `<!-- NAME -->` and `<!-- /NAME -->` replaced; ValueError if there is none."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
@@ -92,10 +117,11 @@ def fill(text: str, name: str, content: str) -> str:
 
 
 def filled_readme(text: str, records: Path) -> str:
-    """The README's text with its numbers made from the files in the records' folder."""
+    """The README's text with its numbers made from the files in the records' folder, and the benchmarks' beside it."""
     timings = json.loads((records / "timings.json").read_text("utf-8"))
     text = fill(text, "timings", timings_table(timings))
     text = fill(text, "record", record_words(Record.load(records / "ptb-chars-search.jsonl.gz")))
+    text = fill(text, "speed", speed_table(records.parent / "benchmarks"))
     return fill(text, "findings", findings_table(read_findings(records / "findings.json")))
 
 

@@ -41,6 +41,16 @@ CURVES = pd.DataFrame(
         for e in (1, 2, 3)
     ]
 )
+LAYERS = pd.DataFrame(
+    [
+        {"H": h, "B": 2, "T": 3, "layer": name, "ratio": ratio, "ratio q1": 0.9 * ratio, "ratio q3": 1.1 * ratio}
+        for h, ratios in (
+            (8, {"reference": 1, "fast": 0.5, "slow": 2.0}),
+            (16, {"reference": 1, "fast": 0.8, "slow": 3}),
+        )
+        for name, ratio in ratios.items()
+    ]
+)
 
 
 def offsets(fig: Figure) -> set[tuple[float, float]]:
@@ -109,7 +119,16 @@ def test_timings_put_a_bar_at_the_median_and_a_point_for_each_round():
     np.testing.assert_allclose(points, [[4, 2, 900], [1, 1, 1]])
 
 
+def test_bars_over_a_reference_begin_at_1_and_end_at_the_median_ratio():
+    ax = figures.over_reference(LAYERS, "reference").axes[0]
+    assert [bar.get_x() + bar.get_width() for bar in ax.patches] == pytest.approx([0.5, 2.0, 0.8, 3.0])
+    assert {bar.get_x() for bar in ax.patches} == {1}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["fast", "slow"]
+    assert [text.get_text() for text in ax.texts] == ["0.50", "2.00", "0.80", "3.00"]
+
+
 FIGURES = {
+    "over_reference": lambda: figures.over_reference(LAYERS, "reference", "T"),
     "search_progress": lambda: figures.search_progress(EVALUATIONS, "T"),
     "two_searches": lambda: figures.search_progress(pd.concat([EVALUATIONS, EVALUATIONS.assign(method="random")]), "T"),
     "best_so_far": lambda: figures.best_so_far(RUNS, "T"),

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
-from nasrepro.report.shipping import fill, filled_readme, ship, timings_table
+from nasrepro.report.provenance import provenance
+from nasrepro.report.shipping import fill, filled_readme, ship, speed_table, timings_table
 from nasrepro.search import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +25,23 @@ def test_minutes_are_summed_over_notebooks_and_rounded_up() -> None:
     table = timings_table({"quick": {"00": {"seconds": 50.0, **part}, "01": {"seconds": 71.0, **part}}})
     assert table.splitlines()[2].endswith("| 3 | an abacus |")
     assert "course" not in table
+
+
+def test_the_speed_table_has_a_column_per_size_and_says_where_it_was_measured(tmp_path: Path) -> None:
+    pd.DataFrame(
+        [
+            {"H": 8, "B": 2, "T": 5, "layer": "torch.nn.LSTM", "median ms": 1.5, "ratio": 1.0},
+            {"H": 8, "B": 2, "T": 5, "layer": "BC3", "median ms": 1.2345, "ratio": 0.823},
+            {"H": 16, "B": 2, "T": 5, "layer": "BC3", "median ms": 1234.5, "ratio": 0.5},
+        ]
+    ).to_csv(tmp_path / "layers.csv", index=False)
+    measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
+    measured["load before"] = 0.5
+    write_json(tmp_path / "device.json", {"layers": measured})
+    lines = speed_table(tmp_path).splitlines()
+    assert lines[0] == "| one layer, milliseconds | H 8, B 2, T 5 | H 16, B 2, T 5 |"
+    assert lines[2:4] == ["| torch.nn.LSTM | 1.5 (1.00) |  |", "| BC3 | 1.23 (0.82) | 1,234 (0.50) |"]
+    assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
 
 
 def test_fill_replaces_what_stands_between_the_marks_and_nothing_else() -> None:
