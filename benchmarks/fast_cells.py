@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -116,6 +117,8 @@ def _write(options: argparse.Namespace, part: str, table: pd.DataFrame, seconds:
     facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
     facts[part] = provenance({"rounds": options.rounds, "small": options.small}, None, seconds)
     facts[part] |= {"load before": round(load_before, 2), "compiler": _compiler_version()}
+    if HAS_JAX:
+        facts[part]["versions"]["jax"] = metadata.version("jax")
     write_json(path, facts)
     if part == "layers":
         title = "Fused cells: small" if options.small else "One recurrent layer, forward and backward"
