@@ -23,7 +23,6 @@ _LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
 _said: set[str] = set()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """Mean cross-entropy of F.linear(features, weight, bias) against targets, over rows, in nats: ().
 
@@ -37,8 +36,11 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, 
         targets: (N,), int64, each in 0 .. V - 1.
 
     Raises: ValueError for shapes or types that do not fit together, IndexError for a target outside the vocabulary (on
-    the CPU; a GPU finds it by itself, later). Double backward is not supported.
+    the CPU; a GPU finds it by itself, later). Double backward is not supported. Inside torch.compile it is those two
+    functions, which can be traced.
     """
+    if torch.compiler.is_compiling():
+        return F.cross_entropy(F.linear(features, weight, bias), targets)
     _check(features, weight, bias, targets)
     wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (features, weight, bias)]
     if any(wanted):

@@ -27,11 +27,15 @@ def supports(program: Program, x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type in _BY_DEVICE and program == compile_cell(program.cell)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def run(
     program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
-    """One layer over a sequence, as `interpreter.run`, which takes over, with one warning, where there is no way."""
+    """One layer over a sequence, as `interpreter.run`, which takes over, with one warning, where there is no way.
+
+    Inside torch.compile the interpreter runs, without a warning: it is what can be traced.
+    """
+    if torch.compiler.is_compiling():
+        return interpreter.run(program, weights, x, state, options)
     wanted = (program.cell, x.dtype, x.device.type, options.h_mask is not None, options.product_dtype)
     if wanted not in _refused:
         if supports(program, x):

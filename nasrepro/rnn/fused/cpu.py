@@ -23,10 +23,9 @@ from nasrepro.rnn.fused.plan import Place, Plan, plan_cell
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.program import Program
 
-# Threads share the columns of every product instead of the rows of the batch if they had fewer rows than this each, or
-# if the loop's matrices are more than the caches hold: then every thread reads its part of them, not all.
+# Threads share the columns of every product instead of the rows of the batch if they had fewer rows than this each. Not
+# otherwise: they then wait for each other at every product, which is slow as soon as other programs want the cores too.
 _ROWS_PER_THREAD = 4
-_CACHED_FLOATS = 4_000_000
 
 _CORES = os.cpu_count() or 1
 
@@ -89,7 +88,6 @@ class Kernels:
         self.driver = driver(product_dtype)
         levels = [level for _, _, level in plan.levels]
         self.runs = [run for level in levels for run in level.runs]
-        self.first_in_loop = sum(len(level.runs) for level in plan.before)
         self.norms = [norm for level in levels for norm in level.norms]
         if len(self.runs) > self.driver.most_runs():
             raise NativeError(f"{plan.program.cell} has {len(self.runs)} products, more than the fused backend takes")
@@ -189,12 +187,10 @@ def _call(
         slot.k = shape.input if on_input else shape.hidden
 
     threads = min(torch.get_num_threads(), _CORES)
-    in_loop = sum(slot.k * slot.n for slot in runs[cell.first_in_loop :])
     call = _Call(
         steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
         threads=threads,
-        by_columns=threads > 1 and lengths is None
-        and (shape.batch < _ROWS_PER_THREAD * threads or in_loop > _CACHED_FLOATS),
+        by_columns=threads > 1 and lengths is None and shape.batch < _ROWS_PER_THREAD * threads,
         levels_before=len(cell.plan.before), levels=len(cell.levels),
         runs=len(runs), operands=len(operands), sums=shape.width("sums"),
         writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
@@ -321,7 +317,11 @@ def _addresses(tensors: Mapping[str, Tensor | None], state_floats: int) -> dict[
 
 def _refuse_other_dtypes(weights: Sequence[Weights], state: LayerState) -> None:
     """C takes every number for a float, whatever it is."""
-    parts = {"a weight": [w.weight for w in weights], "a bias": [w.bias for w in weights], "the state": state[:3]}
+    parts: dict[str, Sequence[Tensor | None]] = {
+        "a weight": [weight.weight for weight in weights],
+        "a bias": [weight.bias for weight in weights],
+        "the state": state[:3],
+    }
     for name, tensors in parts.items():
         for tensor in tensors:
             if tensor is not None and tensor.dtype != torch.float32:
