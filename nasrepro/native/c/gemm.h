@@ -108,23 +108,40 @@ INLINE void turn(const float *a, long row_stride, long n, long k, long i, long c
     for (long l = 0; l < count; l++) store(to + l * width, square[l], LANES);
 }
 
-/* Panels first .. last - 1 of a B whose element (i, j) is b[i * row_stride + j * column_stride]; one stride is 1. */
-static void pack(const float *b, long row_stride, long column_stride, long k, long n, float *packed, long first,
-                 long last) {
+/* `pack` for a B whose rows lie in memory as they are: row by row, as the processor likes to read, a few panels at a time
+ * so that it writes to few places. */
+static void pack_rows(const float *b, long row_stride, long k, long n, float *packed, long first, long last) {
+    for (long p0 = first; p0 < last; p0 += 8)
+        for (long i = 0; i < depth(k); i++)
+            for (long p = p0; p < least(p0 + 8, last); p++) {
+                const long width = panel_width(n, p);
+                float *to = packed + p * PANEL * depth(k) + i * width;
+                for (long j = 0; j < width; j += LANES) {
+                    const long column = p * PANEL + j;
+                    store(to + j, lanes_across(b + column, row_stride, k, i, n - column), LANES);
+                }
+            }
+}
+
+/* `pack` for a B whose columns lie in memory as rows: a weight that is applied transposed. */
+static void pack_columns(const float *b, long column_stride, long k, long n, float *packed, long first, long last) {
     for (long p = first; p < last; p++) {
         const long width = panel_width(n, p);
         for (long j = 0; j < width; j += LANES) {
-            const long columns = n - p * PANEL - j;
-            const float *from = b + (p * PANEL + j) * column_stride;
+            const long column = p * PANEL + j;
             float *to = packed + p * PANEL * depth(k) + j;
-            if (column_stride == 1)
-                for (long i = 0; i < depth(k); i++)
-                    store(to + i * width, lanes_across(from, row_stride, k, i, columns), LANES);
-            else
-                for (long i = 0; i < depth(k); i += LANES)
-                    turn(from, column_stride, columns, k, i, least(LANES, depth(k) - i), to + i * width, width);
+            for (long i = 0; i < depth(k); i += LANES)
+                turn(b + column * column_stride, column_stride, n - column, k, i, least(LANES, depth(k) - i),
+                     to + i * width, width);
         }
     }
+}
+
+/* Panels first .. last - 1 of a B whose element (i, j) is b[i * row_stride + j * column_stride]; one stride is 1. */
+static void pack(const float *b, long row_stride, long column_stride, long k, long n, float *packed, long first,
+                 long last) {
+    if (column_stride == 1) pack_rows(b, row_stride, k, n, packed, first, last);
+    else pack_columns(b, column_stride, k, n, packed, first, last);
 }
 
 #ifdef TILE_REGISTERS

@@ -325,6 +325,16 @@ static void backward_steps(const struct call *call, const struct memory *memory,
     }
 }
 
+/* sums[j] = the sum of column j, for this thread's columns. */
+static void sum_rows(const float *restrict a, long row, long rows, struct share mine, float *restrict sums) {
+    memset(sums + mine.first, 0, (mine.last - mine.first) * sizeof(float));
+    for (long r = 0; r < rows; r++)
+        for (long j = mine.first; j < mine.last; j += LANES) {
+            const long n = least(LANES, mine.last - j);
+            store(sums + j, load(sums + j, n) + load(a + r * row + j, n), n);
+        }
+}
+
 static void weight_gradients(const struct call *call, const struct memory *memory, struct team team) {
     const long rows = call->steps * call->batch, row = call->space[D_SUMS].row;
     const float *d_sums = call->space[D_SUMS].base;
@@ -336,11 +346,7 @@ static void weight_gradients(const struct call *call, const struct memory *memor
                  memory->start + memory->layout->operand[run->operand], run->k, 0, panel_count(run->k),
                  run->weight_gradient + mine.first * run->k, run->k, 0, 0, memory->strips);
     }
-    if (!call->bias_gradient) return;
-    const struct share mine = share_of(team, call->sums);
-    memset(call->bias_gradient + mine.first, 0, (mine.last - mine.first) * sizeof(float));
-    for (long r = 0; r < rows; r++)
-        for (long j = mine.first; j < mine.last; j++) call->bias_gradient[j] += d_sums[r * row + j];
+    if (call->bias_gradient) sum_rows(d_sums, row, rows, share_of(team, call->sums), call->bias_gradient);
 }
 
 static void backward_of_thread(const struct call *call, const struct layout *layout, struct team team) {
