@@ -73,6 +73,8 @@ class Program:
     """Slot of c_t."""
     mixed: tuple[str, ...] = field(default=())
     """Subtrees that use the raw input where the output's width is needed; they want input_size == hidden_size."""
+    staged: bool = True
+    """Compiled with hoisting and batching, as a fused backend wants it."""
 
     @property
     def products(self) -> tuple[Product, ...]:
@@ -171,6 +173,7 @@ class _Compiler:
             hidden=self.hidden,
             memory=self.memory,
             mixed=tuple(self.mixed),
+            staged=self.hoist and batch,
         )
 
     def _stages(self, early: bool, batch: bool) -> tuple[Stage, ...]:

@@ -40,6 +40,8 @@ class State:
 
 def join(parts: Sequence[Tensor]) -> Stack:
     """Per-layer tensors (B, size) -> (layers, B, size), or a tuple where the sizes differ."""
+    if len(parts) == 1:
+        return parts[0][None]
     same = all(part.shape == parts[0].shape for part in parts)
     return torch.stack(tuple(parts)) if same else tuple(parts)
 

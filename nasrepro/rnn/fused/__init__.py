@@ -14,7 +14,7 @@ from nasrepro.native import NativeError
 from nasrepro.rnn import interpreter
 from nasrepro.rnn.fused import cpu, cuda
 from nasrepro.rnn.interpreter import LayerState, Options, Weights
-from nasrepro.rnn.program import Program, compile_cell
+from nasrepro.rnn.program import Program
 
 _BY_DEVICE = {"cpu": cpu, "cuda": cuda}
 _refused: dict[object, str] = {}
@@ -24,7 +24,7 @@ _said: set[str] = set()
 
 def supports(program: Program, x: Tensor) -> bool:
     """Whether there is fused code: for float32, on the CPU or CUDA, and a program as it is compiled by default."""
-    return x.dtype == torch.float32 and x.device.type in _BY_DEVICE and program == compile_cell(program.cell)
+    return x.dtype == torch.float32 and x.device.type in _BY_DEVICE and program.staged
 
 
 def run(

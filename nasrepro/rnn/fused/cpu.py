@@ -7,7 +7,7 @@ each; this module allocates what they write, and describes it to them.
 import ctypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -94,6 +94,7 @@ class Kernels:
         self.library = native.load(c_source(plan), flags=["-O2"])  # as fast as -O3, and sooner there
         self.operands = list({run.source: run.on_input for run in self.runs}.items())
         self.levels = (_Level * len(levels))(*self._levels())
+        self.shape = lru_cache(maxsize=64)(partial(_Shape, self))
 
     def _levels(self) -> Iterator[Any]:
         run = norm = 0
@@ -120,12 +121,12 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
 
 
 class _Shape:
-    """The sizes of a call, and the widths of rows that follow from them."""
+    """The sizes of a call, and what follows from them for a cell."""
 
-    def __init__(self, cell: Kernels, x: Tensor, hidden: int) -> None:
-        self.steps, self.batch, self.input = x.shape
-        self.hidden = hidden
+    def __init__(self, cell: Kernels, steps: int, batch: int, inputs: int, hidden: int) -> None:
+        self.steps, self.batch, self.input, self.hidden = steps, batch, inputs, hidden
         self.columns = cell.plan.columns
+        self.tables = _Tables(cell, self)
 
     def width(self, space: str) -> int:
         """Floats in a row of a space."""
@@ -140,12 +141,58 @@ class _Shape:
         return self.steps * self.batch * self.width(space)
 
 
+_NUMBER = {space: position for position, space in enumerate(SPACES)}
 _ONE_STEP = frozenset({"mask", "d_h", "d_h_next", "d_c", "d_c_next", "d_step"})  # spaces that every step uses anew
 
 
+class _Tables:
+    """What C is told of a cell at one shape, but for addresses. Made once, copied for every call."""
+
+    def __init__(self, cell: Kernels, shape: _Shape) -> None:
+        operand_of = {source: position for position, (source, _) in enumerate(cell.operands)}
+        self.runs = (_Run * len(cell.runs))()
+        self.weights = []  # of each run: product, first row, floats in a row, the space of its source's gradient
+        for slot, run in zip(self.runs, cell.runs, strict=True):
+            slot.source, slot.source_column = _NUMBER[run.source.space], shape.column(run.source)
+            slot.gradient, slot.gradient_column = -1, 0
+            if run.gradient is not None:
+                slot.gradient, slot.gradient_column = _NUMBER[run.gradient.space], shape.column(run.gradient)
+            slot.target_column = shape.column(run.target)
+            slot.k, slot.n = shape.input if run.on_input else shape.hidden, run.count * shape.hidden
+            slot.accumulate, slot.gradient_accumulates = run.accumulate, run.gradient_accumulates
+            slot.operand = operand_of[run.source]
+            self.weights.append(
+                (run.product, run.row * shape.hidden, slot.k, "" if run.gradient is None else run.gradient.space)
+            )
+        self.norms = (_Norm * len(cell.norms))()
+        for slot, norm in zip(self.norms, cell.norms, strict=True):
+            wanted = norm.source_gradient
+            slot.source, slot.source_column = _NUMBER[norm.source.space], shape.column(norm.source)
+            slot.target, slot.target_column = _NUMBER[norm.target.space], shape.column(norm.target)
+            slot.gradient, slot.gradient_column = _NUMBER[norm.gradient.space], shape.column(norm.gradient)
+            slot.source_gradient = -1 if wanted is None else _NUMBER[wanted.space]
+            slot.source_gradient_column = 0 if wanted is None else shape.column(wanted)
+            slot.width = shape.input if norm.wide else shape.hidden
+            slot.accumulates = norm.accumulates
+        self.operands = (_Operand * len(cell.operands))()
+        for slot, (source, on_input) in zip(self.operands, cell.operands, strict=True):
+            slot.space, slot.column = _NUMBER[source.space], shape.column(source)
+            slot.k = shape.input if on_input else shape.hidden
+        self.call = _Call(
+            steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
+            levels_before=len(cell.plan.before), levels=len(cell.levels),
+            runs=len(self.runs), operands=len(self.operands), sums=shape.width("sums"),
+            writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
+            level=ctypes.addressof(cell.levels), norm=ctypes.addressof(self.norms),
+            operand=ctypes.addressof(self.operands),
+        )  # fmt: skip
+        for space, layout in zip(SPACES, self.call.space, strict=True):
+            layout.row = shape.width(space)
+            layout.step = 0 if space in _ONE_STEP else shape.batch * layout.row
+
+
 def _call(
-    cell: Kernels,
-    shape: _Shape,
+    tables: _Tables,
     spaces: Mapping[str, int],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
@@ -153,56 +200,23 @@ def _call(
     lengths: Tensor | None = None,
 ) -> Any:
     """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive."""
-    number = {space: position for position, space in enumerate(SPACES)}
-    operand_of = {source: position for position, (source, _) in enumerate(cell.operands)}
-    runs = (_Run * len(cell.runs))()
-    for slot, run in zip(runs, cell.runs, strict=True):
-        k = shape.input if run.on_input else shape.hidden
-        weight, first = weights[run.product], run.row * shape.hidden
-        gradient = weight_gradients[run.product] if weight_gradients else None
-        slot.source, slot.source_column = number[run.source.space], shape.column(run.source)
-        slot.gradient, slot.gradient_column = -1, 0
-        if run.gradient is not None and spaces.get(run.gradient.space):
-            slot.gradient, slot.gradient_column = number[run.gradient.space], shape.column(run.gradient)
-        slot.target_column = shape.column(run.target)
-        slot.k, slot.n = k, run.count * shape.hidden
-        slot.accumulate, slot.gradient_accumulates = run.accumulate, run.gradient_accumulates
-        slot.operand = operand_of[run.source]
-        slot.weight = weight.data_ptr() + 4 * first * k
-        slot.bias = biases[run.product].data_ptr() + 4 * first if biases else None
-        slot.weight_gradient = None if gradient is None else gradient.data_ptr() + 4 * first * k
-    norms = (_Norm * len(cell.norms))()
-    for slot, norm in zip(norms, cell.norms, strict=True):
-        wanted = norm.source_gradient
-        slot.source, slot.source_column = number[norm.source.space], shape.column(norm.source)
-        slot.target, slot.target_column = number[norm.target.space], shape.column(norm.target)
-        slot.gradient, slot.gradient_column = number[norm.gradient.space], shape.column(norm.gradient)
-        slot.source_gradient = -1 if wanted is None else number[wanted.space]
-        slot.source_gradient_column = 0 if wanted is None else shape.column(wanted)
-        slot.width = shape.input if norm.wide else shape.hidden
-        slot.accumulates = norm.accumulates
-    operands = (_Operand * len(cell.operands))()
-    for slot, (source, on_input) in zip(operands, cell.operands, strict=True):
-        slot.space, slot.column = number[source.space], shape.column(source)
-        slot.k = shape.input if on_input else shape.hidden
-
-    threads = min(torch.get_num_threads(), _CORES)
-    call = _Call(
-        steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
-        threads=threads,
-        by_columns=threads > 1 and lengths is None and shape.batch < _ROWS_PER_THREAD * threads,
-        levels_before=len(cell.plan.before), levels=len(cell.levels),
-        runs=len(runs), operands=len(operands), sums=shape.width("sums"),
-        writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
-        level=ctypes.addressof(cell.levels), run=ctypes.addressof(runs), norm=ctypes.addressof(norms),
-        operand=ctypes.addressof(operands), lengths=None if lengths is None else lengths.data_ptr(),
-    )  # fmt: skip
-    call.keep = runs, norms, operands
+    runs = type(tables.runs).from_buffer_copy(tables.runs)
+    for slot, (product, first, k, gradient_space) in zip(runs, tables.weights, strict=True):
+        slot.weight = weights[product].data_ptr() + 4 * first * k
+        if biases:
+            slot.bias = biases[product].data_ptr() + 4 * first
+        if weight_gradients and (gradient := weight_gradients[product]) is not None:
+            slot.weight_gradient = gradient.data_ptr() + 4 * first * k
+        if not spaces.get(gradient_space):
+            slot.gradient = -1
+    call = _Call.from_buffer_copy(tables.call)
+    call.run = ctypes.addressof(runs)
+    call.keep = runs
+    call.threads = threads = min(torch.get_num_threads(), _CORES)
+    call.by_columns = threads > 1 and lengths is None and call.batch < _ROWS_PER_THREAD * threads
+    call.lengths = None if lengths is None else lengths.data_ptr()
     for space, address in spaces.items():
-        layout = call.space[number[space]]
-        width = shape.width(space)
-        layout.base, layout.row = address, width
-        layout.step = 0 if space in _ONE_STEP else shape.batch * width
+        call.space[_NUMBER[space]].base = address
     return call
 
 
@@ -215,7 +229,7 @@ class _Layer(torch.autograd.Function):
         cell: Kernels,
         options: Options,
         x: Tensor,
-        x_before: Tensor | None,
+        last_x: Tensor | None,
         position: Tensor | None,
         h: Tensor,
         c: Tensor | None,
@@ -223,8 +237,9 @@ class _Layer(torch.autograd.Function):
         *weights_and_biases: Tensor,
     ) -> tuple[Tensor, ...]:
         weights, biases = weights_and_biases[:products], weights_and_biases[products:]
-        shape = _Shape(cell, x, h.shape[-1])
+        shape = cell.shape(*x.shape, h.shape[-1])
         T, B, H = shape.steps, shape.batch, shape.hidden
+        x_before = None if last_x is None else torch.cat((last_x[None], x[:-1]))  # (T, B, input)
         hs = x.new_empty(T + 1, B, H)
         hs[0] = h
         cs = x.new_empty(T + 1, B, H) if c is not None else None
@@ -237,7 +252,7 @@ class _Layer(torch.autograd.Function):
         ctx.names = [name for name, tensor in saved.items() if tensor is not None]
         ctx.save_for_backward(*(saved[name] for name in ctx.names), *weights_and_biases)
 
-        call = _call(cell, shape, _addresses(saved, B * H), weights, biases, lengths=options.lengths)
+        call = _call(shape.tables, _addresses(saved, B * H), weights, biases, lengths=options.lengths)
         with scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as call.scratch:
             cell.driver.forward(ctypes.byref(call))
         # The state is a copy: whoever changes it, to begin a sequence anew say, must not change the output.
@@ -253,13 +268,13 @@ class _Layer(torch.autograd.Function):
         saved = dict(zip(ctx.names, tensors, strict=False))
         weights_and_biases = tensors[len(ctx.names) :]
         weights, biases = weights_and_biases[: ctx.products], weights_and_biases[ctx.products :]
-        _, _, want_x, want_x_before, _, want_h, want_c, _, *want_weights = ctx.needs_input_grad
+        _, _, want_x, want_last_x, _, want_h, want_c, _, *want_weights = ctx.needs_input_grad
         d_out, d_h, d_c = (*given, None)[:3]
         x: Tensor = saved["x"]
         written = cell.plan.written
 
         gradients = {"d_out": x.new_zeros(T, B, H) if d_out is None else d_out.contiguous()}
-        for space, wanted in (("d_x", want_x), ("d_x_before", want_x_before)):
+        for space, wanted in (("d_x", want_x), ("d_x_before", "x_before" in saved and (want_x or want_last_x))):
             if wanted or space in cell.plan.kernel_spaces:
                 gradients[space] = torch.empty_like(x) if space in written else torch.zeros_like(x)
         for space, last in (("d_h", d_h), ("d_c", d_c)):
@@ -280,10 +295,12 @@ class _Layer(torch.autograd.Function):
             for space, size in transient.items():
                 spaces[space] = base if size else 0
                 base += 4 * aligned(size)
-            call = _call(cell, shape, spaces, weights, biases, weight_gradients, ctx.options.lengths)
+            call = _call(shape.tables, spaces, weights, biases, weight_gradients, ctx.options.lengths)
             call.bias_gradient = None if bias_gradient is None else bias_gradient.data_ptr()
             with scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as call.scratch:
                 cell.driver.backward(ctypes.byref(call))
+        if want_x and "d_x_before" in gradients:
+            gradients["d_x"][:-1] += gradients["d_x_before"][1:]
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
         bias_gradients: list[Tensor | None] = [None] * len(biases)
@@ -296,7 +313,7 @@ class _Layer(torch.autograd.Function):
             None,
             None,
             gradients["d_x"] if want_x else None,
-            gradients["d_x_before"] if want_x_before else None,
+            gradients["d_x_before"][0] if want_last_x else None,
             None,
             state["d_h"] if want_h else None,
             state["d_c"] if want_c else None,
@@ -342,10 +359,7 @@ def run(
     cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
     reads = cell.plan.spaces
     x = x.contiguous()
-    x_before = None
-    if "x_before" in reads:
-        assert state.x is not None
-        x_before = torch.cat((state.x[None], x[:-1]))  # (T, B, input)
+    last_x = state.x if "x_before" in reads else None
     position = None
     if "position" in reads:
         position = positions(state.t, len(x), state.h.shape[-1], x).expand(-1, x.shape[1], -1).contiguous()
@@ -353,10 +367,10 @@ def run(
     biases = [weight.bias.contiguous() for weight in weights if weight.bias is not None]
     stacked = [weight.weight.contiguous() for weight in weights]
     out, h, *memory = _Layer.apply(  # type: ignore[no-untyped-call]
-        cell, options, x, x_before, position, state.h, c, len(stacked), *stacked, *biases
+        cell, options, x, last_x, position, state.h, c, len(stacked), *stacked, *biases
     )
     if options.lengths is not None:
         running = torch.arange(len(x), device=x.device)[:, None] < options.lengths  # (T, B)
         out = torch.where(running[..., None], out, 0)
-    last_x = None if state.x is None else last_inputs(x, options.lengths)
-    return out, LayerState(h, memory[0] if memory else None, last_x, state.t + len(x))
+    after_x = None if state.x is None else last_inputs(x, options.lengths)
+    return out, LayerState(h, memory[0] if memory else None, after_x, state.t + len(x))
