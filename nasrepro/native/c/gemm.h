@@ -11,7 +11,7 @@
  *
  * A comes fresh and is copied strip by strip: TILE_ROWS rows, column after column. The micro-kernel `tile` then keeps a
  * tile of C, TILE_ROWS x PANEL, in registers while it walks down k. k is cut into blocks, so that strip and panel stay
- * in the caches, and so that no sum is one long chain of roundings.
+ * in the caches.
  *
  * With PRODUCTS_BF16 both operands are packed as bfloat16 in pairs along k, two to a 32-bit lane, and sums stay float:
  * k floats become depth(k) lanes, half as many. Where the processor has tile registers (AMX), gemm_amx.h brings another

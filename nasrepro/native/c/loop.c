@@ -31,7 +31,7 @@ struct run {
     long accumulate, gradient_accumulates;
     long operand; /* number of the source among those that weight gradients are computed from */
     const float *weight, *bias;
-    float *weight_gradient; /* NULL if nobody wants it */
+    float *weight_gradient, *bias_gradient; /* NULL if nobody wants it */
 };
 
 struct operand {
@@ -53,14 +53,13 @@ struct call {
     long steps, batch, hidden, input;
     long threads, by_columns;
     long levels_before, levels; /* those before the loop come first */
-    long runs, operands, sums;  /* sums: columns of the space SUMS, in floats */
+    long runs, operands;
     long writes_h, writes_c;    /* whether anything is written to D_H and D_C */
     const struct level *level;
     const struct run *run;
     const struct norm *norm;
     const struct operand *operand;
     const int64_t *lengths; /* (batch), or NULL when all sequences are `steps` long */
-    float *bias_gradient;   /* (sums) */
     float *scratch;
     struct space_layout space[SPACES];
 };
@@ -325,28 +324,26 @@ static void backward_steps(const struct call *call, const struct memory *memory,
     }
 }
 
-/* sums[j] = the sum of column j, for this thread's columns. */
-static void sum_rows(const float *restrict a, long row, long rows, struct share mine, float *restrict sums) {
-    memset(sums + mine.first, 0, (mine.last - mine.first) * sizeof(float));
+/* sums[j] = the sum of column j of all rows. */
+static void sum_rows(const float *restrict a, long row, long rows, long columns, float *restrict sums) {
+    memset(sums, 0, columns * sizeof(float));
     for (long r = 0; r < rows; r++)
-        for (long j = mine.first; j < mine.last; j += LANES) {
-            const long n = least(LANES, mine.last - j);
-            store(sums + j, load(sums + j, n) + load(a + r * row + j, n), n);
-        }
+        for (long j = 0; j < columns; j += LANES)
+            store(sums + j, load(sums + j, columns - j) + load(a + r * row + j, columns - j), columns - j);
 }
 
 static void weight_gradients(const struct call *call, const struct memory *memory, struct team team) {
     const long rows = call->steps * call->batch, row = call->space[D_SUMS].row;
-    const float *d_sums = call->space[D_SUMS].base;
     for (long i = 0; i < call->runs; i++) {
         const struct run *run = call->run + i;
-        if (!run->weight_gradient) continue;
         const struct share mine = share_of(team, run->n);
-        multiply(mine.last - mine.first, rows, d_sums + run->target_column + mine.first, 1, row,
-                 memory->start + memory->layout->operand[run->operand], run->k, 0, panel_count(run->k),
-                 run->weight_gradient + mine.first * run->k, run->k, 0, 0, memory->strips);
+        const long count = mine.last - mine.first;
+        const float *d_sums = call->space[D_SUMS].base + run->target_column + mine.first;
+        if (run->weight_gradient)
+            multiply(count, rows, d_sums, 1, row, memory->start + memory->layout->operand[run->operand], run->k, 0,
+                     panel_count(run->k), run->weight_gradient + mine.first * run->k, run->k, 0, 0, memory->strips);
+        if (run->bias_gradient) sum_rows(d_sums, row, rows, count, run->bias_gradient + mine.first);
     }
-    if (call->bias_gradient) sum_rows(d_sums, row, rows, share_of(team, call->sums), call->bias_gradient);
 }
 
 static void backward_of_thread(const struct call *call, const struct layout *layout, struct team team) {

@@ -46,7 +46,7 @@ def _structure(name: str, numbers: str, pointers: str = "", **others: type) -> t
 _Run = _structure(
     "_Run",
     "source source_column gradient gradient_column target_column k n accumulate gradient_accumulates operand",
-    "weight bias weight_gradient",
+    "weight bias weight_gradient bias_gradient",
 )
 _Operand = _structure("_Operand", "space column k")
 _Norm = _structure(
@@ -59,8 +59,8 @@ _Level = _structure("_Level", "first_run last_run first_norm last_norm", "forwar
 
 _Call = _structure(
     "_Call",
-    "steps batch hidden input threads by_columns levels_before levels runs operands sums writes_h writes_c",
-    "level run norm operand lengths bias_gradient scratch",
+    "steps batch hidden input threads by_columns levels_before levels runs operands writes_h writes_c",
+    "level run norm operand lengths scratch",
     space=_SpaceLayout * len(SPACES),
 )
 
@@ -181,7 +181,7 @@ class _Tables:
         self.call = _Call(
             steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
             levels_before=len(cell.plan.before), levels=len(cell.levels),
-            runs=len(self.runs), operands=len(self.operands), sums=shape.width("sums"),
+            runs=len(self.runs), operands=len(self.operands),
             writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
             level=ctypes.addressof(cell.levels), norm=ctypes.addressof(self.norms),
             operand=ctypes.addressof(self.operands),
@@ -196,17 +196,22 @@ def _call(
     spaces: Mapping[str, int],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
-    weight_gradients: Sequence[Tensor | None] = (),
+    gradients: Sequence[Tensor | None] = (),
     lengths: Tensor | None = None,
 ) -> Any:
-    """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive."""
+    """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive.
+
+    `gradients` are those of all weights and then all biases, None where nobody wants one.
+    """
     runs = type(tables.runs).from_buffer_copy(tables.runs)
     for slot, (product, first, k, gradient_space) in zip(runs, tables.weights, strict=True):
         slot.weight = weights[product].data_ptr() + 4 * first * k
         if biases:
             slot.bias = biases[product].data_ptr() + 4 * first
-        if weight_gradients and (gradient := weight_gradients[product]) is not None:
+        if gradients and (gradient := gradients[product]) is not None:
             slot.weight_gradient = gradient.data_ptr() + 4 * first * k
+        if gradients and biases and (gradient := gradients[len(weights) + product]) is not None:
+            slot.bias_gradient = gradient.data_ptr() + 4 * first
         if not spaces.get(gradient_space):
             slot.gradient = -1
     call = _Call.from_buffer_copy(tables.call)
@@ -245,14 +250,22 @@ class _Layer(torch.autograd.Function):
         cs = x.new_empty(T + 1, B, H) if c is not None else None
         if cs is not None and c is not None:
             cs[0] = c
-        kept = {space: x.new_empty(shape.floats(space)) for space in ("sums", "saved", "saved_wide")}
-        saved = {"x": x, "x_before": x_before, "position": position, "mask": options.h_mask, "h": hs, "c": cs, **kept}
+        kept = x.new_empty(sum(shape.floats(space) for space in _KEPT))
+        saved = {
+            "x": x,
+            "x_before": x_before,
+            "position": position,
+            "mask": options.h_mask,
+            "h": hs,
+            "c": cs,
+            "kept": kept,
+        }
         ctx.set_materialize_grads(False)
         ctx.cell, ctx.options, ctx.shape, ctx.products = cell, options, shape, products
         ctx.names = [name for name, tensor in saved.items() if tensor is not None]
         ctx.save_for_backward(*(saved[name] for name in ctx.names), *weights_and_biases)
 
-        call = _call(shape.tables, _addresses(saved, B * H), weights, biases, lengths=options.lengths)
+        call = _call(shape.tables, _addresses(saved, shape), weights, biases, lengths=options.lengths)
         with scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as call.scratch:
             cell.driver.forward(ctypes.byref(call))
         # The state is a copy: whoever changes it, to begin a sequence anew say, must not change the output.
@@ -277,38 +290,29 @@ class _Layer(torch.autograd.Function):
         for space, wanted in (("d_x", want_x), ("d_x_before", "x_before" in saved and (want_x or want_last_x))):
             if wanted or space in cell.plan.kernel_spaces:
                 gradients[space] = torch.empty_like(x) if space in written else torch.zeros_like(x)
-        for space, last in (("d_h", d_h), ("d_c", d_c)):
+        states = x.new_zeros(4, B, H).unbind()
+        for space, last, (now, following) in (("d_h", d_h, states[:2]), ("d_c", d_c, states[2:])):
             if space == "d_h" or "c" in saved:
-                gradients[space] = x.new_zeros(B, H)
-                gradients[f"{space}_next"] = (
-                    x.new_zeros(B, H) if last is None else last.clone(memory_format=torch.contiguous_format)
-                )
-        weight_gradients = [
-            torch.empty_like(weight) if wanted else None for weight, wanted in zip(weights, want_weights, strict=False)
+                gradients[space], gradients[f"{space}_next"] = now, following if last is None else following.copy_(last)
+        parameter_gradients = [
+            torch.empty_like(parameter) if wanted else None
+            for parameter, wanted in zip(weights_and_biases, want_weights, strict=True)
         ]
-        bias_gradient = x.new_empty(shape.width("sums")) if any(want_weights[ctx.products :]) else None
         transient = {space: shape.floats(space) for space in ("d_sums", "d_early", "d_early_wide")}
         transient["d_step"] = B * shape.width("d_step")
 
         with scratch(sum(aligned(size) for size in transient.values())) as base:
-            spaces = _addresses({**saved, **gradients}, B * H)
+            spaces = _addresses({**saved, **gradients}, shape)
             for space, size in transient.items():
                 spaces[space] = base if size else 0
                 base += 4 * aligned(size)
-            call = _call(shape.tables, spaces, weights, biases, weight_gradients, ctx.options.lengths)
-            call.bias_gradient = None if bias_gradient is None else bias_gradient.data_ptr()
+            call = _call(shape.tables, spaces, weights, biases, parameter_gradients, ctx.options.lengths)
             with scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as call.scratch:
                 cell.driver.backward(ctypes.byref(call))
         if want_x and "d_x_before" in gradients:
-            gradients["d_x"][:-1] += gradients["d_x_before"][1:]
+            gradients["d_x"][:-1].add_(gradients["d_x_before"][1:])
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
-        bias_gradients: list[Tensor | None] = [None] * len(biases)
-        if bias_gradient is not None:
-            of_sum = bias_gradient.view(-1, H).unbind()
-            for number, wanted in enumerate(want_weights[ctx.products :]):
-                if wanted:
-                    bias_gradients[number] = torch.cat([of_sum[column] for column in cell.plan.bias_columns[number]])
         return (
             None,
             None,
@@ -318,17 +322,23 @@ class _Layer(torch.autograd.Function):
             state["d_h"] if want_h else None,
             state["d_c"] if want_c else None,
             None,
-            *weight_gradients,
-            *bias_gradients,
+            *parameter_gradients,
         )
 
 
-def _addresses(tensors: Mapping[str, Tensor | None], state_floats: int) -> dict[str, int]:
+_KEPT = ("sums", "saved", "saved_wide")  # what backward needs of the forward call, one behind the other in a buffer
+
+
+def _addresses(tensors: Mapping[str, Tensor | None], shape: _Shape) -> dict[str, int]:
     """Addresses of all spaces in tensors; those of h_t and c_t lie one step behind those of h_{t-1} and c_{t-1}."""
     addresses = {space: tensor.data_ptr() for space, tensor in tensors.items() if tensor is not None}
     for space in ("h", "c"):
         if space in addresses:
-            addresses[f"{space}_next"] = addresses[space] + 4 * state_floats
+            addresses[f"{space}_next"] = addresses[space] + 4 * shape.batch * shape.hidden
+    kept = addresses.pop("kept")
+    for space in _KEPT:
+        addresses[space] = kept
+        kept += 4 * shape.floats(space)
     return addresses
 
 
