@@ -28,6 +28,9 @@ import torch  # noqa: F401
 
 from nasrepro.files import write_atomically
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Cores that this process may use: more threads than that would wait for each other."""
+
 INCLUDE = Path(__file__).resolve().parent / "c"  # the headers shipped with the library; compilers get it as -I
 
 _FLAGS = [

@@ -13,7 +13,7 @@ from torch import Tensor
 
 _free: list[Tensor] = []
 _free_lock = threading.Lock()
-_MOST_FREE = 4
+_MOST_FREE, _MOST_FREE_FLOATS = 4, 2**27  # half a gigabyte
 
 
 def aligned(floats: int) -> int:
@@ -37,5 +37,5 @@ def scratch(floats: int) -> Iterator[int]:
     finally:
         with _free_lock:
             _free.append(buffer)
-            _free.sort(key=Tensor.numel)
-            del _free[:-_MOST_FREE]
+            while len(_free) > _MOST_FREE or (len(_free) > 1 and sum(map(Tensor.numel, _free)) > _MOST_FREE_FLOATS):
+                del _free[0]  # not used for the longest time

@@ -109,7 +109,8 @@ def run(
 
 def last_inputs(x: Tensor, lengths: Tensor | None) -> Tensor:
     """The last input of each sequence: x (T, B, input) -> (B, input)."""
-    return x[-1] if lengths is None else x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
+    # a copy in either case: the input may be a buffer that is filled anew
+    return x[-1].clone() if lengths is None else x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
 
 
 def positions(start: int, length: int, size: int, like: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ class RNN(nn.Module):
         hidden_dropout: variational rate on h_{t-1} where it enters a matrix product. What a cell carries over
             elementwise is never dropped, nor is c_{t-1} (S17 appendix B.3).
         weight_drop: DropConnect rate on the matrices inside the time loop, drawn once per call.
-        backend: "reference", "fused", or "auto": fused where there is fused code, as for float32 on the CPU.
+        backend: "reference" (torch's operators), "fused" (compiled code), or "auto": fused where there is fused code,
+            that is for float32 on the CPU or CUDA. Only the reference can be differentiated twice or transformed by
+            torch.func, and only its output may be changed in place before backward.
         product_dtype: torch.bfloat16 rounds what enters matrix products, which still add up in float32: faster, with
             gradients good to about two digits. Weights and states stay float32.
         generator: for the initial weights; torch's global one when None.
@@ -208,7 +210,7 @@ class RNN(nn.Module):
         reads = layer.program.cell.sources
         return LayerState(
             h,
-            h if layer.program.memory is not None else None,
+            torch.zeros_like(h) if layer.program.memory is not None else None,
             like.new_zeros(batch_size, layer.input_size) if "x_{t-1}" in reads else None,
             0,
         )
@@ -256,7 +258,7 @@ def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     T, B, _ = x.shape
     if lengths.shape != (B,) or lengths.is_floating_point() or int(lengths.min()) < 1 or int(lengths.max()) > T:
         raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {lengths.tolist()}")
-    return lengths.to(x.device, torch.int64).contiguous()
+    return lengths.to(x.device, torch.int64, copy=True).contiguous()  # nobody can change it before backward
 
 
 def _pack(states: Sequence[LayerState]) -> State:

@@ -6,7 +6,6 @@ loss is, and backpropagation only hands them out.
 """
 
 import ctypes
-import os
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -20,7 +19,7 @@ from nasrepro.native import NativeError
 from nasrepro.native.scratch import scratch
 
 _LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
-_said: set[str] = set()
+_failed: list[str] = []  # why C cannot be compiled here: a compiler that failed is not asked at every step
 
 
 def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -109,13 +108,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    if features.dtype == torch.float32 and features.device.type == "cpu":
+    if features.dtype == torch.float32 and features.device.type == "cpu" and not _failed:
         try:
             return _by_c(wanted, features, weight, bias, targets)
         except NativeError as error:
-            if str(error) not in _said:
-                _said.add(str(error))
-                warnings.warn(f"the decoder runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
+            _failed.append(str(error))
+            warnings.warn(f"the decoder runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
     return _by_torch(wanted, features, weight, bias, targets)
 
 
@@ -154,7 +152,7 @@ def _by_c(
         torch.empty_like(tensor) if want and tensor is not None else None
         for tensor, want in zip(inputs, wanted, strict=False)
     ]
-    threads = min(torch.get_num_threads(), os.cpu_count() or 1)
+    threads = min(torch.get_num_threads(), native.CORES)
     losses = (ctypes.c_double * threads)()
     (rows, width), words = features.shape, len(weight)
     call = _Call(
@@ -164,7 +162,7 @@ def _by_c(
     )  # fmt: skip
     with scratch(library.scratch_floats(ctypes.byref(call))) as call.scratch:
         loss = library.linear_cross_entropy(ctypes.byref(call))
-    return torch.tensor(loss, dtype=torch.float32), gradients
+    return torch.tensor(loss, dtype=torch.float32, device="cpu"), gradients
 
 
 # --- by torch ----------------------------------------------------------------------------------------------

@@ -85,8 +85,10 @@ def test_a_sequence_in_pieces_gives_the_outputs_of_the_whole(cell: nr.Cell, cut:
     whole, end = rnn(x)
     first, state = rnn(x[:cut])
     second, end_of_pieces = rnn(x[cut:], state)
-    torch.testing.assert_close(torch.cat((first, second)), whole, rtol=1e-9, atol=1e-9, equal_nan=True)
-    torch.testing.assert_close(tuple(end_of_pieces), tuple(end), rtol=1e-9, atol=1e-9, equal_nan=True)
+    # Products over fewer steps round otherwise, and a cell such as Sin of something that grows makes 1e-7 of 1e-16.
+    # A state that is not handed on shows in the first digits.
+    torch.testing.assert_close(torch.cat((first, second)), whole, rtol=1e-6, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(tuple(end_of_pieces), tuple(end), rtol=1e-6, atol=1e-6, equal_nan=True)
     assert end_of_pieces.t == end.t == 6
 
 

@@ -446,7 +446,7 @@ def test_two_windows_are_one_sequence(cell: Cell | str) -> None:
 def threads(monkeypatch: pytest.MonkeyPatch):
     """Sets the number of threads, also beyond the number of cores, and back again."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(cpu, "_CORES", 8)
+    monkeypatch.setattr(native, "CORES", 8)
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
@@ -531,12 +531,42 @@ def test_a_retained_graph_gives_the_same_again_and_a_freed_one_says_so() -> None
         loss.backward()
 
 
-def test_double_backward_is_refused() -> None:
+@pytest.mark.parametrize("power", [1, 2])
+def test_double_backward_is_refused(power: int) -> None:
+    """Also where the loss is linear in the output, so that no gradient that comes in depends on anything."""
     problem = Problem(nr.zoo["LSTM"], 4, 4, 2, 3)
     x = problem.x.requires_grad_()
-    (gradient,) = torch.autograd.grad((problem.rnn(x)[0] ** 2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    loss = (problem.rnn(x)[0] ** power).sum()
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_parts_of_the_state_share_no_memory() -> None:
+    rnn = nr.RNN("Tanh(Add(MM(x_{t-1}), Mult(MM(h_{t-1}), c_{t-1})))|2", 3, 3)
+    start = rnn.initial_state(2)
+    assert start.c is not None
+    start.h.fill_(1)
+    assert not start.c.any()
+    x = torch.randn(4, 2, 3)
+    with torch.no_grad():
+        out, (h, _, last) = rnn(x)
+    before = out.clone()
+    h.zero_()
+    assert torch.equal(out, before)
+    expected = x[-1].clone()
+    x.zero_()
+    assert torch.equal(last[0], expected)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    rnn = nr.RNN(nr.zoo["LSTM"], 4, 4, backend="fused")
+    rnn.layers[0].weight[0] = torch.nn.Parameter(torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="must be"):
+        rnn(torch.zeros(2, 1, 4))
+    with torch.device("meta"):
+        elsewhere = nr.RNN(nr.zoo["LSTM"], 4, 4, backend="fused")
+    with pytest.raises(TypeError, match="meta"):
+        elsewhere(torch.zeros(2, 1, 4), tuple(torch.zeros(1, 1, 4) for _ in "hc"))
 
 
 def test_without_gradients() -> None:

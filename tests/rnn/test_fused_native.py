@@ -259,7 +259,7 @@ _RUNS = """
 import nasrepro as nr
 from nasrepro.rnn.fused import cpu
 from tests.rnn.test_fused import MIXED, Problem
-cpu._CORES = 2
+native.CORES = 2
 for cell in (nr.zoo["LSTM"], MIXED):
     for hidden, B, T in ((1, 1, 1), (33, 9, 3)):
         for rows_per_thread in (0, 1000):
@@ -268,6 +268,12 @@ for cell in (nr.zoo["LSTM"], MIXED):
             problem.solve("fused", torch.float32)
             problem.solve("fused", torch.float32, torch.bfloat16)
         problem.solve("fused", torch.float32, lengths=torch.arange(B) % T + 1)
+from nasrepro.trainers import decoder
+for rows, words in ((1, 7), (61, 500)):
+    for decoder._LOGIT_BYTES in (4 * 500 * 20, 2**26):
+        parts = [torch.randn(rows, 33), torch.randn(words, 33), torch.randn(words)]
+        parts = [part.requires_grad_() for part in parts]
+        decoder.linear_cross_entropy(*parts, torch.arange(rows) % words).backward()
 print("finished")
 """
 

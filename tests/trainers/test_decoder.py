@@ -84,7 +84,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     decoder._library.cache_clear()
     monkeypatch.setattr(native, "load", load)
-    monkeypatch.setattr(decoder, "_said", set())
+    monkeypatch.setattr(decoder, "_failed", [])
     yield
     decoder._library.cache_clear()
 

@@ -60,12 +60,6 @@ struct layout {
     long size;
 };
 
-static long take(long *size, long floats) {
-    const long here = *size;
-    *size += round_up(floats, 16); /* 64 bytes: a whole vector, a whole cache line */
-    return here;
-}
-
 static struct layout lay_out(const struct call *call) {
     const long rows = call->rows_at_once, gradients = wants_gradients(call);
     const long whole_blocks = round_up((call->words + BLOCK_WORDS - 1) / BLOCK_WORDS, call->threads);

@@ -43,6 +43,13 @@
 static inline long least(long a, long b) { return a < b ? a : b; }
 static inline long round_up(long a, long unit) { return (a + unit - 1) / unit * unit; }
 
+/* Where so many floats lie in a memory that is given out piece by piece: in floats from its start. */
+INLINE long take(long *size, long floats) {
+    const long here = *size;
+    *size += round_up(floats, 16); /* 64 bytes: a whole vector, a whole cache line */
+    return here;
+}
+
 #ifdef PRODUCTS_BF16
 INLINE long depth(long k) { return round_up((k + 1) / 2, STEP); }
 #else

@@ -11,7 +11,7 @@
 #include <unistd.h>
 int ask_for_tiles(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */); }
 
-/* Every thread says once how it uses the tiles, and puts them back when done: oneDNN uses them in its own way. */
+/* Every thread says once how it uses the tiles, and lets go of them when done: oneDNN uses them in its own way. */
 INLINE void begin_products(void) {
     struct {
         unsigned char palette, start_row, reserved[14];

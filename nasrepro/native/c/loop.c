@@ -71,21 +71,15 @@ struct layout {
     long size;
 };
 
-static long take(struct layout *layout, long floats) {
-    const long here = layout->size;
-    layout->size += round_up(floats, 16); /* 64 bytes: a whole vector, a whole cache line */
-    return here;
-}
-
 static struct layout lay_out(const struct call *call, int backward) {
     struct layout layout = {.size = 0};
     for (long i = 0; i < call->runs; i++) {
         const struct run *run = call->run + i;
-        layout.packed[i] = take(&layout, backward ? packed_size(run->n, run->k) : packed_size(run->k, run->n));
+        layout.packed[i] = take(&layout.size, backward ? packed_size(run->n, run->k) : packed_size(run->k, run->n));
     }
     for (long i = 0; backward && i < call->operands; i++)
-        layout.operand[i] = take(&layout, packed_size(call->steps * call->batch, call->operand[i].k));
-    layout.strips = take(&layout, call->threads * round_up(scratch_size(), 16));
+        layout.operand[i] = take(&layout.size, packed_size(call->steps * call->batch, call->operand[i].k));
+    layout.strips = take(&layout.size, call->threads * round_up(scratch_size(), 16));
     return layout;
 }
 
@@ -281,14 +275,23 @@ static void forward_of_thread(const struct call *call, const struct layout *layo
 
 /* --- backward --------------------------------------------------------------------------------------------------- */
 
+/* Whether somebody wants the gradient of a weight that an operand goes into. */
+static int wanted(const struct call *call, long operand) {
+    for (long i = 0; i < call->runs; i++)
+        if (call->run[i].operand == operand && call->run[i].weight_gradient) return 1;
+    return 0;
+}
+
 static void pack_for_backward(const struct call *call, const struct layout *layout, struct team team) {
     for (long i = 0; i < call->runs; i++) {
         const struct run *run = call->run + i;
         const struct share panels = share_of(team, panel_count(run->k));
+        if (run->gradient < 0) continue;
         pack(run->weight, run->k, 1, run->n, run->k, call->scratch + layout->packed[i], panels.first, panels.last);
     }
     for (long i = 0; i < call->operands; i++) {
         const struct operand *operand = call->operand + i;
+        if (!wanted(call, i)) continue;
         const struct space_layout *space = call->space + operand->space;
         const struct share panels = share_of(team, panel_count(operand->k));
         pack(space->base + operand->column, space->row, 1, call->steps * call->batch, operand->k,

@@ -36,7 +36,7 @@ def run(
     """
     if torch.compiler.is_compiling():
         return interpreter.run(program, weights, x, state, options)
-    wanted = (program.cell, x.dtype, x.device.type, options.h_mask is not None, options.product_dtype)
+    wanted = (program.cell, program.staged, x.dtype, x.device.type, options.h_mask is not None, options.product_dtype)
     if wanted not in _refused:
         if supports(program, x):
             try:
@@ -44,9 +44,10 @@ def run(
             except NativeError as error:
                 _refused[wanted] = str(error)
         else:
-            _refused[wanted] = f"there is no fused code for {x.dtype} on {x.device.type}"
+            kind = "" if program.staged else " and programs that are not hoisted and batched"
+            _refused[wanted] = f"there is no fused code for {x.dtype} on {x.device.type}{kind}"
     why = _refused[wanted]
     if why not in _said:
         _said.add(why)
-        warnings.warn(f"cells run without fused code, several times slower: {why}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"cells run without fused code, slower: {why}", RuntimeWarning, stacklevel=2)
     return interpreter.run(program, weights, x, state, options)

@@ -5,14 +5,12 @@ each; this module allocates what they write, and describes it to them.
 """
 
 import ctypes
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nasrepro import native
 from nasrepro.dsl import Cell
@@ -26,8 +24,6 @@ from nasrepro.rnn.program import Program
 # Threads share the columns of every product instead of the rows of the batch if they had fewer rows than this each. Not
 # otherwise: they then wait for each other at every product, which is slow as soon as other programs want the cores too.
 _ROWS_PER_THREAD = 4
-
-_CORES = os.cpu_count() or 1
 
 
 # --- C's structures, in the order of loop.c ----------------------------------------------------------------
@@ -217,7 +213,7 @@ def _call(
     call = _Call.from_buffer_copy(tables.call)
     call.run = ctypes.addressof(runs)
     call.keep = runs
-    call.threads = threads = min(torch.get_num_threads(), _CORES)
+    call.threads = threads = min(torch.get_num_threads(), native.CORES)
     call.by_columns = threads > 1 and lengths is None and call.batch < _ROWS_PER_THREAD * threads
     call.lengths = None if lengths is None else lengths.data_ptr()
     for space, address in spaces.items():
@@ -272,8 +268,12 @@ class _Layer(torch.autograd.Function):
         return (hs[1:], hs[T].clone()) if cs is None else (hs[1:], hs[T].clone(), cs[T].clone())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
+            raise RuntimeError(
+                "a fused cell cannot be differentiated twice: where create_graph=True is needed, "
+                'take backend="reference"'
+            )
         cell: Kernels = ctx.cell
         shape: _Shape = ctx.shape
         T, B, H = shape.steps, shape.batch, shape.hidden
@@ -342,8 +342,16 @@ def _addresses(tensors: Mapping[str, Tensor | None], shape: _Shape) -> dict[str,
     return addresses
 
 
-def _refuse_other_dtypes(weights: Sequence[Weights], state: LayerState) -> None:
-    """C takes every number for a float, whatever it is."""
+def _refuse_what_does_not_fit(program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState) -> None:
+    """C takes what it is given for floats in memory, as many as there should be."""
+    size = {True: x.shape[-1], False: state.h.shape[-1]}
+    for product, (weight, bias) in zip(program.products, weights, strict=True):
+        rows = len(product.targets) * size[False]
+        if weight.shape != (rows, size[product.on_input]) or (bias is not None and bias.shape != (rows,)):
+            raise ValueError(
+                f"a weight is {tuple(weight.shape)}: for x {tuple(x.shape)} and h {tuple(state.h.shape)} it must be "
+                f"({rows}, {size[product.on_input]}), its bias ({rows},)"
+            )
     parts: dict[str, Sequence[Tensor | None]] = {
         "a weight": [weight.weight for weight in weights],
         "a bias": [weight.bias for weight in weights],
@@ -351,9 +359,10 @@ def _refuse_other_dtypes(weights: Sequence[Weights], state: LayerState) -> None:
     }
     for name, tensors in parts.items():
         for tensor in tensors:
-            if tensor is not None and tensor.dtype != torch.float32:
+            if tensor is not None and (tensor.dtype, tensor.device) != (x.dtype, x.device):
                 raise TypeError(
-                    f"{name} is {tensor.dtype}, but x is torch.float32: convert the module, the state and x alike"
+                    f"{name} is {tensor.dtype} on {tensor.device}, but x is {x.dtype} on {x.device}: "
+                    "convert the module, the state and x alike"
                 )
 
 
@@ -362,10 +371,10 @@ def run(
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on the CPU only.
 
-    Raises NativeError where C cannot be compiled, TypeError for weights or a state that are not float32. Double
-    backward is not supported.
+    Raises NativeError where C cannot be compiled, TypeError for weights or a state of another type or device than x,
+    ValueError for weights of another shape. Double backward is not supported.
     """
-    _refuse_other_dtypes(weights, state)
+    _refuse_what_does_not_fit(program, weights, x, state)
     cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
     reads = cell.plan.spaces
     x = x.contiguous()

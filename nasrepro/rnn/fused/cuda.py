@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from nasrepro.dsl import Cell
 from nasrepro.rnn.fused.c_source import WIDE
@@ -490,13 +489,17 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(*saved.values())
         ctx.saved_names, ctx.given_names = tuple(saved), names
         ctx.cell, ctx.sizes, ctx.replay = cell, sizes, replay
-        # Two views of one tensor: torch must not think that one of them is the other's base.
+        # The state is a copy: whoever changes it, to begin a sequence anew say, must not change the output.
         states = [made[state] for state in ("h", "c") if state in made]
-        return made["h"][1:], *(state[-1] for state in states)
+        return made["h"][1:], *(state[-1].clone() for state in states)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
+            raise RuntimeError(
+                "a fused cell cannot be differentiated twice: where create_graph=True is needed, "
+                'take backend="reference"'
+            )
         saved = dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))
         given = saved | {"d_out": d_out.contiguous()} | dict(zip(("d_h_last", "d_c_last"), d_last, strict=False))
         wanted = tuple(f"d_{name}" for name, w in zip(ctx.given_names, ctx.needs_input_grad[2:], strict=True) if w)
