@@ -152,8 +152,8 @@ def rest(f):
 
 @triton.jit
 def gate(a, b, f, r):
-    """f a + r b with r = 1 - f, from the end that is nearer."""
-    return tl.where(f < 0.5, b + f * (a - b), a - r * (a - b))
+    """f a + r b with r = 1 - f, from the end that is nearer, as torch.lerp; f need not lie in 0 .. 1."""
+    return tl.where(tl.abs(f) < 0.5, b + f * (a - b), a - r * (a - b))
 
 
 # --- layer normalisation: one program for each row -------------------------------------------------------------------
