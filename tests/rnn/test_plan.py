@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 import nasrepro as nr
 from nasrepro.dsl import Cell, Node
 from nasrepro.rnn import compile_cell
-from nasrepro.rnn.fused.c_source import WIDE
-from nasrepro.rnn.fused.plan import Level, Loop, Place, Plan, Run, plan_cell
+from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Place, Plan, Run, plan_cell
 from tests.strategies import cells
 
 SOURCES = {"x", "x_before", "position", "h", "c", "mask"}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from nasrepro.native import INCLUDE
-from nasrepro.rnn.fused.plan import Loop, Place, Plan
+from nasrepro.rnn.fused.plan import WIDE, Loop, Place, Plan
 
 SPACES: tuple[str, ...] = tuple(
     re.search(r"enum space \{(.*?)SPACES", (INCLUDE / "cell.h").read_text(encoding="utf-8"), re.DOTALL)[1]  # type: ignore[index]
@@ -16,9 +16,6 @@ SPACES: tuple[str, ...] = tuple(
     .split()
 )
 """Names of the spaces, in the order of the numbers that C gives them."""
-
-WIDE = frozenset({"x", "x_before", "saved_wide", "d_x", "d_x_before", "d_early_wide"})
-"""Spaces whose column blocks are input_size wide."""
 
 
 def c_source(plan: Plan) -> str:

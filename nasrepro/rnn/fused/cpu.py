@@ -16,8 +16,8 @@ from nasrepro import native
 from nasrepro.dsl import Cell
 from nasrepro.native import NativeError
 from nasrepro.native.scratch import aligned, scratch
-from nasrepro.rnn.fused.c_source import SPACES, WIDE, c_source
-from nasrepro.rnn.fused.plan import Place, Plan, plan_cell
+from nasrepro.rnn.fused.c_source import SPACES, c_source
+from nasrepro.rnn.fused.plan import WIDE, Place, Plan, plan_cell
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.program import Program
 

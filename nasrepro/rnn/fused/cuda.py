@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from nasrepro.dsl import Cell
-from nasrepro.rnn.fused.c_source import WIDE
-from nasrepro.rnn.fused.plan import Level, Loop, Norm, Place, Plan, Run, plan_cell
+from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Norm, Place, Plan, Run, plan_cell
 from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_of
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.program import Program

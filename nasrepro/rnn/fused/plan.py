@@ -26,6 +26,9 @@ SOURCE_SPACES = {"x_t": "x", "x_{t-1}": "x_before", "PosEnc": "position", "h_{t-
 MASK = "h_mask"  # a source that masked programs have: variational dropout of h
 SOURCE_SPACES[MASK] = "mask"
 
+WIDE = frozenset({"x", "x_before", "saved_wide", "d_x", "d_x_before", "d_early_wide"})
+"""Spaces whose column blocks are input_size wide."""
+
 FORWARD = {
     "Sigmoid": "sigmoid({a})",
     "Tanh": "tanh_({a})",
@@ -171,6 +174,9 @@ class _Value:
     users: list[int] = field(default_factory=list)
 
 
+_Terms = tuple[list[tuple[int, int]], bool]  # a run in the making: its terms, and whether their sums were begun before
+
+
 class _Planner:
     """Read from top to bottom: the values, their levels and places, the runs, then the levels one by one."""
 
@@ -264,8 +270,8 @@ class _Planner:
 
     # --- runs and places -----------------------------------------------------------------------------------
 
-    def _runs(self) -> dict[tuple[bool, int], list[Run]]:
-        """(early, level) -> the runs there; gives every sum its column."""
+    def _runs(self) -> dict[tuple[bool, int], list[_Terms]]:
+        """(early, level) -> what is multiplied there, run by run; gives every sum its column."""
         for slot in self.order:
             for term, source in zip(self.values[slot].terms, self.values[slot].args, strict=False):
                 self.sum_of[term], self.source_of[term] = slot, source
@@ -273,14 +279,13 @@ class _Planner:
         for term in sorted(self.sum_of):
             source_value = self.values[self.source_of[term]]
             groups[not source_value.early, source_value.level + 1, term[0]].append(term)
-        runs: dict[tuple[bool, int], list[Run]] = defaultdict(list)
+        runs: dict[tuple[bool, int], list[_Terms]] = defaultdict(list)
         for late, level, product in sorted(groups):
-            for terms, accumulate in self._split(groups[late, level, product]):
-                runs[not late, level].append(self._run(product, terms, accumulate))
+            runs[not late, level].extend(self._split(groups[late, level, product]))
         self.columns["sums"] = len(self.column)
         return runs
 
-    def _split(self, terms: list[tuple[int, int]]) -> Iterator[tuple[list[tuple[int, int]], bool]]:
+    def _split(self, terms: list[tuple[int, int]]) -> Iterator[_Terms]:
         """Cut a product's terms where their sums are not next to each other, or only some have a value already."""
         part: list[tuple[int, int]] = []
         accumulates = False
@@ -293,19 +298,6 @@ class _Planner:
                 part = []
             part, accumulates = [*part, term], started
         yield part, accumulates
-
-    def _run(self, product: int, terms: list[tuple[int, int]], accumulate: bool) -> Run:
-        return Run(
-            product=product,
-            row=terms[0][1],
-            count=len(terms),
-            source=Place(""),  # places come later, see _located
-            on_input=self.program.products[product].on_input,
-            target=Place("sums", self.column[self.sum_of[terms[0]]]),
-            accumulate=accumulate,
-            gradient=None,
-            gradient_accumulates=False,
-        )
 
     def _places(self) -> dict[int, Place]:
         """Places of all values that are read outside the kernel that computes them."""
@@ -388,24 +380,25 @@ class _Planner:
             here = [slot for slot in computed if self.values[slot].level == number]
             backward = self._backward(here, early, number)
             norms = [self._norm(slot) for slot in reversed(here) if self.values[slot].op == "LayerNorm"]
-            runs = [self._located(run) for run in reversed(self.runs[early, number])]
+            runs = [self._run(*run) for run in reversed(self.runs[early, number])]
             forward = self._forward(here, early, number)
             levels.append(Level(tuple(reversed(runs)), tuple(reversed(norms)), forward, backward))
         return tuple(reversed(levels))
 
-    def _located(self, run: Run) -> Run:
-        source = self.source_of[run.product, run.row]
+    def _run(self, terms: list[tuple[int, int]], accumulate: bool) -> Run:
+        product, row = terms[0]
+        source = self.source_of[product, row]
         gradient = self._gradient_place(source)
         return Run(
-            run.product,
-            run.row,
-            run.count,
-            self.place[source],
-            run.on_input,
-            run.target,
-            run.accumulate,
-            gradient,
-            self._write(gradient),
+            product=product,
+            row=row,
+            count=len(terms),
+            source=self.place[source],
+            on_input=self.program.products[product].on_input,
+            target=self.place[self.sum_of[product, row]],
+            accumulate=accumulate,
+            gradient=gradient,
+            gradient_accumulates=self._write(gradient),
         )
 
     def _norm(self, slot: int) -> Norm:

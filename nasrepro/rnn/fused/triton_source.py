@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from nasrepro.native import NativeError
-from nasrepro.rnn.fused.c_source import WIDE
-from nasrepro.rnn.fused.plan import Loop, Place, Plan
+from nasrepro.rnn.fused.plan import WIDE, Loop, Place, Plan
 
 _HEADER = """\
 import triton
