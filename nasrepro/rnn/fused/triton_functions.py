@@ -159,16 +159,23 @@ def gate(a, b, f, r):
 # --- layer normalisation: one program for each row -------------------------------------------------------------------
 
 
+@triton.jit
+def _normalised(places, inside, width):
+    """(a - mean(a)) / deviation(a) of the row at `places`, 0 outside it; and 1 / deviation(a)."""
+    a = tl.load(places, mask=inside, other=0.0)
+    centred = tl.where(inside, a - tl.sum(a) / width, 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred) / width + 1e-5)
+    return centred * inverse, inverse
+
+
 @triton.jit(do_not_specialize=["at", "at_row", "to", "to_row", "width"])
 def normalise(at, at_row, to, to_row, width, BLOCK: tl.constexpr):
     """y = (a - mean(a)) / sqrt(var(a) + 1e-5): rows of `width` floats, `at_row` and `to_row` apart; BLOCK >= width."""
     row = tl.program_id(0).to(tl.int64)
     unit = tl.arange(0, BLOCK)
     inside = unit < width
-    a = tl.load(at + row * at_row + unit, mask=inside, other=0.0)
-    centred = tl.where(inside, a - tl.sum(a) / width, 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred) / width + 1e-5)
-    tl.store(to + row * to_row + unit, centred * inverse, mask=inside)
+    y, _ = _normalised(at + row * at_row + unit, inside, width)
+    tl.store(to + row * to_row + unit, y, mask=inside)
 
 
 @triton.jit(do_not_specialize=["at", "at_row", "given", "given_row", "to", "to_row", "width"])
@@ -177,10 +184,7 @@ def normalise_back(at, at_row, given, given_row, to, to_row, width, ADD: tl.cons
     row = tl.program_id(0).to(tl.int64)
     unit = tl.arange(0, BLOCK)
     inside = unit < width
-    a = tl.load(at + row * at_row + unit, mask=inside, other=0.0)
-    centred = tl.where(inside, a - tl.sum(a) / width, 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred) / width + 1e-5)
-    y = centred * inverse
+    y, inverse = _normalised(at + row * at_row + unit, inside, width)
     d_y = tl.load(given + row * given_row + unit, mask=inside, other=0.0)
     d_a = (d_y - tl.sum(d_y) / width - y * (tl.sum(d_y * y) / width)) * inverse
     place = to + row * to_row + unit
