@@ -1,8 +1,39 @@
 """What proposes candidate cells."""
 
+from nasrepro.controllers.priors import PriorSettings as PriorSettings
+from nasrepro.controllers.priors import draw_well_formed as draw_well_formed
+from nasrepro.controllers.priors import is_well_formed as is_well_formed
+from nasrepro.controllers.priors import pretrain as pretrain
+from nasrepro.controllers.priors import well_formed_share as well_formed_share
 from nasrepro.controllers.random_cells import Grower as Grower
 from nasrepro.controllers.random_cells import GrowthSettings as GrowthSettings
 from nasrepro.controllers.random_cells import Proposals as Proposals
 from nasrepro.controllers.random_cells import propose as propose
+from nasrepro.controllers.reinforce import Reinforce as Reinforce
+from nasrepro.controllers.reinforce import ReinforceSettings as ReinforceSettings
+from nasrepro.controllers.reinforce import Result as Result
+from nasrepro.controllers.reinforce import ready_batches as ready_batches
+from nasrepro.controllers.reward import reward as reward
+from nasrepro.controllers.tree_agent import AgentSettings as AgentSettings
+from nasrepro.controllers.tree_agent import Drawn as Drawn
+from nasrepro.controllers.tree_agent import TreeAgent as TreeAgent
 
-__all__ = ["Grower", "GrowthSettings", "Proposals", "propose"]
+__all__ = [
+    "AgentSettings",
+    "Drawn",
+    "Grower",
+    "GrowthSettings",
+    "PriorSettings",
+    "Proposals",
+    "Reinforce",
+    "ReinforceSettings",
+    "Result",
+    "TreeAgent",
+    "draw_well_formed",
+    "is_well_formed",
+    "pretrain",
+    "propose",
+    "ready_batches",
+    "reward",
+    "well_formed_share",
+]

@@ -77,6 +77,70 @@ def no_repeated_operator() -> Rule:
     return Rule("operator under itself", check)
 
 
+def min_height(limit: int) -> Rule:
+    """At least `limit` edges between h_t and the deepest source."""
+
+    def check(cell: Cell) -> str | None:
+        return f"height {cell.height}, at least {limit} needed" if cell.height < limit else None
+
+    return Rule("too low", check)
+
+
+def uses_matrix() -> Rule:
+    """MM occurs."""
+
+    def check(cell: Cell) -> str | None:
+        return None if any(node.op == "MM" for node in cell.operators) else "has no MM"
+
+    return Rule("no matrix", check)
+
+
+def uses_activation() -> Rule:
+    """An activation function occurs."""
+
+    def check(cell: Cell) -> str | None:
+        return None if any(OPERATORS[node.op].activation for node in cell.operators) else "has no activation function"
+
+    return Rule("no activation", check)
+
+
+def no_stacked_activations() -> Rule:
+    """No activation function is applied to an activation function."""
+
+    def check(cell: Cell) -> str | None:
+        for node in cell.operators:
+            for arg in node.args:
+                if OPERATORS[node.op].activation and arg.op in OPERATORS and OPERATORS[arg.op].activation:
+                    return f"{arg.op} directly under {node.op}"
+        return None
+
+    return Rule("activation under activation", check)
+
+
+def gate_has_a_choice() -> Rule:
+    """The two values between which a Gate3 mixes differ, as they are written."""
+
+    def check(cell: Cell) -> str | None:
+        for node in cell.operators:
+            if node.op == "Gate3" and node.args[0] == node.args[1]:
+                return f"a Gate3 mixes {node.args[0].text} with itself"
+        return None
+
+    return Rule("gate without a choice", check)
+
+
+def matrix_on_source() -> Rule:
+    """MM is applied to sources only."""
+
+    def check(cell: Cell) -> str | None:
+        for node in cell.operators:
+            if node.op == "MM" and not node.args[0].is_source:
+                return f"MM is applied to {node.args[0].text}, not a source"
+        return None
+
+    return Rule("matrix not on a source", check)
+
+
 def only_words(allowed: Sequence[str]) -> Rule:
     """Only these operators and sources occur."""
     known = frozenset(allowed)
@@ -114,5 +178,25 @@ def language_model_rules(max_nodes: int = 21, max_edges: int = 8, count_sources:
         no_repeated_operator(),
         max_size(max_nodes, count_sources),
         max_height(max_edges),
+        has_memory_place(),
+    )
+
+
+def translation_priors(min_edges: int = 3, max_edges: int = 11) -> tuple[Rule, ...]:
+    """The properties of cells on which S17's agent was pre-trained (section 4.2, appendix C.1).
+
+    They are habits to start from, no limits of the search: the printed MT cells break some. The last rule is ours:
+    a cell that reads c_{t-1} and has no place for it cannot be run.
+    """
+    return (
+        min_height(min_edges),
+        max_height(max_edges),
+        must_use("x_t", "h_{t-1}"),
+        uses_matrix(),
+        uses_activation(),
+        no_repeated_operator(),
+        no_stacked_activations(),
+        gate_has_a_choice(),
+        matrix_on_source(),
         has_memory_place(),
     )

@@ -1,0 +1,150 @@
+"""What S17's agent knows before its first reward: the six priors of section 4.2, and a pre-training on them.
+
+S17 says which properties of cells the agent was pre-trained on (`translation_priors`), and not how. The procedure here
+is ours: random trees with these properties are drawn without end, and the agent is trained to make them likely. The
+same draws, with no agent at all, are the random generator with which a search by the agent can be compared.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from nasrepro.controllers.tree_agent import TreeAgent
+from nasrepro.dsl import Cell, Node
+from nasrepro.dsl.constraints import translation_priors, words
+from nasrepro.dsl.operators import OPERATORS, SOURCES
+
+_PATIENCE = 10_000
+"""Draws in a row that may break a rule before no tree at all is expected."""
+_RULES = translation_priors()
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Which well-formed trees are drawn, and how the agent learns them. All of it is ours: S17 gives no procedure.
+
+    Raises ValueError for settings under which nothing could be drawn.
+    """
+
+    words: tuple[str, ...] = words("core", "extended")
+    """Operators and sources to draw from. Ours: the agent's own words."""
+    smallest: int = 5
+    """Operators of a tree at least. Ours: the size of MT1, MT2 and MT5."""
+    largest: int = 25
+    """Operators of a tree at most. Ours: the size of MT3. Of two sizes drawn uniformly the smaller is taken, so that
+    small trees, which train fast, are more frequent."""
+    weights: Mapping[str, float] = field(
+        default_factory=lambda: {"MM": 12.0, "x_t": 4.0, "h_{t-1}": 4.0, "c_{t-1}": 0.5}
+    )
+    """Relative chance of a word where it may stand, 1 where not named. Ours: MM may stand only over a source, and each
+    c_{t-1} multiplies the cells to be trained."""
+    updates: int = 500
+    """Steps of Adam in the pre-training. Ours."""
+    batch: int = 32
+    """Trees for each of them. Ours."""
+    learning_rate: float = 3e-3
+    """Adam's. It falls to zero along a half cosine. Ours."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.words, *self.weights} - {*OPERATORS, *SOURCES})
+        if unknown:
+            raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
+        if any(weight < 0 for weight in self.weights.values()):
+            raise ValueError(f"weights must not be negative: {dict(self.weights)}")
+        if not 1 <= self.smallest <= self.largest:
+            raise ValueError(f"smallest={self.smallest} and largest={self.largest} are no range of sizes")
+        if min(self.updates, self.batch) < 1:
+            raise ValueError(f"updates={self.updates} and batch={self.batch} must be 1 or more")
+
+
+def is_well_formed(tree: Node) -> bool:
+    """Whether the tree obeys every rule of `translation_priors`."""
+    cell = Cell(tree)
+    return all(rule.check(cell) is None for rule in _RULES)
+
+
+def draw_well_formed(rng: random.Random, settings: PriorSettings | None = None) -> Node:
+    """A random tree that obeys the priors: S17's random generator, in the agent's space.
+
+    A size is drawn, then operators from h_t down, each sharing what is left of the size out among its arguments. What
+    can be seen on the way is never drawn; a tree that breaks a rule when it is finished is thrown away.
+
+    Raises ValueError when no tree is found in 10,000 draws.
+    """
+    settings = settings or PriorSettings()
+    for _ in range(_PATIENCE):
+        size = min(rng.randint(settings.smallest, settings.largest), rng.randint(settings.smallest, settings.largest))
+        tree = _draw(size, None, rng, settings)
+        if tree is not None and is_well_formed(tree):
+            return tree
+    raise ValueError(f"found no tree that obeys the priors in {_PATIENCE} draws with {settings}")
+
+
+def _draw(size: int, parent: str | None, rng: random.Random, settings: PriorSettings) -> Node | None:
+    """A tree with `size` operators to stand under `parent`, None where the priors allow none."""
+    legal = [word for word in settings.words if _may_stand(word, parent, size)]
+    weights = [settings.weights.get(word, 1.0) for word in legal]
+    if not sum(weights):
+        return None
+    (word,) = rng.choices(legal, weights)
+    if size == 0:
+        return Node(word)
+    args = [_draw(share, word, rng, settings) for share in _shares(size - 1, OPERATORS[word].arity, rng)]
+    whole = tuple(arg for arg in args if arg is not None)
+    return Node(word, whole) if len(whole) == len(args) else None
+
+
+def _may_stand(word: str, parent: str | None, size: int) -> bool:
+    """Whether the priors let this word stand under `parent`, over `size` - 1 further operators."""
+    if size == 0 or word in SOURCES:
+        return size == 0 and word in SOURCES
+    stacked = parent is not None and OPERATORS[parent].activation and OPERATORS[word].activation
+    return word != parent and not stacked and (word != "MM" or size == 1)
+
+
+def _shares(total: int, parts: int, rng: random.Random) -> list[int]:
+    """`total` as a sum of `parts` numbers, all such sums alike."""
+    bars = sorted(rng.sample(range(total + parts - 1), parts - 1))
+    edges = [-1, *bars, total + parts - 1]
+    return [after - before - 1 for before, after in pairwise(edges)]
+
+
+def well_formed_share(agent: TreeAgent, count: int, generator: torch.Generator) -> float:
+    """The share of well-formed trees among `count` drawn from the agent's policy, without epsilon."""
+    return sum(is_well_formed(drawn.tree) for drawn in agent.sample(count, generator, explore=False)) / count
+
+
+def pretrain(
+    agent: TreeAgent, settings: PriorSettings, generator: torch.Generator, looks: int = 10, count: int = 200
+) -> dict[str, Any]:
+    """Train the agent to draw well-formed trees: maximum likelihood on draws of `draw_well_formed`.
+
+    Returns {"updates": after how many updates each of the `looks` + 1 looks was taken, "share": of well-formed trees
+    among `count` drawn then, "loss": nats per tree over the updates since the look before, None at the first}.
+
+    Raises ValueError where the priors draw what the agent's settings do not allow.
+    """
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    optimiser = torch.optim.Adam(agent.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.updates)
+    facts: dict[str, Any] = {"updates": [0], "share": [well_formed_share(agent, count, generator)], "loss": [None]}
+    losses: list[float] = []
+    look_after = {settings.updates * look // looks for look in range(1, looks + 1)}
+    for update in range(1, settings.updates + 1):
+        loss = -agent.log_probs([draw_well_formed(rng, settings) for _ in range(settings.batch)]).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(agent.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if update in look_after:
+            facts["updates"].append(update)
+            facts["share"].append(well_formed_share(agent, count, generator))
+            facts["loss"].append(sum(losses) / len(losses))
+            losses.clear()
+    return facts

@@ -1,0 +1,178 @@
+"""How S17's agent learns from rewards: REINFORCE through the policy and the encoder together (S17 section 3.1).
+
+Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning". S17 states
+the method, epsilon and which results make a batch; all that `ReinforceSettings` names is our guess.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasrepro.controllers.tree_agent import TreeAgent
+from nasrepro.dsl import Node
+
+Result = tuple[Node, float | None]
+"""A tree and its reward, None where its training failed."""
+
+
+@dataclass(frozen=True)
+class ReinforceSettings:
+    """How rewards become steps. Raises ValueError for numbers that make no step."""
+
+    learning_rate: float = 1e-3
+    """Adam's. Guessed, and Adam with it."""
+    baseline_decay: float = 0.9
+    """The baseline is a moving average of rewards, which keeps this share of its past at each update. Guessed."""
+    scale: bool = True
+    """Divide reward minus baseline by its moving standard deviation: rewards lie within a few units of each other, and
+    how many depends on the data. Guessed."""
+    limit: float = 3.0
+    """Scaled advantages stop at plus and minus this: one hopeless cell would outweigh its whole batch. Guessed."""
+    failed: float = 0.0
+    """Reward of a cell whose training failed: that of the worst loss. It does not enter the baseline. Guessed."""
+    entropy: float = 0.0
+    """Weight of the policy's entropy in the objective, to keep it from settling early. None is mentioned. Guessed."""
+    clip: float = 1.0
+    """Longest gradient; a longer one is shortened. Guessed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.baseline_decay < 1:
+            raise ValueError(f"baseline_decay must be at least 0 and less than 1, got {self.baseline_decay}")
+        if self.learning_rate < 0 or self.entropy < 0 or self.limit <= 0 or self.clip <= 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate} and entropy={self.entropy} must not be negative, "
+                f"limit={self.limit} and clip={self.clip} must be positive"
+            )
+
+
+@dataclass
+class Average:
+    """A moving average without the pull towards zero of its beginning (as Adam corrects its moments)."""
+
+    decay: float
+    total: float = 0.0
+    weight: float = 0.0
+
+    def add(self, value: float) -> None:
+        """Take in one more value."""
+        self.total = self.decay * self.total + (1 - self.decay) * value
+        self.weight = self.decay * self.weight + (1 - self.decay)
+
+    def value(self, otherwise: float) -> float:
+        """The average, or `otherwise` while there is none."""
+        return self.total / self.weight if self.weight else otherwise
+
+
+class Reinforce:
+    """Optimiser and baseline around an agent."""
+
+    def __init__(self, agent: TreeAgent, settings: ReinforceSettings | None = None) -> None:
+        self.agent = agent
+        self.settings = settings or ReinforceSettings()
+        self.updates = 0
+        self._optimiser = torch.optim.Adam(agent.parameters(), lr=self.settings.learning_rate)
+        self._baseline = Average(self.settings.baseline_decay)
+        self._variance = Average(self.settings.baseline_decay)
+
+    def update(self, trees: Sequence[Node], rewards: Sequence[float | None]) -> dict[str, float | int]:
+        """One step that makes trees more likely that were rewarded above the baseline, and the others less.
+
+        The baseline is the average before this batch, so that no tree is measured against its own reward; the first
+        batch has none but its own mean. `rewards` are None where training failed. Words that epsilon drew are learned
+        from like all others, without weighing that the policy would have drawn them more seldom (guessed).
+
+        Returns what happened: updates, so far; loss, baseline, scale; reward and advantage, means over the batch;
+        grad_norm, before it was shortened; entropy, nats per word; log_prob, mean per tree before the step.
+
+        Raises ValueError where trees and rewards differ in number, are none, or a reward is not finite.
+        """
+        if len(trees) != len(rewards) or not trees:
+            raise ValueError(f"{len(trees)} trees, but {len(rewards)} rewards; an update takes one or more of both")
+        given = [self.settings.failed if reward is None else reward for reward in rewards]
+        if not all(map(math.isfinite, given)):
+            raise ValueError(f"rewards must be finite, None where training failed; got {list(rewards)}")
+        baseline, scale = self._measure([reward for reward in rewards if reward is not None])
+        advantages = torch.tensor([(reward - baseline) / scale for reward in given])  # (trees,)
+        advantages = advantages.clamp(-self.settings.limit, self.settings.limit)
+
+        log_probs, entropy = self.agent.evaluate(trees)  # (trees,), ()
+        loss = policy_loss(log_probs, advantages) - self.settings.entropy * entropy
+        self._optimiser.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.agent.parameters(), self.settings.clip)
+        self._optimiser.step()
+        self.updates += 1
+        return {
+            "updates": self.updates,
+            "loss": loss.item(),
+            "baseline": baseline,
+            "scale": scale,
+            "reward": sum(given) / len(given),
+            "advantage": advantages.mean().item(),
+            "grad_norm": norm.item(),
+            "entropy": entropy.item(),
+            "log_prob": log_probs.mean().item(),
+        }
+
+    def _measure(self, rewards: list[float]) -> tuple[float, float]:
+        """Baseline and scale for these rewards, which then enter both averages."""
+        if not rewards:
+            return self._baseline.value(0.0), self._scale()
+        mean = sum(rewards) / len(rewards)
+        baseline = self._baseline.value(mean)
+        # Here the batch counts at once: unlike the mean, the scale of a first reward far off tells how far it is.
+        self._variance.add(sum((reward - baseline) ** 2 for reward in rewards) / len(rewards))
+        self._baseline.add(mean)
+        return baseline, self._scale()
+
+    def _scale(self) -> float:
+        return math.sqrt(self._variance.value(0.0)) or 1.0 if self.settings.scale else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that another `Reinforce` needs to go on identically, the agent's weights included."""
+        return {
+            "agent": self.agent.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "baseline": asdict(self._baseline),
+            "variance": asdict(self._variance),
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self.agent.load_state_dict(state["agent"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._baseline = Average(**state["baseline"])
+        self._variance = Average(**state["variance"])
+        self.updates = state["updates"]
+
+
+def policy_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """Its gradient is REINFORCE's, downwards: -mean of advantage * log probability. (trees,), (trees,) -> ()."""
+    return -(advantages * log_probs).mean()
+
+
+def ready_batches(results: Sequence[Result], size: int = 4, good: int = 3) -> tuple[list[list[Result]], list[Result]]:
+    """Batches that can be learned from now, in order of arrival, and the results that wait for more.
+
+    S17 states batches of at least four results, at least three of them good and at most one failed. Ours are as small
+    as that allows: four good ones, or three and a failure (guessed). A second failure, while the batch still waits, is
+    never learned from; if such were kept, a run of failures would be learned from long after it ended (guessed).
+
+    What waits can be handed in again before later results: the batches are the same as if all had come at once.
+    """
+    batches: list[list[Result]] = []
+    waiting: list[Result] = []
+    for result in results:
+        failures = sum(reward is None for _, reward in waiting)
+        if result[1] is None and failures == size - good:
+            continue
+        waiting.append(result)
+        if len(waiting) == size:
+            batches.append(waiting)
+            waiting = []
+    return batches, waiting

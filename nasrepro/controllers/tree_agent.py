@@ -1,0 +1,296 @@
+"""S17's agent: a network that grows a cell from h_t down, one word at a time (S17 sections 3.1, 4.2, appendix C.1).
+
+The slots of the tree are filled left to right, depth first. Before each word the agent reads the tree as it stands:
+one LSTM runs over every node, its inputs the node's word and then the results of the node's children, and what it
+holds at h_t is the encoding of the whole. The slot to fill is marked by a word of its own, the target T; the slots
+that are still to come share another, which we add, since something must stand there. From the encoding a small
+network answers with a probability for each word.
+
+The LSTM starts afresh at every node. So equal subtrees have equal results, and `_Forest` holds each but once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from nasrepro.dsl import Node
+from nasrepro.dsl.constraints import words
+from nasrepro.dsl.operators import OPERATORS, SOURCES
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """The agent's network, and what it may grow.
+
+    Raises ValueError for settings under which no tree could be grown.
+    """
+
+    words: tuple[str, ...] = words("core", "extended")
+    """Operators and sources to choose from: core, extended and all sources. Stated. Leave out c_{t-1} for cells
+    without a long-term memory."""
+    width: int = 64
+    """Units of the LSTM that encodes trees, and the width of its words: it reads words and results alike. Guessed."""
+    policy: int = 64
+    """Units of the two layers that choose a word. Guessed."""
+    epsilon: float = 0.05
+    """Chance that a word is drawn uniformly among the legal ones, and not from the policy. The number is stated; what
+    "epsilon-greedy" means for an agent that samples is guessed."""
+    max_height: int = 11
+    """Edges between h_t and a source at most; a slot that far from h_t takes a source. That a limit forces sources is
+    stated; the number is inferred: the depths of the pre-training priors and of the printed cells end there."""
+    max_nodes: int = 40
+    """Operators of a tree at most; then all open slots take sources. Ours: Gate3s alone could open 3 ** 11 slots."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted({*self.words} - {*OPERATORS, *SOURCES})
+        if unknown:
+            raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
+        if len({*self.words}) < len(self.words):
+            raise ValueError(f"a word stands twice in {self.words}")
+        if not {*self.words} & OPERATORS.keys() or not {*self.words} & SOURCES.keys():
+            raise ValueError(f"words must hold an operator and a source, got {self.words}")
+        if min(self.width, self.policy, self.max_height, self.max_nodes) < 1:
+            raise ValueError(
+                f"width={self.width}, policy={self.policy}, max_height={self.max_height} and "
+                f"max_nodes={self.max_nodes} must be 1 or more"
+            )
+        if not 0 <= self.epsilon <= 1:
+            raise ValueError(f"epsilon is a probability, got {self.epsilon}")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A tree that the agent drew.
+
+    It may lack a source that a cell needs, or offer no place for c_t: see `translation_priors`.
+    """
+
+    tree: Node
+    explored: int
+    """Words of the tree that epsilon drew."""
+    log_prob: float
+    """Of the tree under the policy, without epsilon."""
+
+
+class TreeAgent(nn.Module):
+    """The agent's network: a distribution over trees, to draw from and to differentiate.
+
+    The action head is softmax(linear(LSTM(ReLU(linear(encoding))))) as S17 states it, the LSTM making one step from a
+    zero state: nothing but the encoding is handed from word to word (inferred).
+    """
+
+    def __init__(self, settings: AgentSettings | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.settings = settings or AgentSettings()
+        width, policy, count = self.settings.width, self.settings.policy, len(self.settings.words)
+        self._number = {word: number for number, word in enumerate(self.settings.words)}
+        # skip_init leaves torch's global random numbers alone; ours come from the seed.
+        self.embedding = skip_init(nn.Embedding, count + 2, width)  # the words, the target, an empty slot
+        self.encoder = skip_init(nn.LSTMCell, width, width)
+        self.into_policy = skip_init(nn.Linear, width, policy)
+        self.policy = skip_init(nn.LSTMCell, policy, policy)
+        self.out = skip_init(nn.Linear, policy, count)
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            bound = 1.0 if name == "embedding.weight" else parameter.shape[-1] ** -0.5
+            nn.init.uniform_(parameter, -bound, bound, generator)
+        self.register_buffer("_legal", _legal_words(self.settings.words), persistent=False)
+        self._legal: Tensor
+
+    @torch.inference_mode()
+    def sample(self, count: int, generator: torch.Generator, explore: bool = True) -> list[Drawn]:
+        """`count` trees, grown side by side, from `generator` alone; with `explore`, epsilon draws some words."""
+        epsilon = self.settings.epsilon if explore else 0.0
+        trees = [_Growing() for _ in range(count)]
+        explored, log_probs = [0] * count, [0.0] * count
+        while alive := [number for number, growing in enumerate(trees) if growing.tree is None]:
+            forest = _Forest(self._number)
+            roots = [trees[number].encode(forest) for number in alive]
+            kinds = torch.tensor([self._kind(trees[number]) for number in alive])
+            policy = self._policy(forest, roots, kinds)  # (alive, words)
+            uniform = self._legal[kinds] / self._legal[kinds].sum(1, keepdim=True)
+            explores = torch.rand(len(alive), generator=generator) < epsilon  # (alive,)
+            chances = torch.where(explores.unsqueeze(1), uniform, policy.exp())
+            chosen = torch.multinomial(chances, 1, generator=generator)  # (alive, 1)
+            steps = zip(alive, chosen.tolist(), policy.gather(1, chosen).tolist(), explores.tolist(), strict=True)
+            for number, (word,), (log_prob,), by_epsilon in steps:
+                trees[number].put(self.settings.words[word])
+                explored[number] += by_epsilon
+                log_probs[number] += log_prob
+        return [
+            Drawn(growing.tree, by_epsilon, log_prob)
+            for growing, by_epsilon, log_prob in zip(trees, explored, log_probs, strict=True)
+            if growing.tree is not None
+        ]
+
+    def log_probs(self, trees: Sequence[Node]) -> Tensor:
+        """Log probability of each tree under the policy, without epsilon, (trees,).
+
+        Raises ValueError for a tree that the settings do not allow.
+        """
+        return self.evaluate(trees)[0]
+
+    def evaluate(self, trees: Sequence[Node]) -> tuple[Tensor, Tensor]:
+        """Log probability of each tree, (trees,), and the policy's entropy in nats, mean over all words, ().
+
+        All words of all trees are worked out together. Raises ValueError for a tree that the settings do not allow.
+        """
+        forest = _Forest(self._number)
+        roots: list[int] = []
+        kinds: list[int] = []
+        chosen: list[int] = []
+        owner: list[int] = []
+        for number, tree in enumerate(trees):
+            growing = _Growing()
+            for word in _top_down(tree):
+                kind = self._kind(growing)
+                if word not in self._number or not self._legal[kind, self._number[word]]:
+                    raise ValueError(
+                        f"the agent cannot grow {tree.text}: {word} is not legal {len(growing.open)} edges below h_t"
+                    )
+                roots.append(growing.encode(forest))
+                kinds.append(kind)
+                chosen.append(self._number[word])
+                owner.append(number)
+                growing.put(word)
+        policy = self._policy(forest, roots, torch.tensor(kinds, dtype=torch.long))  # (decisions, words)
+        picked = policy.gather(1, torch.tensor(chosen, dtype=torch.long).unsqueeze(1))[:, 0]  # (decisions,)
+        total = picked.new_zeros(len(trees)).index_add(0, torch.tensor(owner, dtype=torch.long), picked)
+        surprise = policy.exp() * policy.masked_fill(policy.isinf(), 0.0)  # a word that is not legal adds nothing
+        return total, -surprise.sum(1).mean()
+
+    def _policy(self, forest: "_Forest", roots: list[int], kinds: Tensor) -> Tensor:
+        """Log probabilities of the words for partial trees given by their rows, (trees, words); -inf if not legal."""
+        encoding = self._encode(forest).index_select(0, torch.tensor(roots, dtype=torch.long))  # (trees, width)
+        hidden, _ = self.policy(torch.relu(self.into_policy(encoding)))  # (trees, policy)
+        logits = self.out(hidden).masked_fill(~self._legal[kinds], -torch.inf)
+        return torch.log_softmax(logits, dim=1)
+
+    def _encode(self, forest: "_Forest") -> Tensor:
+        """The encodings of all partial trees of the forest, (rows, width)."""
+        # Every node begins with its word, and a leaf ends there: that step is made once for each word.
+        results, memory = self.encoder(self.embedding.weight)  # (words + 2, width) each
+        word_result, word_memory = results, memory
+        for operators, children in forest.schedule():
+            hidden = word_result.index_select(0, operators)  # (nodes, width)
+            memory = word_memory.index_select(0, operators)
+            for rows in children.T:
+                hidden, memory = self.encoder(results.index_select(0, rows), (hidden, memory))
+            results = torch.cat([results, hidden])
+        return results.index_select(0, forest.order())
+
+    def _kind(self, growing: "_Growing") -> int:
+        """Which row of the table of legal words holds for the next slot."""
+        if not growing.open:
+            return 0
+        full = growing.operators == self.settings.max_nodes or len(growing.open) == self.settings.max_height
+        return 2 if full else 1
+
+
+def _legal_words(names: Sequence[str]) -> Tensor:
+    """(3, words): at h_t an operator, since a source alone computes nothing (guessed); then anything; then sources."""
+    operator = torch.tensor([name in OPERATORS for name in names])  # (words,)
+    return torch.stack([operator, torch.ones_like(operator), ~operator])
+
+
+def _top_down(node: Node) -> Iterator[str]:
+    """The words of a tree in the order in which they are chosen."""
+    yield node.op
+    for arg in node.args:
+        yield from _top_down(arg)
+
+
+class _Growing:
+    """A tree while it grows."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[str, list[Node]]] = []
+        """The operators between h_t and the slot to fill, each with those of its arguments that are finished."""
+        self.operators = 0
+        self.tree: Node | None = None
+
+    def put(self, word: str) -> None:
+        """Fill the slot."""
+        if word in OPERATORS:
+            self.operators += 1
+            self.open.append((word, []))
+            return
+        node = Node(word)
+        while self.open:
+            operator, args = self.open[-1]
+            args.append(node)
+            if len(args) < OPERATORS[operator].arity:
+                return
+            self.open.pop()
+            node = Node(operator, tuple(args))
+        self.tree = node
+
+    def encode(self, forest: "_Forest") -> int:
+        """The forest's row for the tree as it stands, with the target in the slot to fill."""
+        row = forest.target
+        for operator, args in reversed(self.open):
+            to_come = OPERATORS[operator].arity - len(args) - 1
+            finished = [forest.place_tree(arg) for arg in args]
+            row = forest.place(operator, (*finished, row, *[forest.empty] * to_come))
+        return row
+
+
+class _Forest:
+    """Partial trees, each distinct one once: one row for each word, the target and the empty slot, then the others."""
+
+    def __init__(self, number: dict[str, int]) -> None:
+        self.number = number
+        self.target = len(number)
+        self.empty = len(number) + 1
+        self._rows: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._finished: dict[Node, int] = {}
+        self._height = [0] * (len(number) + 2)
+        self._levels: dict[tuple[int, int], list[tuple[int, int, tuple[int, ...]]]] = {}
+
+    def place(self, operator: str, children: tuple[int, ...]) -> int:
+        """The row of this operator over the subtrees in these rows."""
+        row = self._rows.get((operator, children))
+        if row is None:
+            row = self._rows[operator, children] = len(self._height)
+            height = 1 + max(self._height[child] for child in children)
+            self._height.append(height)
+            level = self._levels.setdefault((height, len(children)), [])
+            level.append((row, self.number[operator], children))
+        return row
+
+    def place_tree(self, node: Node) -> int:
+        """The row of a finished subtree."""
+        if node.is_source:
+            return self.number[node.op]
+        row = self._finished.get(node)
+        if row is None:
+            row = self._finished[node] = self.place(node.op, tuple(self.place_tree(arg) for arg in node.args))
+        return row
+
+    def schedule(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Groups of nodes of one height and arity, (nodes,) operators and (nodes, arity) children, lowest first.
+
+        Children are given by their place in the schedule, not by row.
+        """
+        place = self._places()
+        for key in sorted(self._levels):
+            level = self._levels[key]
+            yield (
+                torch.tensor([operator for _, operator, _ in level]),
+                torch.tensor([[place[child] for child in children] for _, _, children in level]),
+            )
+
+    def order(self) -> Tensor:
+        """Where in the schedule each row stands, (rows,)."""
+        return torch.tensor(self._places())
+
+    def _places(self) -> list[int]:
+        leaves = len(self.number) + 2
+        place = list(range(len(self._height)))
+        scheduled = (row for key in sorted(self._levels) for row, _, _ in self._levels[key])
+        for at, row in enumerate(scheduled, start=leaves):
+            place[row] = at
+        return place
