@@ -29,7 +29,7 @@ from nasrepro.profiles import Profile, resumable
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.ledger import Finding
 from nasrepro.report.provenance import provenance
-from nasrepro.search.held_out import HELD_OUT, evaluate_test
+from nasrepro.search.held_out import HeldOut, evaluate_test
 from nasrepro.search.history import Search, replay
 from nasrepro.search.loop import SearchSettings, evaluate, search, search_id
 from nasrepro.search.record import Evaluation, Record
@@ -224,7 +224,7 @@ class Run:
         """
         shipped = None if self.fresh else self._shipped_record()
         for evaluation in shipped.evaluations() if shipped is not None else ():
-            wanted = (HELD_OUT, cell.hash, seed, self.task.settings)
+            wanted = (HeldOut(self.task).name, cell.hash, seed, self.task.settings)
             if (evaluation.task, evaluation.hash, evaluation.seed, evaluation.settings) == wanted:
                 return evaluation
         return evaluate_test(self.task, cell, seed, self.record, row)

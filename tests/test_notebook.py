@@ -160,7 +160,7 @@ def test_the_test_split_is_read_once_for_a_row(monkeypatch: pytest.MonkeyPatch) 
     assert first.metrics["test_ppl"] != first.metrics["valid_ppl"]
     (reading,) = record.test_reads()
     assert (reading["row"], reading["data"]) == (f"a row {first.key[:12]}", TINY.task.corpus.hash)
-    monkeypatch.setattr("nasrepro.search.held_out.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("nasrepro.trainers.language_model.train", lambda *_, **__: pytest.fail("trained again"))
     assert evaluate_test(TINY.task, cell, 1, record, "a row") == first
     assert len(record.test_reads()) == 1
 

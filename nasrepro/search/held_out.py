@@ -1,27 +1,60 @@
 """The test split: read once for a row of results, when everything was decided on the validation split."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 
-from nasrepro.datasets import batchify
 from nasrepro.dsl import Cell
-from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
-from nasrepro.trainers.language_model import LanguageModelTask, evaluate, perplexity, train
+from nasrepro.search.record import Evaluation, Record, RecordError, TestSplit, evaluation_key
+from nasrepro.trainers.outcome import Outcome, Task
 
-HELD_OUT = "language model, test split"
-"""The task's name in rows that report the test split."""
+
+class TestableTask(Task, Protocol):
+    """A task whose models can be measured on the test split as well."""
+
+    @property
+    def corpus(self) -> TestSplit:
+        """The data, its test split under lock."""
+
+    def train(self, cell: Cell, seed: int) -> tuple[Outcome, Any]:
+        """What `evaluate` does, and the model that came of it."""
+        ...
+
+    def test(self, model: Any, split: Any) -> dict[str, float]:
+        """The model's numbers on a test split, named "test_...": such as test_ppl."""
+        ...
 
 
 @dataclass(frozen=True)
-class _HeldOut(LanguageModelTask):
-    """The same training under another name: its rows report the test split."""
+class HeldOut:
+    """A task under another name, so that rows which report the test split have keys of their own."""
 
-    name = HELD_OUT
+    task: TestableTask
+
+    @property
+    def name(self) -> str:
+        """The task's name in such rows."""
+        return f"{self.task.name}, test split"
+
+    @property
+    def version(self) -> int:
+        """The task's."""
+        return self.task.version
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The task's."""
+        return self.task.settings
+
+    @property
+    def data_hash(self) -> str:
+        """The task's."""
+        return self.task.data_hash
 
 
-def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
-    """Perplexity on the test split (`metrics["test_ppl"]`) of a cell that was chosen on the validation split.
+def evaluate_test(task: TestableTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
+    """A cell that was chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like).
 
     The model is trained again from its seed, because records keep numbers and no weights. The split is read through
     `Record.read_test` under the name `row` and the evaluation's key, so that each reading names what it was for; asked
@@ -29,7 +62,7 @@ def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record
 
     Raises RecordError, before any training, when the row has read this split for another model.
     """
-    held_out = _HeldOut(**{field.name: getattr(task, field.name) for field in fields(task)})
+    held_out = HeldOut(task)
     key = evaluation_key(held_out, cell, seed)
     known = record.get(key)
     if known is not None:
@@ -44,12 +77,11 @@ def evaluate_test(task: LanguageModelTask, cell: Cell, seed: int, record: Record
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker process: more threads change the order of sums
     try:
-        outcome, model = train(cell.canonical(), task.corpus, task.training, seed, device=task.device)
+        outcome, model = task.train(cell.canonical(), seed)
         if outcome.status == "ok":
             # The record holds no result under this key, so an earlier reading for it was cut short by a kill.
-            test = record.read_test(task.corpus, f"{row} {key[:12]}", unfinished=True)
-            loss = evaluate(model, batchify(test, task.training.eval_batch).to(task.device))
-            outcome = replace(outcome, metrics={**outcome.metrics, "test_ppl": perplexity(loss)})
+            split = record.read_test(task.corpus, f"{row} {key[:12]}", unfinished=True)
+            outcome = replace(outcome, metrics={**outcome.metrics, **task.test(model, split)})
     finally:
         torch.set_num_threads(threads)
     record.put(Evaluation.of(held_out, cell, seed, outcome))

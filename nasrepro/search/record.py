@@ -21,7 +21,7 @@ from nasrepro.dsl import Cell
 from nasrepro.search import archive
 from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
-from nasrepro.trainers.outcome import Outcome, Task
+from nasrepro.trainers.outcome import Outcome, TaskIdentity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ class Evaluation:
     created: str
 
     @classmethod
-    def of(cls, task: Task, cell: Cell, seed: int, outcome: Outcome) -> "Evaluation":
+    def of(cls, task: TaskIdentity, cell: Cell, seed: int, outcome: Outcome) -> "Evaluation":
         """The row for an outcome of `task.evaluate(cell, seed)`."""
         return cls(
             key=evaluation_key(task, cell, seed),
@@ -139,7 +139,7 @@ class TestSplit(Protocol):
     def _test(self) -> Any: ...
 
 
-def evaluation_key(task: Task, cell: Cell, seed: int) -> str:
+def evaluation_key(task: TaskIdentity, cell: Cell, seed: int) -> str:
     """64 hex digits that name an evaluation: equal for cells that are equal up to canonical form."""
     return _key(task.name, str(cell.canonical()), task.settings, seed, task.data_hash, task.version)
 

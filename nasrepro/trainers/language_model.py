@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,10 @@ from nasrepro.dsl import Cell
 from nasrepro.hardware import device_name
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
-from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
+from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.outcome import Outcome, perplexity
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding.
@@ -248,11 +247,6 @@ class _Run:
         )
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
-
-
 @lru_cache(maxsize=4)
 def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
     return datasets.load(name, level=level, vocab_size=vocab_size)
@@ -290,13 +284,16 @@ class LanguageModelTask:
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train the cell under this task's settings."""
-        path = None
-        if self.checkpoints is not None:
-            identity = f"{cell} {seed} {self.settings} {self.data_hash} {self.version}"
-            path = Path(self.checkpoints) / f"{sha256(identity.encode()).hexdigest()[:16]}.pt"
-        outcome, _ = train(
-            cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path
-        )
-        if path is not None:
-            path.unlink(missing_ok=True)
-        return outcome
+        return self.train(cell, seed, on_epoch)[0]
+
+    def train(
+        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> tuple[Outcome, LanguageModel]:
+        """What `evaluate` does, and the model that came of it."""
+        with training_checkpoint(self.checkpoints, cell, seed, self.settings, self.data_hash, self.version) as path:
+            return train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path)
+
+    def test(self, model: LanguageModel, split: Tensor) -> dict[str, float]:
+        """`test_ppl`, the model's perplexity on a test split (N,)."""
+        columns = batchify(split, self.training.eval_batch).to(self.device)
+        return {"test_ppl": perplexity(evaluate(model, columns))}

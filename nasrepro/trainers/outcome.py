@@ -3,6 +3,7 @@
 Nothing here needs torch, so that a record is read without it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -44,8 +45,8 @@ class Outcome:
             )
 
 
-class Task(Protocol):
-    """Something that evaluates cells. It must pickle: worker processes hold copies of it."""
+class TaskIdentity(Protocol):
+    """What makes an evaluation the same as another: the part of a task that goes into a record's keys."""
 
     @property
     def name(self) -> str:
@@ -63,9 +64,18 @@ class Task(Protocol):
     def data_hash(self) -> str:
         """Hash of the data that it trains and validates on."""
 
+
+class Task(TaskIdentity, Protocol):
+    """Something that evaluates cells. It must pickle: worker processes hold copies of it."""
+
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train and validate one cell. The same cell and seed give the same metrics.
 
         `on_epoch` is called with each new entry of the curve.
         """
         ...
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

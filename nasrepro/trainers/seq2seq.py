@@ -1,0 +1,125 @@
+"""S17's translation model (section 4.2): OpenNMT's attentional encoder-decoder of 2017, with any cell as its encoder.
+
+    source (S, B) -> embedding -> [ cell ] x layers -------------------- context (B, S, H)
+                                        | last state                         |
+                                        v                                    v
+    target (T, B) -> embedding, feed -> [ LSTM ] x layers -- query --> attention -> feature (T, B, H) -> softmax
+                                ^_______________________________________________|  input feeding
+
+Everything but the encoder's cell stays as it is: LSTM layers in the decoder, "general" attention and input feeding of
+Luong et al. 2015, so that cells compete on equal terms. The decoder's time loop is in `input_feeding.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nasrepro.dsl import Cell
+from nasrepro.rnn import RNN, State
+from nasrepro.rnn.dropout import dropout_mask
+from nasrepro.rnn.state import layers as per_layer
+from nasrepro.trainers.decoder import linear_cross_entropy
+from nasrepro.trainers.input_feeding import Context, DecoderState, Weights, unroll
+
+Bridge = Literal["zeros", "copy"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a translation model is made of, but for the encoder's cell.
+
+    Attributes:
+        source_words, target_words: of the two vocabularies.
+        hidden: width of embeddings and of every layer; S17's found cells mix input and output, so the two are equal.
+        layers: of the encoder, and as many of the decoder.
+        dropout: rate between layers and on the features.
+        bptt: decoder steps between truncations of backpropagation.
+        init_range: every weight starts from U(-range, range).
+        bridge: what the decoder's memory starts from when the encoder's cell has none: zeros, or a copy of its output.
+    """
+
+    source_words: int
+    target_words: int
+    hidden: int
+    layers: int
+    dropout: float
+    bptt: int
+    init_range: float
+    bridge: Bridge
+
+
+class Seq2Seq(nn.Module):
+    """An attentional encoder-decoder with input feeding, its encoder a stack of any cell.
+
+    Raises CellError for a cell that cannot run.
+    """
+
+    def __init__(self, cell: Cell | str, sizes: Sizes, seed: int) -> None:
+        super().__init__()
+        self.sizes = sizes
+        H = sizes.hidden
+        self.source_embedding = nn.Parameter(torch.empty(sizes.source_words, H))
+        self.encoder: nn.Module = RNN(cell, H, H, sizes.layers, dropout=sizes.dropout)
+        self.target_embedding = nn.Parameter(torch.empty(sizes.target_words, H))
+        # Gates in torch's order i, f, g, o. The first layer reads (embedding, feed, h), those above it (below, h).
+        self.decoder_weight = nn.ParameterList(
+            [nn.Parameter(torch.empty(4 * H, (3 if layer == 0 else 2) * H)) for layer in range(sizes.layers)]
+        )
+        self.decoder_bias = nn.ParameterList([nn.Parameter(torch.empty(4 * H)) for _ in range(sizes.layers)])
+        self.attention_in = nn.Parameter(torch.empty(H, H))
+        self.attention_out = nn.Parameter(torch.empty(H, 2 * H))
+        self.output_weight = nn.Parameter(torch.empty(sizes.target_words, H))
+        self.output_bias = nn.Parameter(torch.empty(sizes.target_words))
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -sizes.init_range, sizes.init_range, generator=generator)
+
+    def encode(
+        self, source: Tensor, lengths: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Context, DecoderState]:
+        """source (S, B) with sentences of `lengths` (B,) -> what the decoder attends to, and starts from."""
+        x = F.embedding(source, self.source_embedding)  # (S, B, H)
+        outputs, state = self.encoder(x, lengths=lengths, generator=generator)  # (S, B, H)
+        values = outputs.transpose(0, 1).contiguous()  # (B, S, H)
+        # query' W key = query' (W key): the matrix is applied once to all keys, and not at every step to the query.
+        keys = values @ self.attention_in  # (B, S, H)
+        padding = torch.arange(len(source), device=source.device) >= lengths[:, None].to(source.device)  # (B, S)
+        return Context(values, keys, padding), self._bridge(state)
+
+    def _bridge(self, state: State) -> DecoderState:
+        """The decoder starts from the encoder's last state, layer by layer."""
+        h = torch.stack(per_layer(state.h))  # (layers, B, H)
+        if state.c is not None:
+            c = torch.stack(per_layer(state.c))  # (layers, B, H)
+        else:
+            c = h if self.sizes.bridge == "copy" else torch.zeros_like(h)
+        return DecoderState(h, c, torch.zeros_like(h[0]))
+
+    def decode(
+        self, tokens: Tensor, context: Context, state: DecoderState, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, DecoderState]:
+        """Read target tokens (T, B) from a state on.
+
+        Returns: features, from which the softmax predicts the next token (T, B, H); attention (T, B, S), each row a
+        distribution over source positions; the state after the last token.
+        """
+        H, L = self.sizes.hidden, self.sizes.layers
+        embedded = F.embedding(tokens, self.target_embedding)  # (T, B, H)
+        first = self.decoder_weight[0]
+        early = F.linear(embedded, first[:, :H], self.decoder_bias[0])  # (T, B, 4H)
+        weights = Weights((first[:, H:], *self.decoder_weight[1:]), tuple(self.decoder_bias[1:]), self.attention_out)
+        masks = None
+        if self.training and self.sizes.dropout:
+            masks = dropout_mask(embedded, (len(tokens), L, *embedded.shape[1:]), self.sizes.dropout, generator)
+        return unroll(early, weights, context, state, masks, self.sizes.bptt)
+
+    def loss(self, features: Tensor, targets: Tensor, real: Tensor) -> Tensor:
+        """Mean cross-entropy of features (T, B, H) against targets (T, B) where `real` (T, B) is true, in nats: ()."""
+        return linear_cross_entropy(features[real], self.output_weight, self.output_bias, targets[real])
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """features (..., H) -> log probability of every word of the target vocabulary (..., words)."""
+        return F.linear(features, self.output_weight, self.output_bias).log_softmax(dim=-1)

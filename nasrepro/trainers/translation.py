@@ -1,0 +1,388 @@
+"""S17's translation task (section 4.2): a cell is the encoder of a small translation model, English to German.
+
+The recipe is OpenNMT-py's of mid-2017, which S17 used: sentences sorted by length into batches, plain SGD with a
+halving learning rate, perplexity on the validation split after every epoch, beam search and BLEU at the end.
+
+Read from top to bottom: settings, batches, one epoch, evaluation, translation, training, and the task that a search
+runs. The model is in `seq2seq.py`.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
+from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
+from nasrepro.dsl import Cell
+from nasrepro.hardware import device_name
+from nasrepro.trainers.beam import beam_search
+from nasrepro.trainers.bleu import bleu, multi_bleu
+from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
+from nasrepro.trainers.optimise import sgd_step
+from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
+
+VERSION = 1
+"""Part of every record's key: raised whenever a change here changes a number by more than its rounding."""
+
+
+@dataclass(frozen=True)
+class TranslationSettings:
+    """How an encoder is judged. The defaults are the paper's for Multi30k; a scaled-down run says what it changes.
+
+    Status of each default in brackets: stated by S17, inferred from OpenNMT-py of mid-2017, or guessed.
+    """
+
+    hidden: int = 300
+    """Width of embeddings and of every layer. [stated]"""
+    layers: int = 2
+    """Of the encoder, and as many of the decoder. [stated]"""
+    dropout: float = 0.2
+    """Rate between layers and on the features, drawn anew at each element. [stated; the places are inferred]"""
+    batch: int = 64
+    """Sentence pairs in a batch. [stated]"""
+    bptt: int = 35
+    """Decoder steps between truncations of backpropagation. [stated]"""
+    epochs: int = 30
+    """Passes over the training text at most; the learning rate ends training earlier. [guessed]"""
+    learning_rate: float = 1.0
+    """[stated]"""
+    halve_from: int = 8
+    """The learning rate is halved after this epoch at the latest, and after every epoch from then on. [inferred]"""
+    stop_below: float = 0.03
+    """Training ends when the learning rate falls below this. [stated]"""
+    clip: float = 5.0
+    """Bound on the gradient's global norm. [inferred]"""
+    init_range: float = 0.1
+    """Every weight starts from U(-range, range). [inferred]"""
+    bridge: Bridge = "zeros"
+    """What the decoder's memory starts from when the cell has no memory of its own: "zeros", or a "copy" of its
+    output. [guessed]"""
+    beam: int = 5
+    """Hypotheses kept by beam search; 1 is greedy. [inferred]"""
+    longest: int = 100
+    """Words at which a translation is cut. [inferred]"""
+    fail_above: float = 140.0
+    """Perplexity over which a cell has failed: where the reward of section 3.1 falls below 0. [guessed]"""
+    eval_batch: int = 1
+    """Sentences evaluated side by side. S17 took 1 because of padding [stated]; padding changes nothing here."""
+    vocab_size: int = 50_000
+    """Words kept in each vocabulary, the most frequent ones. [inferred]"""
+    train_pairs: int | None = None
+    """Use only the first so many pairs of the training text. None: all of it, as the paper."""
+    valid_pairs: int | None = None
+    """Use only the first so many pairs of the validation text. None: all of it, as the paper."""
+
+
+# ---- batches
+
+
+class Batch(NamedTuple):
+    """Sentence pairs side by side, padded at their ends."""
+
+    source: Tensor
+    """(S, B)"""
+    lengths: Tensor
+    """Of the sources (B,)."""
+    inputs: Tensor
+    """What the decoder reads: BOS and the target (T, B)."""
+    targets: Tensor
+    """What it shall predict: the target and EOS (T, B)."""
+    real: Tensor
+    """Where `targets` is no padding (T, B)."""
+
+
+def make_batches(pairs: Pairs, vocab: Vocab, size: int, device: str = "cpu") -> list[tuple[list[int], Batch]]:
+    """Pairs sorted by length and cut into batches of `size`, each with the places of its pairs in `pairs`.
+
+    `vocab` is the target's. Sentences of one batch are about equally long, so little of it is padding; what padding
+    there is changes no number.
+    """
+    order = sorted(range(len(pairs)), key=lambda i: (len(pairs.source[i]), len(pairs.target[i])))
+    places = [order[start : start + size] for start in range(0, len(order), size)]
+    return [(here, _batch(pairs, here, vocab, device)) for here in places]
+
+
+def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str) -> Batch:
+    pad, bos, eos = vocab.lookup_indices([PAD, BOS, EOS])
+    sources, targets = [pairs.source[i] for i in places], [pairs.target[i] for i in places]
+    after = _columns([[*ids, eos] for ids in targets], pad)  # (T, B)
+    steps = torch.tensor([len(ids) + 1 for ids in targets])
+    return Batch(
+        source=_columns(sources, pad).to(device),
+        lengths=torch.tensor([len(ids) for ids in sources]).to(device),
+        inputs=_columns([[bos, *ids] for ids in targets], pad).to(device),
+        targets=after.to(device),
+        real=(torch.arange(len(after))[:, None] < steps).to(device),
+    )
+
+
+def _columns(sentences: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Sentences as the columns of one tensor (longest, sentences)."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in sentences], padding_value=pad)
+
+
+# ---- training and evaluation
+
+
+def make_model(cell: Cell | str, corpus: ParallelCorpus, settings: TranslationSettings, seed: int) -> Seq2Seq:
+    """A new model for a corpus, its weights drawn from `seed`."""
+    sizes = Sizes(
+        source_words=len(corpus.source_vocab),
+        target_words=len(corpus.target_vocab),
+        hidden=settings.hidden,
+        layers=settings.layers,
+        dropout=settings.dropout,
+        bptt=settings.bptt,
+        init_range=settings.init_range,
+        bridge=settings.bridge,
+    )
+    return Seq2Seq(cell, sizes, seed)
+
+
+def train_epoch(
+    model: Seq2Seq, batches: Sequence[Batch], learning_rate: float, clip: float, generator: torch.Generator
+) -> tuple[float, bool]:
+    """One pass over batches in their order: the mean training loss in nats, and whether all stayed finite.
+
+    As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
+    """
+    model.train()
+    parameters = list(model.parameters())
+    total, words = 0.0, 0
+    for batch in batches:
+        context, state = model.encode(batch.source, batch.lengths, generator)
+        features, _, _ = model.decode(batch.inputs, context, state, generator)
+        loss = model.loss(features, batch.targets, batch.real)
+        count = int(batch.real.sum())
+        (loss * (count / len(batch.lengths))).backward()
+        norm = sgd_step(parameters, learning_rate, clip)
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            return math.inf, False
+        total += loss.item() * count
+        words += count
+    return total / words, True
+
+
+@torch.no_grad()
+def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
+    """Mean loss in nats per target word, EOS included, over batches."""
+    model.eval()
+    total, words = 0.0, 0
+    for batch in batches:
+        context, state = model.encode(batch.source, batch.lengths)
+        features, _, _ = model.decode(batch.inputs, context, state)
+        count = int(batch.real.sum())
+        total += model.loss(features, batch.targets, batch.real).item() * count
+        words += count
+    return total / words
+
+
+def translate(
+    model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings, device: str = "cpu"
+) -> list[list[str]]:
+    """The model's translations of the sources of `pairs`, as tokens, by beam search.
+
+    Raises ValueError when the model was made for another vocabulary.
+    """
+    check_vocabularies(model, corpus)
+    bos, eos = corpus.target_vocab.lookup_indices([BOS, EOS])
+    found: list[list[str]] = [[] for _ in range(len(pairs))]
+    for places, batch in make_batches(pairs, corpus.target_vocab, settings.eval_batch, device):
+        beams = beam_search(model, batch.source, batch.lengths, bos, eos, settings.beam, settings.longest)
+        for place, ids in zip(places, beams, strict=True):
+            found[place] = corpus.target_vocab.lookup_tokens(ids)
+    return found
+
+
+def scores(
+    model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings, device: str = "cpu"
+) -> dict[str, float]:
+    """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations."""
+    found = translate(model, pairs, corpus, settings, device)
+    return {"bleu": bleu(found, pairs.text), "multi_bleu": multi_bleu(found, pairs.tokens)}
+
+
+def check_vocabularies(model: Seq2Seq, corpus: ParallelCorpus) -> None:
+    """Raises ValueError when a model's embeddings are of other sizes than the corpus's vocabularies."""
+    for side, made, found in (
+        ("source", model.sizes.source_words, len(corpus.source_vocab)),
+        ("target", model.sizes.target_words, len(corpus.target_vocab)),
+    ):
+        if made != found:
+            raise ValueError(
+                f"the model was made for {made:,} {side} words, {corpus.name} has {found:,}: that is the vocabulary of "
+                "another data set; load the one that the model was trained on, or make a model with make_model"
+            )
+
+
+def train(
+    cell: Cell | str,
+    corpus: ParallelCorpus,
+    settings: TranslationSettings | None = None,
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    checkpoint: Path | None = None,
+) -> tuple[Outcome, Seq2Seq]:
+    """Train a translation model with `cell` as its encoder; the outcome, and the model with its best epoch's weights.
+
+    The outcome's metrics: `valid_ppl`, the best perplexity over the epochs, and by that epoch's weights `valid_bleu`
+    (sacrebleu's) and `valid_multi_bleu`. It has failed when loss or gradient is no longer finite ("exploded"), or by
+    the rule on `fail_above`. `on_epoch` sees every point of the curve as it is made. With a `checkpoint` path,
+    training that was interrupted goes on after its last whole epoch to the same numbers.
+    """
+    settings = settings or TranslationSettings()
+    started = time.perf_counter()
+    model = make_model(cell, corpus, settings, seed).to(device)
+    masks = torch.Generator(device).manual_seed(seed)
+    train_batches, valid_batches = (
+        [batch for _, batch in make_batches(pairs, corpus.target_vocab, size, device)]
+        for pairs, size in (
+            (corpus.train[: settings.train_pairs], settings.batch),
+            (corpus.valid[: settings.valid_pairs], settings.eval_batch),
+        )
+    )
+
+    run = _Run(settings.learning_rate, _copy(model))
+    identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
+    if checkpoint is not None:
+        load_checkpoint(checkpoint, identity, model, masks, run)
+    while not run.is_over(settings):
+        # The order of an epoch depends on its number alone, so that a training that goes on goes on alike.
+        order = random.Random(f"{seed}/{len(run.curve)}").sample(train_batches, len(train_batches))
+        train_loss, finite = train_epoch(model, order, run.learning_rate, settings.clip, masks)
+        valid_loss = evaluate(model, valid_batches) if finite else math.inf
+        run.note(train_loss, valid_loss, model, settings)
+        if on_epoch is not None and run.reason == "":
+            on_epoch(run.curve[-1])
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, identity, model, masks, run)
+    model.load_state_dict(run.best_weights)
+    metrics = run.judge(settings)
+    if not run.reason:
+        found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings, device)
+        metrics |= {f"valid_{name}": score for name, score in found.items()}
+    outcome = Outcome(
+        status="failed" if run.reason else "ok",
+        reason=run.reason,
+        metrics=metrics,
+        curve=run.curve,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=device_name(device),
+        seconds=time.perf_counter() - started,
+    )
+    return outcome, model
+
+
+@dataclass
+class _Run:
+    """Where a training run stands after a whole number of epochs: all that a checkpoint keeps but model and masks."""
+
+    learning_rate: float
+    best_weights: dict[str, Tensor]
+    best_loss: float = math.inf
+    last_loss: float = math.inf
+    halving: bool = False
+    reason: str = ""
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def is_over(self, settings: TranslationSettings) -> bool:
+        """Whether it has failed, or run out of epochs or of learning rate."""
+        return bool(self.reason) or len(self.curve) >= settings.epochs or self.learning_rate < settings.stop_below
+
+    def judge(self, settings: TranslationSettings) -> dict[str, float]:
+        """The perplexity reached, if any; a cell that ends above `fail_above` has failed."""
+        reached = perplexity(self.best_loss)
+        if not self.reason and not reached <= settings.fail_above:
+            self.reason = f"above {settings.fail_above:g} at the end"
+        return {"valid_ppl": reached} if math.isfinite(reached) else {}
+
+    def note(self, train_loss: float, valid_loss: float, model: Seq2Seq, settings: TranslationSettings) -> None:
+        """Take an epoch's losses in: curve, best weights, and the learning rate of the next epoch.
+
+        Once halving has begun it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`).
+        """
+        if not math.isfinite(valid_loss):
+            self.reason = "exploded"
+            return
+        epoch = len(self.curve) + 1
+        self.curve.append(
+            {
+                "epoch": epoch,
+                "learning_rate": self.learning_rate,
+                "train_ppl": perplexity(train_loss),
+                "valid_ppl": perplexity(valid_loss),
+            }
+        )
+        if valid_loss < self.best_loss:
+            self.best_loss, self.best_weights = valid_loss, _copy(model)
+        self.halving = self.halving or valid_loss > self.last_loss or epoch >= settings.halve_from
+        self.last_loss = valid_loss
+        if self.halving:
+            self.learning_rate /= 2
+
+
+def _copy(model: Seq2Seq) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@lru_cache(maxsize=4)
+def _corpus(name: str, vocab_size: int) -> ParallelCorpus:
+    return load_parallel(name, vocab_size)
+
+
+@dataclass(frozen=True)
+class TranslationTask:
+    """Judging cells as encoders of a translation model: what a search runs. Pickles by its settings, not its data."""
+
+    corpus_name: str = "captions"
+    training: TranslationSettings = field(default_factory=TranslationSettings)
+    device: str = "cpu"
+    checkpoints: str | None = None
+    """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
+
+    name = "translation"
+    version = VERSION
+
+    @property
+    def corpus(self) -> ParallelCorpus:
+        """The data, loaded when first asked for."""
+        return _corpus(self.corpus_name, self.training.vocab_size)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that decides an outcome but cell, seed, data and trainer version; the device is not among it."""
+        return {"corpus": self.corpus_name, **asdict(self.training)}
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the corpus, vocabularies and all splits."""
+        return self.corpus.hash
+
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        """Train the cell under this task's settings."""
+        return self.train(cell, seed, on_epoch)[0]
+
+    def train(
+        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> tuple[Outcome, Seq2Seq]:
+        """What `evaluate` does, and the model that came of it."""
+        with training_checkpoint(self.checkpoints, cell, seed, self.settings, self.data_hash, self.version) as path:
+            return train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path)
+
+    def test(self, model: Seq2Seq, split: Pairs) -> dict[str, float]:
+        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu` of the model on a test split."""
+        batches = make_batches(split, self.corpus.target_vocab, self.training.eval_batch, self.device)
+        found = scores(model, split, self.corpus, self.training, self.device)
+        loss = evaluate(model, [batch for _, batch in batches])
+        return {"test_ppl": perplexity(loss), **{f"test_{name}": score for name, score in found.items()}}
