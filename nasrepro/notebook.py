@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from IPython.core.getipython import get_ipython
@@ -21,20 +21,26 @@ from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
 from nasrepro import profiles
-from nasrepro.datasets import Corpus, DataError
+from nasrepro.datasets import DataError
 from nasrepro.dsl import Cell
 from nasrepro.files import write_json
 from nasrepro.hardware import device_name
 from nasrepro.profiles import Profile, resumable
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.ledger import Finding
-from nasrepro.report.provenance import provenance
+from nasrepro.report.provenance import Data, provenance
+from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.held_out import HeldOut, evaluate_test
 from nasrepro.search.history import Search, replay
-from nasrepro.search.loop import SearchSettings, evaluate, search, search_id
+from nasrepro.search.loop import SearchSettings, evaluate, search, search_id, search_identity
 from nasrepro.search.record import Evaluation, Record
 from nasrepro.search.workers import Workers
 from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.trainers.translation import TranslationTask
+
+Kind = Literal["language model", "translation"]
+AnyTask = LanguageModelTask | TranslationTask
+AnySettings = SearchSettings | AgentSearchSettings
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
@@ -45,7 +51,6 @@ class RecordedData:
     """The data of a replayed record: what provenance names, without the data being here."""
 
     name: str
-    level: str
     hash: str
     note: str
     device: str
@@ -62,18 +67,19 @@ def records_folder() -> Path:
     return profiles.project_root() / "results" / "records"
 
 
-def start(notebook: str, profile: str = "quick", fresh: bool = False) -> "Run":
+def start(notebook: str, profile: str = "quick", fresh: bool = False, task: Kind = "language model") -> "Run":
     """Begin a notebook: check its parameters, say what will happen, and answer the `Run` that keeps its results.
 
-    `fresh` trains anew where a shipped record would be replayed. Raises ValueError for a profile or an injected
-    parameter that does not exist, with the nearest that does; OSError when the results folder cannot be written.
+    `fresh` trains anew where a shipped record would be replayed; `task` is what the notebook is about. Raises
+    ValueError for a profile or an injected parameter that does not exist, with the nearest that does; OSError when the
+    results folder cannot be written.
     """
     shell = get_ipython()
     if shell is not None:
         check_parameters([str(cell) for cell in shell.user_ns.get("In", [])])
     if not isinstance(fresh, bool):
         raise ValueError(f"FRESH is True or False, got {fresh!r}")
-    run = Run(notebook, profiles.load(profile), fresh)
+    run = Run(notebook, profiles.load(profile), fresh, task)
     run.announce()
     return run
 
@@ -114,21 +120,23 @@ class Run:
     Set `data` to the corpus in use, so that provenance names it. Attributes: `profile`, `folder`, `record`.
     """
 
-    def __init__(self, notebook: str, profile: Profile, fresh: bool = False) -> None:
+    def __init__(self, notebook: str, profile: Profile, fresh: bool = False, task: Kind = "language model") -> None:
         self.notebook = notebook
         self.profile = profile
         self.fresh = fresh
+        self._chosen: AnyTask = profile.translation.task if task == "translation" else profile.task
         self.folder = results_folder() / profile.name
         self.artifacts = Artifacts(self.folder, notebook, records_folder() / "findings.json")
-        self.data: Corpus | RecordedData | None = None
+        self.data: Data | None = None
         self.started = time.perf_counter()
         self._records: list[Path] = []
         self._record: Record | None = None
+        self._replayed: Record | None = None
 
     @property
-    def task(self) -> LanguageModelTask:
-        """The profile's task; long trainings keep checkpoints in this profile's folder."""
-        return resumable(self.profile.task, self.folder)
+    def task(self) -> AnyTask:
+        """What this notebook is about, in the profile's size; long trainings keep checkpoints in its folder."""
+        return resumable(self._chosen, self.folder)
 
     @property
     def record(self) -> Record:
@@ -142,8 +150,8 @@ class Run:
         known = measured_seconds(self.profile.name, self.notebook)
         rows = {
             "profile": f"{self.profile.name}: {self.profile.about}",
-            "here": device_name(self.profile.task.device),
-            "data": _describe_data(self.profile),
+            "here": device_name(self.task.device),
+            "data": self.task.data_words,
             "time": "not measured yet" if known is None else f"{_minutes(known['seconds'])} on {known['device']}",
             "results": str(self.folder),
         }
@@ -153,41 +161,46 @@ class Run:
         )
         display(HTML(f"<table>{body}</table>"))
 
-    # ---- the search of this profile
+    # ---- searches
 
-    def search(self, settings: SearchSettings) -> Search:
-        """The profile's search under these settings: replayed where a record holds it, trained where none does.
+    def search(self, settings: AnySettings, task: AnyTask | None = None) -> Search:
+        """A search on the notebook's task, or another one: replayed where a record holds it, trained where none does.
 
         A search that this machine has begun is continued. Otherwise the shipped record serves, unless the run is fresh.
         """
-        shipped = self.shipped_search(settings.method)
-        if shipped is not None and not self._has_begun(settings):
+        task = resumable(task or self._chosen, self.folder)
+        shipped = self.shipped_search(settings, task)
+        if shipped is not None and not self._has_begun(settings, task):
             self.data = _recorded_data([evaluation for _, evaluation in shipped.trials])
             return shipped
-        self.data = self.task.corpus
-        return search(self.task, settings, self.record, workers=WORKERS, timeout_s=self.profile.timeout_s)
+        self.data = task.corpus
+        return search(task, settings, self.record, workers=WORKERS, timeout_s=self.profile.timeout_s)
 
-    def shipped_search(self, method: str) -> Search | None:
-        """The search by that method in the profile's shipped record, or None (also when the run is fresh)."""
+    def shipped_search(self, settings: AnySettings, task: AnyTask | None = None) -> Search | None:
+        """The search under these settings in the profile's shipped record, or None (also when the run is fresh)."""
         record = None if self.fresh else self._shipped_record()
         if record is None:
             return None
-        found = [name for name, settings in record.searches().items() if settings["search"]["method"] == method]
-        return replay(record, found[0]) if found else None
+        wanted = _without_data(search_identity(_Unloaded(task or self._chosen), settings))
+        for name, found in record.searches().items():
+            if _without_data(found) == wanted:
+                return replay(record, name, settings.cells)
+        return None
 
     def _shipped_record(self) -> Record | None:
-        """The record that ships for this profile, in memory; None where none does."""
-        if self.profile.shipped is None or not (path := records_folder() / self.profile.shipped).exists():
-            return None
-        if path not in self._records:
-            self._records.append(path)
-        return Record.load(path)
+        """The records that ship for this profile, in memory; None where none does."""
+        paths = [records_folder() / name for name in self.profile.shipped]
+        paths = [path for path in paths if path.exists()]
+        if self._replayed is None and paths:
+            self._records += paths
+            self._replayed = Record.load(paths)
+        return self._replayed
 
-    def _has_begun(self, settings: SearchSettings) -> bool:
+    def _has_begun(self, settings: AnySettings, task: AnyTask) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
             return False
         try:
-            return search_id(self.profile.task, settings) in self.record.searches()
+            return search_id(task, settings) in self.record.searches()
         except DataError:  # begun with data that is no longer here: the shipped record serves
             return False
 
@@ -236,7 +249,7 @@ class Run:
         """What the numbers come from: the recorded evaluations' device, else this machine's."""
         if isinstance(self.data, RecordedData):
             return self.data.device
-        return device_name(self.profile.task.device)
+        return device_name(self.task.device)
 
     def provenance(self, **parameters: Any) -> dict[str, Any]:
         """Where the results of this notebook come from (see `report.provenance`)."""
@@ -267,7 +280,7 @@ class Run:
 
     def data_words(self) -> str:
         """The data in use, in the words that the ledger compares."""
-        return _describe_data(self.profile) if self.data is None else f"{self.data.name} ({self.data.level}s)"
+        return self.task.data_words
 
 
 def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
@@ -290,13 +303,23 @@ def note_seconds(path: Path, profile: str, notebook: str, seconds: float) -> Non
 def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
     first = evaluations[0]
     devices = ", ".join(sorted({evaluation.device for evaluation in evaluations}))
-    note = f"recorded {first.created[:10]}"
-    return RecordedData(first.settings["corpus"], first.settings["level"], first.data, note, devices)
+    return RecordedData(first.settings["corpus"], first.data, f"recorded {first.created[:10]}", devices)
 
 
-def _describe_data(profile: Profile) -> str:
-    task = profile.task
-    return f"{task.corpus_name} ({task.level}s)"
+class _Unloaded:
+    """A task's identity without its data, which need not be here."""
+
+    data_hash = ""
+
+    def __init__(self, task: AnyTask) -> None:
+        self.name, self.version, self.settings = task.name, task.version, task.settings
+
+
+def _without_data(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A search's identity but for the hash of its data, as a record gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    del plain["task"]["data"]
+    return plain
 
 
 def _minutes(seconds: float) -> str:

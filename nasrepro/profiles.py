@@ -13,11 +13,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
+from nasrepro.controllers import AgentSettings, PriorSettings
 from nasrepro.ranking import RankerSettings
+from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers.forecast import WIKITEXT2
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
+from nasrepro.trainers.translation import TranslationSettings, TranslationTask
+
+
+@dataclass(frozen=True)
+class TranslationProfile:
+    """How large a run of S17's translation experiments is (section 4.2)."""
+
+    task: TranslationTask
+    """What the encoders of Table 3 are compared on."""
+    seeds: tuple[int, ...]
+    """Seeds of each of them."""
+    search_task: TranslationTask
+    """What the agent's search trains and judges cells on: as S17's, the same task, but smaller here."""
+    search: AgentSearchSettings
+    """The agent's search of notebook 06."""
+    control_task: TranslationTask
+    """What the agent is compared with its control on; several searches of each must fit."""
+    control: AgentSearchSettings
+    """The searches of that comparison, once for each seed and method."""
+    control_seeds: tuple[int, ...]
+    """Their seeds."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +61,12 @@ class Profile:
     """Simulated searches per method on the pool of trained cells, for the interval of random against ranked."""
     folds: int
     """Parts of the cross-validation of the ranking function."""
+    translation: TranslationProfile
+    """The translation experiments of notebooks 06 and 07."""
     ranker: RankerSettings = field(default_factory=RankerSettings)
     """The ranking function that is measured, by cross-validation and in simulated searches."""
-    shipped: str | None = None
-    """File in results/records/ that notebooks replay; None where they run themselves."""
+    shipped: tuple[str, ...] = ()
+    """Files in results/records/ that notebooks replay; none where they run themselves."""
     timeout_s: float | None = None
     """A cell that trains longer has failed."""
 
@@ -108,6 +134,54 @@ _SMALL_SEARCH = SearchSettings(
     cells=12, step=4, sampled=1, candidates=40, memory_after=4, ranker=RankerSettings(hidden=8, epochs=2)
 )
 
+# Multi30k with smaller models, fewer words and epochs: the recipe is S17's, its halving moved forward to fit.
+_MULTI30K = TranslationTask(
+    "multi30k", TranslationSettings(hidden=96, vocab_size=4000, epochs=6, halve_from=4, eval_batch=64)
+)
+_MULTI30K_SEARCH = TranslationTask(
+    "multi30k",
+    TranslationSettings(
+        hidden=48,
+        layers=1,
+        vocab_size=1500,
+        epochs=4,
+        halve_from=3,
+        eval_batch=64,
+        beam=1,
+        longest=30,
+        train_pairs=6000,
+        valid_pairs=500,
+    ),
+)
+_CAPTIONS = TranslationTask(
+    "captions",
+    TranslationSettings(
+        hidden=32, layers=1, batch=32, epochs=4, halve_from=3, eval_batch=100, beam=1, longest=30,
+        train_pairs=1500, valid_pairs=200,
+    ),
+)  # fmt: skip
+_CAPTIONS_SMOKE = replace(
+    _CAPTIONS,
+    training=replace(
+        _CAPTIONS.training, hidden=8, batch=8, epochs=1, fail_above=1e4, longest=10, train_pairs=40, valid_pairs=10
+    ),
+)
+_CAPTIONS_QUICK_SEARCH = replace(
+    _CAPTIONS, training=replace(_CAPTIONS.training, hidden=16, epochs=2, halve_from=2, train_pairs=500, valid_pairs=100)
+)
+_QUICK_AGENT = AgentSearchSettings(
+    cells=24,
+    step=6,
+    agent=AgentSettings(width=32, policy=32),
+    priors=PriorSettings(largest=12, updates=100, batch=16),
+)
+_SMALL_AGENT = AgentSearchSettings(
+    cells=6,
+    step=4,
+    agent=AgentSettings(width=8, policy=8),
+    priors=PriorSettings(largest=8, updates=10, batch=4),
+)
+
 profiles: Mapping[str, Profile] = MappingProxyType(
     {
         profile.name: profile
@@ -121,6 +195,15 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 seeds=(1, 2),
                 pool_seeds=3,
                 folds=3,
+                translation=TranslationProfile(
+                    task=_CAPTIONS_SMOKE,
+                    seeds=(1, 2),
+                    search_task=_CAPTIONS_SMOKE,
+                    search=_SMALL_AGENT,
+                    control_task=_CAPTIONS_SMOKE,
+                    control=replace(_SMALL_AGENT, cells=4),
+                    control_seeds=(1, 2),
+                ),
             ),
             Profile(
                 name="quick",
@@ -130,6 +213,15 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 seeds=(1, 2, 3),
                 pool_seeds=10,
                 folds=5,
+                translation=TranslationProfile(
+                    task=_CAPTIONS,
+                    seeds=(1, 2, 3),
+                    search_task=_CAPTIONS_QUICK_SEARCH,
+                    search=_QUICK_AGENT,
+                    control_task=_CAPTIONS_QUICK_SEARCH,
+                    control=replace(_QUICK_AGENT, cells=12),
+                    control_seeds=(1, 2, 3),
+                ),
                 timeout_s=300,
             ),
             Profile(
@@ -145,7 +237,16 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 seeds=(1, 2, 3),
                 pool_seeds=10,
                 folds=5,
-                shipped="ptb-chars-search.jsonl.gz",
+                translation=TranslationProfile(
+                    task=_MULTI30K,
+                    seeds=(1, 2, 3),
+                    search_task=_MULTI30K_SEARCH,
+                    search=AgentSearchSettings(cells=160),
+                    control_task=_CAPTIONS,
+                    control=AgentSearchSettings(cells=40),
+                    control_seeds=(1, 2, 3),
+                ),
+                shipped=("ptb-chars-search.jsonl.gz", "multi30k-translation.jsonl.gz"),
                 timeout_s=600,
             ),
             Profile(
@@ -156,13 +257,25 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 seeds=(1, 2, 3, 4, 5),
                 pool_seeds=20,
                 folds=10,
+                translation=TranslationProfile(
+                    task=TranslationTask("multi30k"),
+                    seeds=(1, 2, 3),
+                    search_task=TranslationTask("multi30k"),
+                    search=AgentSearchSettings(),
+                    control_task=TranslationTask("multi30k"),
+                    control=AgentSearchSettings(cells=500),
+                    control_seeds=(1, 2, 3),
+                ),
             ),
         )
     }
 )
 
 
-def resumable(task: LanguageModelTask, folder: Path) -> LanguageModelTask:
+AnyTask = TypeVar("AnyTask", bound=LanguageModelTask | TranslationTask)
+
+
+def resumable(task: AnyTask, folder: Path) -> AnyTask:
     """The task with checkpoints under `folder` where one training may take hours; short ones begin anew when killed."""
     long = task.training.epochs > 10
     return replace(task, checkpoints=str(folder / "checkpoints")) if long else task

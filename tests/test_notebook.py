@@ -129,12 +129,12 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     record.export(tmp_path / "shipped.jsonl.gz")
     monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
     monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
-    profile = replace(TINY, shipped="shipped.jsonl.gz")
+    profile = replace(TINY, shipped=("shipped.jsonl.gz",))
 
     assert Run("03", profile).evaluations([zoo["GRU"]], (1,)) == [marked]
     assert "marked" not in Run("03", profile, fresh=True).evaluations([zoo["GRU"]], (1,))[0].metrics
     assert (
-        "marked" not in Run("03", replace(profile, shipped="not-there.gz")).evaluations([zoo["GRU"]], (1,))[0].metrics
+        "marked" not in Run("03", replace(profile, shipped=("not-there.gz",))).evaluations([zoo["GRU"]], (1,))[0].metrics
     )
 
     def missing(_: LanguageModelTask) -> None:
@@ -143,7 +143,7 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
     alone = Run("03", profile)
     assert alone.evaluations([zoo["GRU"], zoo["LSTM"]], (1, 2)) == [marked]
-    assert alone.data == RecordedData("pydoc", "char", made.data, f"recorded {made.created[:10]}", made.device)
+    assert alone.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", made.device)
     assert (
         "Nothing can be trained here, going on with what is recorded. ptb is not here; fetch it"
         in capsys.readouterr().out

@@ -1,8 +1,6 @@
 """The figures: functions from tables to matplotlib figures. None of them reads a file or trains anything."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import ParamSpec
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,22 +12,10 @@ from numpy.typing import ArrayLike
 
 from nasrepro.report import style
 from nasrepro.report.stats import interval
-
-P = ParamSpec("P")
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw inside the project's look; the caller's matplotlib settings stay as they were."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with style.look():
-            return draw(*args, **kwargs)
-
-    return styled
+from nasrepro.report.style import colours, legend_below, new_axes, styled
 
 
-@_styled
+@styled
 def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Sequence[float] | None = None) -> Figure:
     """S17 Figure 3: log perplexity of every trained cell against its number in the search, old to new.
 
@@ -38,9 +24,9 @@ def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Seq
     labels of the paper's y axis, make the y axis span at least as much.
     """
     ok = evaluations[evaluations["status"] == "ok"].sort_values("number")
-    fig, ax = _axes(style.WIDE, "architecture number, in order of training", "validation log perplexity", title)
+    fig, ax = new_axes(style.WIDE, "architecture number, in order of training", "validation log perplexity", title)
     methods = list(dict.fromkeys(evaluations["method"]))
-    for colour, method in zip(_colours(methods), methods, strict=True):
+    for colour, method in zip(colours(methods), methods, strict=True):
         for memory, marker, words in ((False, "o", "$h_t$ only"), (True, "^", "with $c_t$")):
             part = ok[(ok["method"] == method) & (ok["memory"].astype(bool) == memory)]
             if len(part):
@@ -81,11 +67,11 @@ def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Seq
         low, high = min(*paper_ticks, ok["log_ppl"].min()), max(*paper_ticks, ok["log_ppl"].max())
         ax.set_ylim(low - 0.03 * (high - low), high + 0.06 * (high - low))  # room for the failed ones on top
     _second_axis_in_perplexity(ax)
-    _legend_below(ax)
+    legend_below(ax)
     return fig
 
 
-@_styled
+@styled
 def best_so_far(
     runs: pd.DataFrame,
     title: str = "",
@@ -98,9 +84,9 @@ def best_so_far(
     `runs` has columns budget, seed, method, best. Single seeds are drawn thin; there is no band for fewer
     than three.
     """
-    fig, ax = _axes(style.WIDE, budget, best, title)
+    fig, ax = new_axes(style.WIDE, budget, best, title)
     methods = list(dict.fromkeys(runs["method"]))
-    for colour, method in zip(_colours(methods), methods, strict=True):
+    for colour, method in zip(colours(methods), methods, strict=True):
         table = runs[runs["method"] == method].pivot_table(index="budget", columns="seed", values="best")
         table = table.ffill().dropna()
         ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.35)
@@ -114,11 +100,11 @@ def best_so_far(
         if table.shape[1] >= 3:
             band = np.array([interval(row, resamples=999) for row in table.to_numpy()])  # (budgets, 2)
             ax.fill_between(table.index, band[:, 0], band[:, 1], color=colour, alpha=0.18, linewidth=0)
-    _legend_below(ax)
+    legend_below(ax)
     return fig
 
 
-@_styled
+@styled
 def rank_scatter(
     pred: ArrayLike,
     true: ArrayLike,
@@ -129,7 +115,7 @@ def rank_scatter(
 ) -> Figure:
     """Predicted against measured values of cells that the ranking function has not seen; shapes (n,) each."""
     predicted, measured = np.asarray(pred, dtype=float), np.asarray(true, dtype=float)
-    fig, ax = _axes((5.6, 5.0), f"predicted {quantity}", f"measured {quantity}", title)
+    fig, ax = new_axes((5.6, 5.0), f"predicted {quantity}", f"measured {quantity}", title)
     ax.scatter(predicted, measured, s=22, color=style.BLUE, alpha=0.6, linewidths=0)
     low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
     ax.plot([low, high], [low, high], color=style.GREY, linewidth=1, linestyle=":", label="predicted = measured")
@@ -139,13 +125,13 @@ def rank_scatter(
     return fig
 
 
-@_styled
+@styled
 def failure_bars(counts: Mapping[str, int] | pd.Series, title: str = "") -> Figure:
     """How many candidates failed, by reason; the most frequent on top."""
     return _bars(counts, "cells", style.RED, title)
 
 
-@_styled
+@styled
 def operator_counts(counts: Mapping[str, float] | pd.DataFrame, title: str = "") -> Figure:
     """How often each operator occurs. A mapping gives one bar per operator; a frame, operators as index,
     groups of bars.
@@ -154,18 +140,18 @@ def operator_counts(counts: Mapping[str, float] | pd.DataFrame, title: str = "")
     """
     if not isinstance(counts, pd.DataFrame):
         return _bars(counts, "occurrences", style.BLUE, title)
-    fig, ax = _axes((7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), "share of operators", "", title)
+    fig, ax = new_axes((7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), "share of operators", "", title)
     height = 0.8 / counts.shape[1]
     rows = np.arange(len(counts))[::-1]
-    for i, (colour, name) in enumerate(zip(_colours(counts.columns), counts.columns, strict=True)):
+    for i, (colour, name) in enumerate(zip(colours(counts.columns), counts.columns, strict=True)):
         ax.barh(rows + 0.4 - (i + 0.5) * height, counts[name], height, color=colour, label=str(name))
     ax.set_yticks(rows, [str(name) for name in counts.index])
     ax.grid(axis="y", visible=False)
-    _legend_below(ax)
+    legend_below(ax)
     return fig
 
 
-@_styled
+@styled
 def training_curves(
     curves: pd.DataFrame, title: str = "", y: str = "valid_ppl", label: str = "validation perplexity"
 ) -> Figure:
@@ -174,9 +160,9 @@ def training_curves(
 
     With seeds, the thick line is their mean and the thin ones are the seeds.
     """
-    fig, ax = _axes(style.WIDE, "epoch", label, title)
+    fig, ax = new_axes(style.WIDE, "epoch", label, title)
     names = list(dict.fromkeys(curves["name"]))
-    for i, (colour, name) in enumerate(zip(_colours(names), names, strict=True)):
+    for i, (colour, name) in enumerate(zip(colours(names), names, strict=True)):
         part = curves[curves["name"] == name]
         if "seed" in part and part["seed"].nunique() > 1:
             table = part.pivot_table(index="epoch", columns="seed", values=y)
@@ -199,15 +185,15 @@ def training_curves(
     ax.yaxis.set_minor_locator(MaxNLocator(6))
     ax.tick_params(which="minor", labelsize=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _legend_below(ax)
+    legend_below(ax)
     return fig
 
 
-@_styled
+@styled
 def timings(seconds: Mapping[str, Sequence[float]], title: str = "") -> Figure:
     """Milliseconds of each variant: a point per round, a bar at the median; the first variant on top."""
-    fig, ax = _axes((7.2, 1.2 + 0.5 * len(seconds)), "milliseconds", "", title)
-    for row, (colour, times) in enumerate(zip(_colours([*seconds]), seconds.values(), strict=True)):
+    fig, ax = new_axes((7.2, 1.2 + 0.5 * len(seconds)), "milliseconds", "", title)
+    for row, (colour, times) in enumerate(zip(colours([*seconds]), seconds.values(), strict=True)):
         milliseconds = 1e3 * np.asarray(times)
         middle = float(np.median(milliseconds))
         ax.barh(-row, middle, 0.6, color=colour, alpha=0.35)
@@ -221,7 +207,7 @@ def timings(seconds: Mapping[str, Sequence[float]], title: str = "") -> Figure:
     return fig
 
 
-@_styled
+@styled
 def over_reference(layers: pd.DataFrame, reference: str, title: str = "") -> Figure:
     """Time of each layer over the reference's, on a log axis: bars from 1 to the median, left of it faster.
 
@@ -230,9 +216,9 @@ def over_reference(layers: pd.DataFrame, reference: str, title: str = "") -> Fig
     """
     names = [name for name in dict.fromkeys(layers["layer"]) if name != reference]
     sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
-    fig, ax = _axes((7.2, 1.4 + 0.38 * len(names)), f"time over {reference}'s: less is faster", "", title)
+    fig, ax = new_axes((7.2, 1.4 + 0.38 * len(names)), f"time over {reference}'s: less is faster", "", title)
     height = 0.8 / len(sizes)
-    for number, (colour, (hidden, batch, steps)) in enumerate(zip(_colours(sizes), sizes, strict=True)):
+    for number, (colour, (hidden, batch, steps)) in enumerate(zip(colours(sizes), sizes, strict=True)):
         part = layers[(layers["H"] == hidden) & (layers["B"] == batch) & (layers["T"] == steps)]
         part = part[part["layer"] != reference]
         rows = -np.array([names.index(name) for name in part["layer"]]) + 0.4 - height * (number + 0.5)
@@ -259,11 +245,11 @@ def over_reference(layers: pd.DataFrame, reference: str, title: str = "") -> Fig
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(-np.arange(len(names)), names)
     ax.grid(axis="y", visible=False)
-    _legend_below(ax)
+    legend_below(ax)
     return fig
 
 
-@_styled
+@styled
 def pipeline(samples: Sequence[tuple[str, float]] = (), title: str = "") -> Figure:
     """S17 Figure 1: generators, ranking function, training, and the results that feed back.
 
@@ -294,21 +280,9 @@ def pipeline(samples: Sequence[tuple[str, float]] = (), title: str = "") -> Figu
     return fig
 
 
-def _axes(size: tuple[float, float], x: str, y: str, title: str) -> tuple[Figure, Axes]:
-    # A Figure of its own, not pyplot's: nothing to close, and a notebook shows it once.
-    fig = Figure(figsize=size, layout="constrained")
-    ax = fig.add_subplot()
-    ax.set(xlabel=x, ylabel=y, title=title)
-    return fig, ax
-
-
-def _colours(names: Sequence[object] | pd.Index) -> list[str]:
-    return [style.PALETTE[i % len(style.PALETTE)] for i in range(len(names))]
-
-
 def _bars(counts: Mapping[str, float] | pd.Series, unit: str, colour: str, title: str) -> Figure:
     ordered = sorted(counts.items(), key=lambda item: item[1])  # barh draws the first at the bottom
-    fig, ax = _axes((7.2, 1.1 + 0.3 * max(1, len(ordered))), unit, "", title)
+    fig, ax = new_axes((7.2, 1.1 + 0.3 * max(1, len(ordered))), unit, "", title)
     bars = ax.barh([str(name) for name, _ in ordered], [value for _, value in ordered], color=colour, height=0.7)
     ax.bar_label(bars, fmt="%g", padding=3, fontsize=9)
     ax.margins(x=0.1)
@@ -317,13 +291,6 @@ def _bars(counts: Mapping[str, float] | pd.Series, unit: str, colour: str, title
         ax.set_yticks([])
         ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center", color=style.GREY)
     return fig
-
-
-def _legend_below(ax: Axes) -> None:
-    """The legend under the axes, where it hides no point; the pad leaves room for tick and axis labels."""
-    _, labels = ax.get_legend_handles_labels()
-    if labels:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.2, ncols=min(3, len(labels)))
 
 
 def _second_axis_in_perplexity(ax: Axes) -> None:

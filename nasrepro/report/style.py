@@ -1,12 +1,17 @@
-"""One look for every figure: colours that the colour-blind can tell apart, one font, one grid."""
+"""One look for every figure: colours for the colour-blind too, one font, one grid, a legend out of the way."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec
 
 import matplotlib as mpl
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 
 # Okabe & Ito 2008, "Color Universal Design"; the yellow is left out, too pale for lines on white.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE, BLACK = (
@@ -51,6 +56,38 @@ def look() -> Iterator[None]:
     with mpl.rc_context(), sns.axes_style("whitegrid"):
         mpl.rcParams.update(SETTINGS)  # type: ignore[arg-type, unused-ignore]
         yield
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw inside the project's look; the caller's matplotlib settings stay as they were."""
+
+    @wraps(draw)
+    def in_look(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with look():
+            return draw(*args, **kwargs)
+
+    return in_look
+
+
+def new_axes(size: tuple[float, float], x: str, y: str, title: str) -> tuple[Figure, Axes]:
+    """A figure of `size` inches with one pair of labelled axes."""
+    # A Figure of its own, not pyplot's: nothing to close, and a notebook shows it once.
+    fig = Figure(figsize=size, layout="constrained")
+    ax = fig.add_subplot()
+    ax.set(xlabel=x, ylabel=y, title=title)
+    return fig, ax
+
+
+def colours(names: Sized) -> list[str]:
+    """A colour for each name, in the palette's order."""
+    return [PALETTE[i % len(PALETTE)] for i in range(len(names))]
+
+
+def legend_below(ax: Axes) -> None:
+    """The legend under the axes, where it hides no point; the pad leaves room for tick and axis labels."""
+    _, labels = ax.get_legend_handles_labels()
+    if labels:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.2, ncols=min(3, len(labels)))
 
 
 def paper_line(ax: Axes, value: float, label: str = "paper") -> None:

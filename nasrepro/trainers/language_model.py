@@ -278,6 +278,11 @@ class LanguageModelTask:
         return {"corpus": self.corpus_name, "level": self.level, **asdict(self.training)}
 
     @property
+    def data_words(self) -> str:
+        """The data in words: "ptb (chars)"."""
+        return f"{self.corpus_name} ({self.level}s)"
+
+    @property
     def data_hash(self) -> str:
         """Hash of the corpus, vocabulary and all splits."""
         return self.corpus.hash

@@ -365,6 +365,11 @@ class TranslationTask:
         return {"corpus": self.corpus_name, **asdict(self.training)}
 
     @property
+    def data_words(self) -> str:
+        """The data in words: "multi30k (sentence pairs)"."""
+        return f"{self.corpus_name} (sentence pairs)"
+
+    @property
     def data_hash(self) -> str:
         """Hash of the corpus, vocabularies and all splits."""
         return self.corpus.hash
