@@ -1,5 +1,5 @@
-"""S17's search for a language-model cell: generate, rank, train the most promising, learn, repeat (section
-4.1).
+"""The loop of every search, and S17's search for a language-model cell: generate, rank, train the most promising,
+learn, repeat (section 4.1). The search by the agent, which goes through the same loop, is in `agent_search.py`.
 
 A step is written to the record before its cells are trained, and each result as it comes. What a step
 proposes depends on the results of the steps before it and on nothing else. So a search that was killed goes
@@ -8,11 +8,12 @@ on where it was, and ends with the same rows as one that was not.
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import count
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,12 @@ from tqdm.auto import tqdm
 from nasrepro.controllers import GrowthSettings, propose
 from nasrepro.dsl import Cell, parse
 from nasrepro.ranking import Ranker, RankerSettings
+from nasrepro.search.agent_search import AgentSearch, AgentSearchSettings
 from nasrepro.search.archive import dumps
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Evaluation, Proposal, Record, evaluation_key
 from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.outcome import Task
+from nasrepro.trainers.outcome import Task, TaskIdentity
 
 
 class SearchError(RuntimeError):
@@ -63,6 +65,8 @@ class SearchSettings:
     """The random generator."""
     ranker: RankerSettings = field(default_factory=RankerSettings)
     """The ranking function."""
+    patience: ClassVar[int] = 1
+    """A step without a new cell ends the search: the generator has none left."""
 
     def __post_init__(self) -> None:
         if self.method not in ("ranked", "random"):
@@ -79,10 +83,20 @@ class SearchSettings:
                 f"and temperature={self.temperature} must be above 0"
             )
 
+    def identity(self) -> dict[str, Any]:
+        """What makes two searches the same one: everything but the budget, which may be raised later.
+
+        A random search does not depend on how a ranked one would choose, so it does not name those settings.
+        """
+        unused = ["cells"]
+        if self.method == "random":
+            unused += ["sampled", "temperature", "candidates", "ranker"]
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
 
 def search(
     task: Task,
-    settings: SearchSettings,
+    settings: SearchSettings | AgentSearchSettings,
     record: Record,
     workers: int = 1,
     timeout_s: float | None = None,
@@ -90,10 +104,11 @@ def search(
     memory_gb: float | None = None,
     progress: bool = True,
 ) -> Search:
-    """Run a search, or go on with it: what the record holds is neither trained nor ranked again.
+    """Run a search, or go on with it: what the record holds is neither trained nor proposed again.
 
-    `workers`, `timeout_s`, `threads` and `memory_gb` are those of `Workers`. Ctrl-C stops at once and loses
-    only the cells in training.
+    Which search it is, the settings say. `workers`, `timeout_s`, `threads` and `memory_gb` are those of `Workers`.
+    Ctrl-C stops at once and loses only the cells in training. A search that finds no new cells, in so many steps in a
+    row as the settings' `patience`, ends before its budget.
 
     Raises SearchError when all cells of a step crash, WorkerError when the task cannot be loaded in a worker.
     """
@@ -105,21 +120,7 @@ def search(
         tqdm(total=settings.cells, unit="cell", smoothing=0, disable=not progress) as bar,
     ):
         try:
-            for step in count():
-                if step not in record.steps(name):
-                    if len(record.proposals(name)) >= settings.cells:
-                        break
-                    bar.set_description(f"step {step}: proposing")
-                    propose_step(name, step, task, settings, record)
-                cells = [
-                    parse(proposal.cell)
-                    for proposal in record.proposals(name, step)
-                    if proposal.number < settings.cells
-                ]
-                if not cells:  # the generator finds nothing new
-                    break
-                bar.set_description(f"step {step}")
-                evaluate(cells, settings.child_seed, record, pool, bar)
+            _run_steps(name, task, settings, record, pool, bar)
         except KeyboardInterrupt:
             done = len(replay(record, name, settings.cells).trials)
             tqdm.write(f"stopped with {done} of {settings.cells} cells; run it again to go on", sys.stderr)
@@ -127,24 +128,47 @@ def search(
     return replay(record, name, settings.cells)
 
 
-def search_id(task: Task, settings: SearchSettings) -> str:
+def _run_steps(
+    name: str,
+    task: Task,
+    settings: SearchSettings | AgentSearchSettings,
+    record: Record,
+    pool: Workers,
+    bar: "tqdm[Any]",
+) -> None:
+    """Propose, evaluate, repeat, until the budget is spent or nothing new is found."""
+    propose_next: Callable[[int], None]
+    if isinstance(settings, AgentSearchSettings):
+        propose_next = AgentSearch(name, task, settings, record).propose_step
+    else:
+        propose_next = partial(propose_step, name, task=task, settings=settings, record=record)
+    fruitless = 0
+    for step in count():
+        if sum(proposal.step < step for proposal in record.proposals(name)) >= settings.cells:
+            break
+        if step not in record.steps(name):
+            bar.set_description(f"step {step}: proposing")
+            propose_next(step)
+        proposals = record.proposals(name, step)
+        fruitless = 0 if proposals else fruitless + 1
+        if fruitless == settings.patience:
+            done = len(record.proposals(name))
+            tqdm.write(f"nothing new in {fruitless} steps: ended with {done} of {settings.cells} cells", sys.stderr)
+            break
+        bar.set_description(f"step {step}")
+        cells = [parse(proposal.cell) for proposal in proposals if proposal.number < settings.cells]
+        evaluate(cells, settings.child_seed, record, pool, bar)
+
+
+def search_id(task: TaskIdentity, settings: SearchSettings | AgentSearchSettings) -> str:
     """The name under which a record holds this search: 12 hex digits of a hash of its identity."""
     return sha256(dumps(search_identity(task, settings)).encode()).hexdigest()[:12]
 
 
-def search_identity(task: Task, settings: SearchSettings) -> dict[str, Any]:
-    """What makes two searches the same one: everything but the budget, which may be raised later.
-
-    A random search does not depend on how a ranked one would choose, so it does not name those settings.
-    """
-    chosen = asdict(settings)
-    unused = ["cells"]
-    if settings.method == "random":
-        unused += ["sampled", "temperature", "candidates", "ranker"]
-    for name in unused:
-        del chosen[name]
+def search_identity(task: TaskIdentity, settings: SearchSettings | AgentSearchSettings) -> dict[str, Any]:
+    """What makes two searches the same one: the settings' identity, and what decides the results of trainings."""
     return {
-        "search": chosen,
+        "search": settings.identity(),
         "task": {
             "name": task.name,
             "version": task.version,

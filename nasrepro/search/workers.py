@@ -76,7 +76,7 @@ class Workers:
         """
         waiting = deque(jobs)
         if self.count == 0:
-            with _threads(self.threads):
+            with torch_threads(self.threads):
                 for job in waiting:
                     yield job, _attempt(self.task, job)[0]
             return
@@ -229,7 +229,7 @@ def _work(connection: Connection, task_bytes: bytes, threads: int, memory_gb: fl
         connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}")
         return
     _limit_memory(memory_gb)
-    with _threads(threads), suppress(EOFError):  # end of file: the parent has closed its end
+    with torch_threads(threads), suppress(EOFError):  # end of file: the parent has closed its end
         connection.send(None)
         while True:
             connection.send(_attempt(task, connection.recv()))
@@ -279,7 +279,7 @@ def _limit_memory(memory_gb: float | None) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Give torch, where it is loaded, so many threads: they change the order of sums, thus the last
     digits."""
     torch = sys.modules.get("torch")
