@@ -78,6 +78,8 @@ def load(
     Raises: DataError for unknown names, missing or damaged files, or a vocab_size that makes no sense.
     """
     dataset = find(name)
+    if dataset.pairs:
+        raise DataError(f"{name} holds sentences in two languages: use load_parallel({name!r}).")
     if level not in ("word", "char"):
         raise unknown("level", level, ("word", "char"))
     if vocab_size is not None and (level == "char" or vocab_size < 3):

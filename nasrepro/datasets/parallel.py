@@ -17,12 +17,12 @@ from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import platformdirs
-from sacremoses import MosesTokenizer
 
 from nasrepro.datasets.readers import SPLITS, read_pairs
-from nasrepro.datasets.registry import DataError, MissingData, find, unknown
+from nasrepro.datasets.registry import DataError, MissingData, find
 from nasrepro.datasets.vocabulary import Vocab, build_vocab_from_iterator
 
 PAD, UNK, BOS, EOS = "<blank>", "<unk>", "<s>", "</s>"  # OpenNMT's names; ids 0, 1, 2, 3 in both vocabularies
@@ -30,7 +30,6 @@ SPECIALS = (PAD, UNK, BOS, EOS)
 LANGUAGES = ("en", "de")  # source, target
 MAX_LENGTH = 50  # tokens; OpenNMT-py's default for training pairs
 
-_NAMES = ("multi30k", "iwslt2016", "tatoeba")
 _MIN_KNOWN = 0.5  # of the tokens of a text: with a vocabulary that knows less, mostly <unk> would be trained
 
 Text = Sequence[tuple[str, str]]  # sentence pairs as published
@@ -102,7 +101,7 @@ class ParallelCorpus:
 
 
 def load_parallel(
-    name: str,
+    name: str = "captions",
     vocab_size: int | None = 50_000,
     root: str | os.PathLike[str] | None = None,
     download: bool | None = None,
@@ -113,7 +112,7 @@ def load_parallel(
     training pairs of Tatoeba stand in for it, and `note` says so.
 
     Args:
-        name: "multi30k", "iwslt2016" or "tatoeba".
+        name: "captions" (written by a grammar that comes with nasrepro), "multi30k", "iwslt2016" or "tatoeba".
         vocab_size: at most so many tokens per language, the four special ones included: the words most frequent in
             training stay, the rest become `<unk>`. None keeps every word.
         root: the data folder; None as in `data_root`.
@@ -121,10 +120,12 @@ def load_parallel(
 
     Raises: DataError for unknown names, missing, damaged or unequal files, or a vocab_size that makes no sense.
     """
-    if name not in _NAMES:
-        raise unknown("parallel data set", name, _NAMES)
     dataset = find(name)
+    if not dataset.pairs:
+        raise DataError(f"{name} is a text in one language: use load({name!r}).")
     texts, notes = {}, []
+    if name == "captions":
+        notes.append("stand-in: captions written by a grammar")
     for split in SPLITS:
         try:
             texts[split] = read_pairs(name, split, LANGUAGES, root, download)
@@ -192,7 +193,9 @@ def _tokenise(sentences: Iterable[str], language: str) -> Words:
 
 
 @cache
-def _moses(language: str) -> MosesTokenizer:
+def _moses(language: str) -> Any:
+    from sacremoses import MosesTokenizer  # importing it takes a second, which no other data set should cost
+
     return MosesTokenizer(language)
 
 

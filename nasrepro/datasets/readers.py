@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from nasrepro.datasets.captions import captions
 from nasrepro.datasets.files import locate
 from nasrepro.datasets.registry import DataError, find, unknown
 
@@ -100,6 +101,8 @@ def read_pairs(
     dataset = find(name)
     if split not in SPLITS:
         raise unknown(f"split of {name}", split, SPLITS)
+    if name == "captions":
+        return [pair if languages[0] == "en" else pair[::-1] for pair in captions()[split]]
     if name == "tatoeba":
         column = {"en": 0, "de": 1}
         rows = _tatoeba_rows(locate(dataset, dataset.file("all"), root, download))

@@ -52,7 +52,10 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set: what it is, what may be done with it, and its files (none if it comes with Python)."""
+    """One data set: what it is, what may be done with it, and its files (none if it needs none).
+
+    `pairs` says that it holds sentences in two languages, for `load_parallel`.
+    """
 
     name: str
     folder: str
@@ -60,6 +63,7 @@ class DataSet:
     licence: str
     citation: str
     files: tuple[DataFile, ...] = ()
+    pairs: bool = False
 
     def file(self, split: str) -> DataFile:
         """The file that holds `split`. Raises DataError for a split that this data set does not have."""
@@ -170,8 +174,17 @@ _ROWS = (
         ),
     ),
     DataSet(
+        name="captions",
+        folder="captions",
+        source="captions in English and German, written by a grammar that comes with nasrepro",
+        licence="Apache License 2.0, as nasrepro",
+        citation="nasrepro, nasrepro/datasets/captions.py.",
+        pairs=True,
+    ),
+    DataSet(
         name="multi30k",
         folder="multi30k",
+        pairs=True,
         source="Multi30k, task 1: descriptions of Flickr photographs, English and German, raw text",
         licence="for research and education, non-commercial; the descriptions come from Flickr30k",
         citation=(
@@ -226,6 +239,7 @@ _ROWS = (
     DataSet(
         name="iwslt2016",
         folder="iwslt16",
+        pairs=True,
         source="IWSLT 2016, TED talks, German and English; tst2013 for validation, tst2014 for test",
         licence="Creative Commons Attribution-NonCommercial-NoDerivs 3.0 (CC BY-NC-ND), copyright TED Conference LLC",
         citation=(
@@ -268,6 +282,7 @@ _ROWS = (
     DataSet(
         name="tatoeba",
         folder="tatoeba",
+        pairs=True,
         source="Tatoeba, sentence pairs by volunteers, English and German, as given out by manythings.org/anki in 2018",
         licence="Creative Commons Attribution 2.0 (CC BY 2.0), tatoeba.org",
         citation="Tatoeba, a collection of sentences and translations, tatoeba.org; selected by manythings.org/anki.",

@@ -308,7 +308,7 @@ class Record:
     # ---- the test split
 
     def read_test(self, corpus: TestSplit, row: str, *, unfinished: bool = False) -> Any:
-        """The test split (N,) of a corpus, once for each row of results. The reading is written down.
+        """The test split of a corpus, ids (N,) or pairs, once for each row of results. The reading is written down.
 
         `unfinished` says that an earlier reading for this very row came to no result, because its process was killed.
         Raises RecordError when the same row has read the same data before.

@@ -226,7 +226,7 @@ def register(monkeypatch, folder, name, files):
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / file).write_bytes(content)
         rows.append(DataFile(split, file, len(content), hashlib.sha256(content).hexdigest(), ()))
-    monkeypatch.setitem(DATASETS, name, DataSet(name, name, "a test", "none", "none", tuple(rows)))
+    monkeypatch.setitem(DATASETS, name, DataSet(name, name, "a test", "none", "none", tuple(rows), pairs=True))
 
 
 def test_iwslt_uses_its_own_training_text_where_it_is_there(monkeypatch, tmp_path, no_mirror):
