@@ -173,7 +173,8 @@ static void normalise_back(const struct norm *norm, const struct rows *rows) {
  * before a matrix product or a weight gradient reads it, and their state stays what it was. */
 
 static const enum space values_of_a_step[] = {SUMS, SAVED, SAVED_WIDE};
-static const enum space gradients_of_a_step[] = {D_SUMS, D_STEP, D_EARLY, D_EARLY_WIDE, D_X, D_X_BEFORE};
+static const enum space gradients_of_a_step[] = {D_STEP, D_SUMS, D_EARLY, D_EARLY_WIDE, D_X, D_X_BEFORE};
+static const enum space *const gradients_of_all = gradients_of_a_step + 1; /* D_STEP holds the rows of one step only */
 
 static void clear_row(const struct rows *rows, long r, const enum space *spaces, int count) {
     for (int i = 0; i < count; i++)
@@ -361,7 +362,7 @@ static void backward_of_thread(const struct call *call, const struct layout *lay
     const struct rows before = rows_of(call, 0, flat.first, flat.last - flat.first, (struct team){0, 1});
     for (long l = call->levels_before - 1; l >= 0; l--) {
         run_kernel(call, call->level[l].backward, &before);
-        clear_flat(call, &before, flat.first, gradients_of_a_step, 6);
+        clear_flat(call, &before, flat.first, gradients_of_all, 5);
         backward_level(call, call->level + l, &before, &memory);
     }
     wait_for_all();
