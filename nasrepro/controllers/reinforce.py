@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasrepro.controllers.tree_agent import TreeAgent
+from nasrepro.controllers.tree_agent import TreeAgent, one_thread
 from nasrepro.dsl import Node
 
 Result = tuple[Node, float | None]
@@ -78,6 +78,7 @@ class Reinforce:
         self._baseline = Average(self.settings.baseline_decay)
         self._variance = Average(self.settings.baseline_decay)
 
+    @one_thread()
     def update(self, trees: Sequence[Node], rewards: Sequence[float | None]) -> dict[str, float | int]:
         """One step that makes trees more likely that were rewarded above the baseline, and the others less.
 

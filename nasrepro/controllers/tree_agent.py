@@ -10,6 +10,7 @@ The LSTM starts afresh at every node. So equal subtrees have equal results, and 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,18 @@ from torch.nn.utils import skip_init
 from nasrepro.dsl import Node
 from nasrepro.dsl.constraints import words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The agent's products are many and tiny: handing them to threads costs more than it brings, on a busy machine many
+    times more. And threads change the last digits, by which a resumed search would differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -90,8 +103,8 @@ class TreeAgent(nn.Module):
         # skip_init leaves torch's global random numbers alone; ours come from the seed.
         self.embedding = skip_init(nn.Embedding, count + 2, width)  # the words, the target, an empty slot
         self.encoder = skip_init(nn.LSTMCell, width, width)
-        self.into_policy = skip_init(nn.Linear, width, policy)
-        self.policy = skip_init(nn.LSTMCell, policy, policy)
+        self.into_chooser = skip_init(nn.Linear, width, policy)
+        self.chooser = skip_init(nn.LSTMCell, policy, policy)
         self.out = skip_init(nn.Linear, policy, count)
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
@@ -100,20 +113,22 @@ class TreeAgent(nn.Module):
         self.register_buffer("_legal", _legal_words(self.settings.words), persistent=False)
         self._legal: Tensor
 
+    @one_thread()
     @torch.inference_mode()
     def sample(self, count: int, generator: torch.Generator, explore: bool = True) -> list[Drawn]:
         """`count` trees, grown side by side, from `generator` alone; with `explore`, epsilon draws some words."""
         epsilon = self.settings.epsilon if explore else 0.0
-        trees = [_Growing() for _ in range(count)]
+        trees = [Growing() for _ in range(count)]
         explored, log_probs = [0] * count, [0.0] * count
         while alive := [number for number, growing in enumerate(trees) if growing.tree is None]:
             forest = _Forest(self._number)
-            roots = [trees[number].encode(forest) for number in alive]
-            kinds = torch.tensor([self._kind(trees[number]) for number in alive])
-            policy = self._policy(forest, roots, kinds)  # (alive, words)
-            uniform = self._legal[kinds] / self._legal[kinds].sum(1, keepdim=True)
+            for number in alive:
+                forest.add(trees[number], self._kind(trees[number]))
+            slots = forest.slots()
+            policy = self.policy(slots)  # (alive, words)
+            legal = self._legal[slots.kinds]  # (alive, words)
             explores = torch.rand(len(alive), generator=generator) < epsilon  # (alive,)
-            chances = torch.where(explores.unsqueeze(1), uniform, policy.exp())
+            chances = torch.where(explores.unsqueeze(1), legal / legal.sum(1, keepdim=True), policy.exp())
             chosen = torch.multinomial(chances, 1, generator=generator)  # (alive, 1)
             steps = zip(alive, chosen.tolist(), policy.gather(1, chosen).tolist(), explores.tolist(), strict=True)
             for number, (word,), (log_prob,), by_epsilon in steps:
@@ -138,51 +153,59 @@ class TreeAgent(nn.Module):
 
         All words of all trees are worked out together. Raises ValueError for a tree that the settings do not allow.
         """
+        decisions = self.decisions(trees)
+        policy = self.policy(decisions.slots)  # (decisions, words)
+        picked = policy.gather(1, decisions.chosen.unsqueeze(1))[:, 0]  # (decisions,)
+        total = picked.new_zeros(len(trees)).index_add(0, decisions.owner, picked)
+        surprise = policy.exp() * policy.masked_fill(policy.isinf(), 0.0)  # a word that is not legal adds nothing
+        return total, -surprise.sum(1).mean()
+
+    def decisions(self, trees: Sequence[Node]) -> "Decisions":
+        """The words by which these trees are grown. They do not depend on the agent's weights.
+
+        Raises ValueError for a tree that the settings do not allow.
+        """
         forest = _Forest(self._number)
-        roots: list[int] = []
-        kinds: list[int] = []
         chosen: list[int] = []
         owner: list[int] = []
         for number, tree in enumerate(trees):
-            growing = _Growing()
-            for word in _top_down(tree):
+            growing = Growing()
+            for word in top_down(tree):
                 kind = self._kind(growing)
                 if word not in self._number or not self._legal[kind, self._number[word]]:
                     raise ValueError(
                         f"the agent cannot grow {tree.text}: {word} is not legal {len(growing.open)} edges below h_t"
                     )
-                roots.append(growing.encode(forest))
-                kinds.append(kind)
+                forest.add(growing, kind)
                 chosen.append(self._number[word])
                 owner.append(number)
                 growing.put(word)
-        policy = self._policy(forest, roots, torch.tensor(kinds, dtype=torch.long))  # (decisions, words)
-        picked = policy.gather(1, torch.tensor(chosen, dtype=torch.long).unsqueeze(1))[:, 0]  # (decisions,)
-        total = picked.new_zeros(len(trees)).index_add(0, torch.tensor(owner, dtype=torch.long), picked)
-        surprise = policy.exp() * policy.masked_fill(policy.isinf(), 0.0)  # a word that is not legal adds nothing
-        return total, -surprise.sum(1).mean()
+        return Decisions(forest.slots(), _numbers(chosen), _numbers(owner))
 
-    def _policy(self, forest: "_Forest", roots: list[int], kinds: Tensor) -> Tensor:
-        """Log probabilities of the words for partial trees given by their rows, (trees, words); -inf if not legal."""
-        encoding = self._encode(forest).index_select(0, torch.tensor(roots, dtype=torch.long))  # (trees, width)
-        hidden, _ = self.policy(torch.relu(self.into_policy(encoding)))  # (trees, policy)
-        logits = self.out(hidden).masked_fill(~self._legal[kinds], -torch.inf)
+    def policy(self, slots: "Slots") -> Tensor:
+        """Log probability of each word for each slot, (slots, words), -inf where the word is not legal."""
+        encoding = self._encode(slots).index_select(0, slots.roots)  # (slots, width)
+        hidden, _ = self.chooser(torch.relu(self.into_chooser(encoding)))  # (slots, policy)
+        logits = self.out(hidden).masked_fill(~self._legal[slots.kinds], -torch.inf)
         return torch.log_softmax(logits, dim=1)
 
-    def _encode(self, forest: "_Forest") -> Tensor:
-        """The encodings of all partial trees of the forest, (rows, width)."""
+    def _encode(self, slots: "Slots") -> Tensor:
+        """The encodings of all partial trees, in the order of the levels, (nodes, width)."""
         # Every node begins with its word, and a leaf ends there: that step is made once for each word.
-        results, memory = self.encoder(self.embedding.weight)  # (words + 2, width) each
-        word_result, word_memory = results, memory
-        for operators, children in forest.schedule():
-            hidden = word_result.index_select(0, operators)  # (nodes, width)
-            memory = word_memory.index_select(0, operators)
-            for rows in children.T:
-                hidden, memory = self.encoder(results.index_select(0, rows), (hidden, memory))
-            results = torch.cat([results, hidden])
-        return results.index_select(0, forest.order())
+        words, word_memory = self.encoder(self.embedding.weight)  # (words + 2, width) each
+        results = words
+        for level in slots.levels:
+            hidden = words.index_select(0, level.operators)  # (nodes, width)
+            memory = word_memory.index_select(0, level.operators)
+            finished: list[Tensor] = []
+            for children in level.children:
+                more = len(children)
+                finished.insert(0, hidden[more:])
+                hidden, memory = self.encoder(results.index_select(0, children), (hidden[:more], memory[:more]))
+            results = torch.cat([results, hidden, *finished])
+        return results
 
-    def _kind(self, growing: "_Growing") -> int:
+    def _kind(self, growing: "Growing") -> int:
         """Which row of the table of legal words holds for the next slot."""
         if not growing.open:
             return 0
@@ -196,14 +219,14 @@ def _legal_words(names: Sequence[str]) -> Tensor:
     return torch.stack([operator, torch.ones_like(operator), ~operator])
 
 
-def _top_down(node: Node) -> Iterator[str]:
+def top_down(node: Node) -> Iterator[str]:
     """The words of a tree in the order in which they are chosen."""
     yield node.op
     for arg in node.args:
-        yield from _top_down(arg)
+        yield from top_down(arg)
 
 
-class _Growing:
+class Growing:
     """A tree while it grows."""
 
     def __init__(self) -> None:
@@ -211,6 +234,7 @@ class _Growing:
         """The operators between h_t and the slot to fill, each with those of its arguments that are finished."""
         self.operators = 0
         self.tree: Node | None = None
+        """The tree once no slot is left."""
 
     def put(self, word: str) -> None:
         """Fill the slot."""
@@ -228,69 +252,93 @@ class _Growing:
             node = Node(operator, tuple(args))
         self.tree = node
 
-    def encode(self, forest: "_Forest") -> int:
-        """The forest's row for the tree as it stands, with the target in the slot to fill."""
-        row = forest.target
-        for operator, args in reversed(self.open):
-            to_come = OPERATORS[operator].arity - len(args) - 1
-            finished = [forest.place_tree(arg) for arg in args]
-            row = forest.place(operator, (*finished, row, *[forest.empty] * to_come))
-        return row
+
+@dataclass(frozen=True)
+class Level:
+    """Nodes of one height, those with more children first."""
+
+    operators: Tensor  # (nodes,) numbers of their words
+    children: list[Tensor]  # for each place the children there, by their place in the order, (nodes that have one,)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Slots to be filled, and the partial trees that they are in.
+
+    The order of nodes is: one for each word, the target, the empty slot, and then those of the levels, lowest first.
+    """
+
+    levels: list[Level]
+    roots: Tensor  # (slots,) where the partial trees' roots stand in the order
+    kinds: Tensor  # (slots,) rows of the table of legal words
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Slots, and the words that trees have there."""
+
+    slots: Slots
+    chosen: Tensor  # (slots,) numbers of the words
+    owner: Tensor  # (slots,) numbers of the trees
 
 
 class _Forest:
-    """Partial trees, each distinct one once: one row for each word, the target and the empty slot, then the others."""
+    """Partial trees while they are collected, each distinct subtree once: a row for each."""
 
     def __init__(self, number: dict[str, int]) -> None:
-        self.number = number
-        self.target = len(number)
-        self.empty = len(number) + 1
+        self._number = number
+        self._target, self._empty = len(number), len(number) + 1
         self._rows: dict[tuple[str, tuple[int, ...]], int] = {}
         self._finished: dict[Node, int] = {}
         self._height = [0] * (len(number) + 2)
-        self._levels: dict[tuple[int, int], list[tuple[int, int, tuple[int, ...]]]] = {}
+        self._levels: dict[int, list[tuple[int, str, tuple[int, ...]]]] = {}
+        self._roots: list[int] = []
+        self._kinds: list[int] = []
 
-    def place(self, operator: str, children: tuple[int, ...]) -> int:
+    def add(self, growing: Growing, kind: int) -> None:
+        """The tree as it stands, with the target in the slot to fill."""
+        row = self._target
+        for operator, args in reversed(growing.open):
+            to_come = OPERATORS[operator].arity - len(args) - 1
+            row = self._place(operator, (*map(self._place_tree, args), row, *[self._empty] * to_come))
+        self._roots.append(row)
+        self._kinds.append(kind)
+
+    def _place(self, operator: str, children: tuple[int, ...]) -> int:
         """The row of this operator over the subtrees in these rows."""
         row = self._rows.get((operator, children))
         if row is None:
             row = self._rows[operator, children] = len(self._height)
             height = 1 + max(self._height[child] for child in children)
             self._height.append(height)
-            level = self._levels.setdefault((height, len(children)), [])
-            level.append((row, self.number[operator], children))
+            self._levels.setdefault(height, []).append((row, operator, children))
         return row
 
-    def place_tree(self, node: Node) -> int:
+    def _place_tree(self, node: Node) -> int:
         """The row of a finished subtree."""
         if node.is_source:
-            return self.number[node.op]
+            return self._number[node.op]
         row = self._finished.get(node)
         if row is None:
-            row = self._finished[node] = self.place(node.op, tuple(self.place_tree(arg) for arg in node.args))
+            row = self._finished[node] = self._place(node.op, tuple(map(self._place_tree, node.args)))
         return row
 
-    def schedule(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Groups of nodes of one height and arity, (nodes,) operators and (nodes, arity) children, lowest first.
+    def slots(self) -> Slots:
+        """What was added, ordered so that a whole level is computed at once."""
+        stands = list(range(len(self._height)))  # where a row stands in the order; words stand in their rows
+        levels: list[Level] = []
+        after = self._empty + 1
+        for height in sorted(self._levels):
+            level = sorted(self._levels[height], key=lambda node: -len(node[2]))
+            for row, _, _ in level:
+                stands[row] = after
+                after += 1
+            places = range(len(level[0][2]))
+            children = [[stands[args[place]] for _, _, args in level if len(args) > place] for place in places]
+            operators = [self._number[operator] for _, operator, _ in level]
+            levels.append(Level(_numbers(operators), list(map(_numbers, children))))
+        return Slots(levels, _numbers([stands[row] for row in self._roots]), _numbers(self._kinds))
 
-        Children are given by their place in the schedule, not by row.
-        """
-        place = self._places()
-        for key in sorted(self._levels):
-            level = self._levels[key]
-            yield (
-                torch.tensor([operator for _, operator, _ in level]),
-                torch.tensor([[place[child] for child in children] for _, _, children in level]),
-            )
 
-    def order(self) -> Tensor:
-        """Where in the schedule each row stands, (rows,)."""
-        return torch.tensor(self._places())
-
-    def _places(self) -> list[int]:
-        leaves = len(self.number) + 2
-        place = list(range(len(self._height)))
-        scheduled = (row for key in sorted(self._levels) for row, _, _ in self._levels[key])
-        for at, row in enumerate(scheduled, start=leaves):
-            place[row] = at
-        return place
+def _numbers(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)

@@ -1,6 +1,7 @@
 """The reward against the values that S17's formula gives by hand."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_the_formula(loss, expected):
 
 def test_a_lower_loss_is_always_worth_more():
     values = [reward(loss / 10) for loss in range(1400)]
-    assert all(earlier > later for earlier, later in zip(values, values[1:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(values))
 
 
 @pytest.mark.parametrize("loss", [140.1, 1e6, math.inf, math.nan])

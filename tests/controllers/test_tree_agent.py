@@ -74,7 +74,7 @@ def log_prob(agent, tree, choose=None):
         partial = freeze(whole[0])
         encoding = encode(agent, (partial,) if isinstance(partial, str) else _leaves(partial))
         h = torch.zeros(agent.settings.policy, dtype=torch.float64)
-        hidden, _ = lstm(agent.policy, torch.relu(agent.into_policy(encoding)), h, h)
+        hidden, _ = lstm(agent.chooser, torch.relu(agent.into_chooser(encoding)), h, h)
         legal = legal_words(words, depth, operators, agent.settings.max_height, agent.settings.max_nodes)
         scores = agent.out(hidden)[[words.index(word) for word in legal]]
         policy = scores - scores.exp().sum().log()
