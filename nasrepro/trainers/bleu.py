@@ -41,9 +41,7 @@ def signature() -> str:
 
 def _check(hypotheses: Sequence[object], references: Sequence[object]) -> None:
     if len(hypotheses) != len(references) or not hypotheses:
-        raise ValueError(
-            f"{len(hypotheses)} translations against {len(references)} references: BLEU needs one for each"
-        )
+        raise ValueError(f"BLEU needs a reference for each translation, got {len(references)} for {len(hypotheses)}")
 
 
 def _sacrebleu() -> BLEU:

@@ -62,7 +62,9 @@ class Seq2Seq(nn.Module):
         self.sizes = sizes
         H = sizes.hidden
         self.source_embedding = nn.Parameter(torch.empty(sizes.source_words, H))
-        self.encoder: nn.Module = RNN(cell, H, H, sizes.layers, dropout=sizes.dropout)
+        # What the encoder draws for itself is drawn anew below, as everything is; torch's own numbers stay untouched.
+        own = torch.Generator().manual_seed(seed)
+        self.encoder: nn.Module = RNN(cell, H, H, sizes.layers, dropout=sizes.dropout, generator=own)
         self.target_embedding = nn.Parameter(torch.empty(sizes.target_words, H))
         # Gates in torch's order i, f, g, o. The first layer reads (embedding, feed, h), those above it (below, h).
         self.decoder_weight = nn.ParameterList(
