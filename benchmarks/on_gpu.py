@@ -11,15 +11,18 @@
 4. models     Tokens per second of a language model's whole training step, on nn.LSTM and torch's cross-entropy, and
               on fused cells and decoder.
 5. forecast   Hours that S17's 40 epochs on WikiText-2 would take with one candidate.
+6. translation  S17's Table 3 by its own settings on Multi30k, LSTM and MT5, one seed; the record is written to FOLDER
+              too. Without the data set, captions stand in, and the table says so.
 
 TF32 in cuDNN and cuBLAS is set alike, off or on as the tables say. Writes checks.csv, layers.csv, decoder.csv,
-models.csv, forecast.csv and device.json to FOLDER, each as soon as it is known; each run replaces what is there.
+models.csv, forecast.csv, translation.csv and device.json to FOLDER, each as soon as it is known; each run replaces what
+is there. `--only translation` makes that part alone.
 
-Needs PyTorch with its Triton, pandas, and three packages that machines with PyTorch often lack, all pure Python: lark,
-platformdirs and pooch; for the tests, pytest, pytest-timeout, hypothesis and matplotlib. A machine without a network
-can be given them as wheels:
+Needs PyTorch with its Triton, pandas, and packages that machines with PyTorch often lack, all pure Python: lark,
+platformdirs, pooch, sacrebleu (with portalocker, tabulate and colorama) and sacremoses; for the tests, pytest,
+pytest-timeout, hypothesis and matplotlib. A machine without a network can be given them as wheels:
 
-    pip download --no-deps --dest wheels lark platformdirs pooch     # where there is a network
+    pip download --no-deps --dest wheels lark platformdirs pooch sacrebleu portalocker tabulate colorama sacremoses
     pip install --no-deps --no-index --target site wheels/*.whl      # there
     PYTHONPATH=site:. python benchmarks/on_gpu.py --out FOLDER
 """
@@ -51,10 +54,13 @@ from nasrepro.rnn.fused import cuda
 from nasrepro.rnn.interpreter import LayerState, Options
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.timing import benchmark
+from nasrepro.search.held_out import evaluate_test
+from nasrepro.search.record import Record
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
 from nasrepro.trainers.optimise import sgd_step
+from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 LOW = ("LSTM", "BC3")  # cells that are timed with products in bfloat16 too
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +73,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--small", action="store_true", help="tiny sizes: shows that everything runs, times nothing")
+    parts = (checks, layers, decoder, models, forecast, translation)
+    parser.add_argument("--only", nargs="+", choices=[part.__name__ for part in parts], help="make these parts alone")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --device cpu --small tries the script without one")
@@ -75,13 +83,15 @@ def main() -> None:
     device, started = device_name(options.device), time.perf_counter()
     facts: dict[str, Any] = {"device": device, "commit": commit(), "versions": versions(), "small": options.small}
     facts["cells"] = {name: str(cell) for name, cell in _cells().items()}
-    if options.device == "cuda":
+    if options.device == "cuda" and not options.only:
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/rnn"]
         facts["gpu tests"] = subprocess.run(command, cwd=ROOT, check=False).returncode
     failed = {}
-    for table in (checks, layers, decoder, models, forecast):
+    for table in parts:
+        if options.only and table.__name__ not in options.only:
+            continue
         try:
-            frame = table(options.device, options.small)
+            frame = table(options.device, options.small, options.out)
         except Exception:
             failed[table.__name__] = traceback.format_exc()
             print(failed[table.__name__], flush=True)
@@ -97,7 +107,7 @@ def main() -> None:
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
-def checks(device: str, small: bool) -> pd.DataFrame:
+def checks(device: str, small: bool, _: Path) -> pd.DataFrame:
     """Relative errors of every fused zoo cell against float64 on the CPU; the worst of all gradients."""
     size, steps, batch = (8, 5, 2) if small else (200, 35, 20)
     x = torch.randn(steps, batch, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -130,7 +140,7 @@ def _relative(exact: Tensor, found: Tensor) -> float:
 # --- one layer -------------------------------------------------------------------------------------------------------
 
 
-def layers(device: str, small: bool) -> pd.DataFrame:
+def layers(device: str, small: bool, _: Path) -> pd.DataFrame:
     """Milliseconds of one layer, forward and backward, in rounds in which every variant runs once."""
     sizes = [(8, 2, 5)] if small else [(200, 20, 35), (650, 20, 35), (1150, 20, 70)]
     rows = []
@@ -242,7 +252,7 @@ def _time(
 # --- decoder and whole models ----------------------------------------------------------------------------------------
 
 
-def decoder(device: str, small: bool) -> pd.DataFrame:
+def decoder(device: str, small: bool, _: Path) -> pd.DataFrame:
     """Milliseconds of linear layer and cross-entropy over 700 tokens, forward and backward."""
     rows = []
     for words, width in [(50, 8)] if small else [(10_000, 200), (10_000, 400), (33_278, 200), (33_278, 400)]:
@@ -281,7 +291,7 @@ class _TorchModel(LanguageModel):
         return F.cross_entropy(F.linear(features.flatten(0, 1), self.embedding, self.bias), targets.flatten())
 
 
-def models(device: str, small: bool) -> pd.DataFrame:
+def models(device: str, small: bool, _: Path) -> pd.DataFrame:
     """Tokens per second of a whole training step of S17's model: 2 layers of 200, 20 columns, 35 steps."""
     settings = LanguageModelSettings(hidden=8, embedding=8, bptt=4) if small else LanguageModelSettings()
     rows = []
@@ -317,7 +327,7 @@ def _training_step(model: LanguageModel, words: int, device: str) -> Callable[[]
     return step
 
 
-def forecast(device: str, small: bool) -> pd.DataFrame:
+def forecast(device: str, small: bool, _: Path) -> pd.DataFrame:
     """Hours that one candidate would take by S17's settings, from a few steps."""
     settings = LanguageModelSettings(hidden=8, embedding=8) if small else LanguageModelSettings()
     steps = 1 if small else 5
@@ -325,6 +335,24 @@ def forecast(device: str, small: bool) -> pd.DataFrame:
         {"cell": name, "hours": forecast_seconds(nr.zoo[name], settings, WIKITEXT2, steps, device) / 3600}
         for name in ("LSTM", "GRU", "BC3", "NASCell")
     ]
+    return pd.DataFrame(rows)
+
+
+def translation(device: str, small: bool, out: Path) -> pd.DataFrame:
+    """S17's Table 3 by its own settings, as far as a few minutes reach: two encoders, one seed."""
+    sizes = {"hidden": 16, "epochs": 1, "train_pairs": 200, "valid_pairs": 20, "fail_above": 1e9} if small else {}
+    settings = TranslationSettings(eval_batch=100, **sizes)  # padding changes nothing, so no sentence waits for others
+    try:
+        task = TranslationTask("multi30k", settings, device)
+        task.corpus  # noqa: B018 (is it here?)
+    except nr.datasets.DataError:
+        task = TranslationTask("captions", settings, device)
+    rows = []
+    with Record(out / "translation.sqlite") as record:
+        for name in ("LSTM", "MT5"):
+            found = evaluate_test(task, nr.zoo[name], 1, record, f"S17 Table 3: {name}, seed 1")
+            epochs = {"epochs": len(found.curve), "seconds": found.seconds}
+            rows.append({"data": task.corpus_name, "encoder": name, "reason": found.reason, **epochs, **found.metrics})
     return pd.DataFrame(rows)
 
 
