@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
 
     search = command("search", _search, "run a profile's searches, ranked and random, and export their record")
     search.add_argument("--profile", default="quick")
+    search.add_argument(
+        "--task",
+        default="language model",
+        choices=["language model", "translation"],
+        help="translation: the agent's search, its control, and the encoders of S17's Table 3",
+    )
     search.add_argument("--workers", type=int, default=2, help="processes that train cells (default: 2)")
     search.add_argument("--yes", action="store_true", help="begin even where a forecast says days")
     search.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
@@ -211,12 +217,34 @@ def _search(options: argparse.Namespace) -> None:
 
     profile = load(options.profile)
     _demand_consent(profile, options.yes)
-    record = Record(results_folder() / profile.name / "record.sqlite")
-    for settings in (profile.search, profile.random_search):
-        print(search(profile.task, settings, record, workers=options.workers, timeout_s=profile.timeout_s))
+    folder = results_folder() / profile.name
+    limits = {"workers": options.workers, "timeout_s": profile.timeout_s}
+    record = Record(folder / "record.sqlite")
+    if options.task == "language model":
+        for settings in (profile.search, profile.random_search):
+            print(search(profile.task, settings, record, **limits))
+    else:
+        _translation_record(profile, folder, record, limits)
     if options.export:
         record.export(options.export)
         print(f"wrote {options.export}")
+
+
+def _translation_record(profile: Profile, folder: Path, record: Any, limits: Mapping[str, Any]) -> None:
+    """Everything that notebooks 06 and 07 replay."""
+    from nasrepro.dsl import zoo
+    from nasrepro.profiles import TABLE_3, resumable, table_3_row
+    from nasrepro.search.held_out import evaluate_test
+    from nasrepro.search.loop import search
+
+    runs = profile.translation
+    print(search(runs.search_task, runs.search, record, **limits))
+    for settings in runs.controls():
+        print(search(runs.control_task, settings, record, **limits))
+    for seed in runs.seeds:
+        for name in TABLE_3:
+            found = evaluate_test(resumable(runs.task, folder), zoo[name], seed, record, table_3_row(name, seed))
+            print(f"{name}, seed {seed}: {found.reason or found.metrics}")
 
 
 def _show(options: argparse.Namespace) -> None:

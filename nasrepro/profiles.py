@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from nasrepro.controllers import AgentSettings, PriorSettings
 from nasrepro.ranking import RankerSettings
@@ -22,6 +22,17 @@ from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers.forecast import WIKITEXT2
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
+
+METHODS: tuple[Literal["agent", "random"], ...] = ("agent", "random")
+"""The agent, and the control that the paper lacks."""
+
+TABLE_3 = ("LSTM", "BC3", "MT1", "MT2", "MT3", "MT4", "MT5")
+"""The encoders of S17's Table 3, by their names in the zoo."""
+
+
+def table_3_row(name: str, seed: int) -> str:
+    """What a record calls the row for which it reads the test split."""
+    return f"S17 Table 3: {name}, seed {seed}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,10 @@ class TranslationProfile:
     """The searches of that comparison, once for each seed and method."""
     control_seeds: tuple[int, ...]
     """Their seeds."""
+
+    def controls(self) -> list[AgentSearchSettings]:
+        """The searches of that comparison: for every seed by the agent, and by the random generator."""
+        return [replace(self.control, seed=seed, method=method) for seed in self.control_seeds for method in METHODS]
 
 
 @dataclass(frozen=True)
