@@ -1,14 +1,17 @@
 """Profiles: the largest is the paper's, the smaller ones say what they change, a wrong name is answered."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from nasrepro import datasets, profiles
 from nasrepro.dsl import zoo
-from nasrepro.profiles import Profile, load
+from nasrepro.profiles import TABLE_3, Profile, load
+from nasrepro.report import papers
+from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
+from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 ALL = list(profiles.profiles.values())
 
@@ -26,6 +29,32 @@ def test_the_paper_profile_changes_nothing_of_the_papers() -> None:
     assert paper.task.training == LanguageModelSettings()
     assert paper.search == SearchSettings()
     assert (paper.task.corpus_name, paper.task.level, paper.task.vocab_size) == ("wikitext2", "word", None)
+
+
+def test_the_paper_profile_translates_by_the_papers_settings() -> None:
+    paper = load("paper").translation
+    assert paper.task == paper.search_task == TranslationTask("multi30k", TranslationSettings())
+    assert paper.search == AgentSearchSettings()
+
+
+@pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.name)
+def test_the_agents_control_differs_in_its_method_and_seeds_are_paired(profile: Profile) -> None:
+    found = profile.translation.controls()
+    assert [settings.method for settings in found] == ["agent", "random"] * len(profile.translation.control_seeds)
+    for agent, random in zip(found[::2], found[1::2], strict=True):
+        assert replace(random, method="agent") == agent
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick"])
+def test_small_profiles_translate_without_files(name: str) -> None:
+    runs = load(name).translation
+    assert {runs.task.corpus_name, runs.search_task.corpus_name, runs.control_task.corpus_name} == {"captions"}
+
+
+def test_table_3_is_the_papers() -> None:
+    encoders = {entry.id.split(".")[2] for entry in papers.load().tables()["S17 Table 3"]}
+    assert {name.lower() for name in TABLE_3} == encoders
+    assert set(TABLE_3) <= set(zoo)
 
 
 @pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.name)
