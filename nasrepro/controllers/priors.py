@@ -20,7 +20,7 @@ from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.constraints import translation_priors, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 
-_PATIENCE = 10_000
+_PATIENCE = 2_000
 """Draws in a row that may break a rule before no tree at all is expected."""
 _RULES = translation_priors()
 
@@ -80,7 +80,7 @@ def draw_well_formed(rng: random.Random, settings: PriorSettings | None = None) 
     A size is drawn, then operators from h_t down, each sharing what is left of the size out among its arguments. What
     can be seen on the way is never drawn; a tree that breaks a rule when it is finished is thrown away.
 
-    Raises ValueError when no tree is found in 10,000 draws.
+    Raises ValueError when no tree is found in 2,000 draws.
     """
     settings = settings or PriorSettings()
     for _ in range(_PATIENCE):

@@ -92,7 +92,7 @@ class TreeAgent(nn.Module):
     """The agent's network: a distribution over trees, to draw from and to differentiate.
 
     The action head is softmax(linear(LSTM(ReLU(linear(encoding))))) as S17 states it, the LSTM making one step from a
-    zero state: nothing but the encoding is handed from word to word (inferred).
+    zero state: nothing but the encoding is handed from word to word (inferred), and its weights of the state lie idle.
     """
 
     def __init__(self, settings: AgentSettings | None = None, seed: int = 0) -> None:

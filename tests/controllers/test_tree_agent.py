@@ -1,8 +1,8 @@
 """The agent against a plain recursion over partial trees, and its distribution against enumeration."""
 
 import itertools
-import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from nasrepro.controllers import AgentSettings, TreeAgent
 from nasrepro.dsl import Node, parse, zoo
 from nasrepro.dsl.operators import OPERATORS
 
-SMALL = AgentSettings(width=6, policy=5)
+SMALL = AgentSettings(width=6, policy=5, max_nodes=25)
 TINY = AgentSettings(words=("Add", "Tanh", "x_t", "h_{t-1}"), width=4, policy=3, max_height=2)
 
 
@@ -45,7 +45,7 @@ def lstm(cell, x, h, c):
 
 
 def encode(agent, tree):
-    """The result of a partial tree: nested tuples of a word, "T" or "E", and then the children."""
+    """The result of a partial tree: a list of its word, "T" or "E", and then its children, such lists themselves."""
     number = [*agent.settings.words, "T", "E"].index(tree[0])
     h = c = torch.zeros(agent.settings.width, dtype=torch.float64)
     for x in [agent.embedding.weight[number], *(encode(agent, child) for child in tree[1:])]:
@@ -53,46 +53,38 @@ def encode(agent, tree):
     return h
 
 
-def legal_words(names, depth, operators, max_height, max_nodes):
+def legal_words(limits, depth, operators):
+    """What may be drawn so far below h_t, with so many operators in the tree."""
     if depth == 0:
-        return [name for name in names if name in OPERATORS]
-    if depth == max_height or operators == max_nodes:
-        return [name for name in names if name not in OPERATORS]
-    return list(names)
+        return [word for word in limits.words if word in OPERATORS]
+    if depth == limits.max_height or operators == limits.max_nodes:
+        return [word for word in limits.words if word not in OPERATORS]
+    return list(limits.words)
 
 
-def log_prob(agent, tree, choose=None):
-    """Log probability of a tree, word by word; and all words' entropies."""
-    words = agent.settings.words
-    total, entropies = 0.0, []
-    whole = ["T"]
-    operators = 0
+def by_recursion(agent, tree):
+    """Log probability of a tree, (), and the entropy of each choice, (words of the tree,), slot after slot."""
+    root = ["T"]
+    log_prob, entropies, operators = 0.0, [], 0
 
-    def step(node, depth, holder, place):
-        nonlocal total, operators
-        freeze = lambda part: part if isinstance(part, str) else tuple(map(freeze, part))  # noqa: E731
-        partial = freeze(whole[0])
-        encoding = encode(agent, (partial,) if isinstance(partial, str) else _leaves(partial))
-        h = torch.zeros(agent.settings.policy, dtype=torch.float64)
-        hidden, _ = lstm(agent.chooser, torch.relu(agent.into_chooser(encoding)), h, h)
-        legal = legal_words(words, depth, operators, agent.settings.max_height, agent.settings.max_nodes)
-        scores = agent.out(hidden)[[words.index(word) for word in legal]]
+    def choose(slot, node, depth):
+        nonlocal log_prob, operators
+        encoding = encode(agent, root)
+        zero = torch.zeros(agent.settings.policy, dtype=torch.float64)
+        hidden, _ = lstm(agent.chooser, torch.relu(agent.into_chooser(encoding)), zero, zero)
+        legal = legal_words(agent.settings, depth, operators)
+        scores = agent.out(hidden)[[agent.settings.words.index(word) for word in legal]]
         policy = scores - scores.exp().sum().log()
-        total = total + policy[legal.index(node.op)]
+        log_prob = log_prob + policy[legal.index(node.op)]
         entropies.append(-(policy.exp() * policy).sum())
         operators += node.op in OPERATORS
-        holder[place] = [node.op] + ["E"] * len(node.args) if node.args else node.op
-        for k, arg in enumerate(node.args, start=1):
-            holder[place][k] = "T"
-            step(arg, depth + 1, holder[place], k)
+        slot[:] = [node.op, *(["E"] for _ in node.args)]
+        for child, arg in zip(slot[1:], node.args, strict=True):
+            child[:] = ["T"]
+            choose(child, arg, depth + 1)
 
-    step(tree, 0, whole, 0)
-    return total, torch.stack(entropies)
-
-
-def _leaves(partial):
-    """Strings as one-element tuples."""
-    return (partial[0], *((child,) if isinstance(child, str) else _leaves(child) for child in partial[1:]))
+    choose(root, tree, 0)
+    return log_prob, torch.stack(entropies)
 
 
 @pytest.mark.parametrize("name", ["MT1", "MT2", "MT3", "MT4", "MT5", "GRU"])
@@ -100,7 +92,7 @@ def test_log_probabilities_against_a_plain_recursion(name):
     agent = TreeAgent(SMALL, seed=1).double()
     others = [drawn.tree for drawn in agent.sample(5, generator())]
     trees = [others[0], zoo[name].root, *others[1:]]
-    expected, entropies = zip(*(log_prob(agent, tree) for tree in trees), strict=True)
+    expected, entropies = zip(*(by_recursion(agent, tree) for tree in trees), strict=True)
     found, entropy = agent.evaluate(trees)
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(entropy, torch.cat(entropies).mean(), rtol=1e-10, atol=1e-10)
@@ -112,7 +104,7 @@ def test_gradients_against_a_plain_recursion():
     agent.log_probs(trees).sum().backward()
     found = {name: parameter.grad.clone() for name, parameter in agent.named_parameters()}
     agent.zero_grad()
-    sum(log_prob(agent, tree)[0] for tree in trees).backward()
+    sum(by_recursion(agent, tree)[0] for tree in trees).backward()
     for name, parameter in agent.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-8, atol=1e-10)
 
@@ -135,48 +127,21 @@ def test_probabilities_sum_to_one_where_the_number_of_nodes_is_limited():
     assert agent.log_probs(trees).exp().sum().item() == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("explore", [True, False])
-def test_trees_are_drawn_as_often_as_their_probabilities_say(explore):
-    tiny = AgentSettings(words=("Add", "Tanh", "x_t", "h_{t-1}"), width=4, policy=3, max_height=2, epsilon=0.5)
-    agent = TreeAgent(tiny, seed=4)
-    with torch.no_grad():
-        agent.out.bias.copy_(torch.tensor([1.0, -1.0, 2.0, 0.0]))  # far from uniform, so that epsilon shows
-    exact = {}
-    for tree in every_tree(tiny.words, 2):
-        exact[tree.text] = math.exp(mixed_log_prob(agent, tree, tiny.epsilon if explore else 0.0))
-    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
-    drawn = agent.sample(5000, generator(5), explore)
-    counts = Counter(each.tree.text for each in drawn)
-    often = [text for text, chance in exact.items() if chance * 5000 >= 5]
-    observed = [counts[text] for text in often]
-    expected = [5000 * exact[text] for text in often]
-    rest = 5000 - sum(expected)
-    assert chisquare([*observed, 5000 - sum(observed)], [*expected, rest]).pvalue > 1e-3
-    words = sum(sum(1 for _ in each.tree.walk()) for each in drawn)
-    assert sum(each.explored for each in drawn) / words == pytest.approx(0.5 if explore else 0, abs=0.02)
-
-
-def mixed_log_prob(agent, tree, epsilon):
-    """Of the tree under (1 - epsilon) policy + epsilon uniform, from the probabilities of trees that begin alike."""
-    words = agent.settings.words
-    total = 0.0
-    steps = list(top_down(tree))
-    for k, (word, depth) in enumerate(steps):
-        legal = legal_words(words, depth, 0, agent.settings.max_height, -1)
-        chance = mass(agent, steps[: k + 1]) / mass(agent, steps[:k])
-        total += math.log((1 - epsilon) * chance + epsilon / len(legal) * (word in legal))
-    return total
-
-
-def mass(agent, beginning, _cache={}):  # noqa: B006
-    """Probability under the policy of all trees that begin with these words."""
-    if id(agent) not in _cache:
-        trees = every_tree(agent.settings.words, agent.settings.max_height)
-        _cache.clear()
-        _cache[id(agent)] = list(
-            zip(map(list, map(top_down, trees)), agent.log_probs(trees).exp().tolist(), strict=True)
-        )
-    return sum(chance for steps, chance in _cache[id(agent)] if steps[: len(beginning)] == beginning)
+def chances(agent, epsilon):
+    """Text -> probability of all trees of a tiny space, from the policy's probabilities of trees that begin alike."""
+    trees = {tuple(top_down(tree)): tree for tree in every_tree(agent.settings.words, agent.settings.max_height)}
+    mass = Counter()
+    for steps, chance in zip(trees, agent.log_probs([*trees.values()]).exp().tolist(), strict=True):
+        for length in range(len(steps) + 1):
+            mass[steps[:length]] += chance
+    found = {}
+    for steps, tree in trees.items():
+        found[tree.text] = 1.0
+        for k, (_, depth) in enumerate(steps):
+            policy = mass[steps[: k + 1]] / mass[steps[:k]]
+            uniform = 1 / len(legal_words(agent.settings, depth, 0))
+            found[tree.text] *= (1 - epsilon) * policy + epsilon * uniform
+    return found
 
 
 def top_down(node, depth=0):
@@ -185,8 +150,27 @@ def top_down(node, depth=0):
         yield from top_down(arg, depth + 1)
 
 
+@pytest.mark.parametrize(("epsilon", "explore"), [(0.5, True), (0.5, False), (1.0, True)])
+def test_trees_are_drawn_as_often_as_their_probabilities_say(epsilon, explore):
+    agent = TreeAgent(replace(TINY, epsilon=epsilon), seed=4)
+    with torch.no_grad():
+        agent.out.bias.copy_(torch.tensor([1.0, -1.0, 2.0, 0.0]))  # far from uniform, so that epsilon shows
+    exact = chances(agent, epsilon if explore else 0.0)
+    assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
+
+    drawn = agent.sample(5000, generator(5), explore)
+    counts = Counter(each.tree.text for each in drawn)
+    often = [text for text, chance in exact.items() if chance * 5000 >= 5]
+    observed, expected = [counts[text] for text in often], [5000 * exact[text] for text in often]
+    if sum(expected) < 4999:  # all seldom trees together
+        observed, expected = [*observed, 5000 - sum(observed)], [*expected, 5000 - sum(expected)]
+    assert chisquare(observed, [value * 5000 / sum(expected) for value in expected]).pvalue > 1e-3
+    words = sum(1 for each in drawn for _ in each.tree.walk())
+    assert sum(each.explored for each in drawn) / words == pytest.approx(epsilon if explore else 0, abs=0.02)
+
+
 def test_what_sampling_says_of_itself_is_what_log_probs_says():
-    agent = TreeAgent(seed=5)
+    agent = TreeAgent(SMALL, seed=5)
     drawn = agent.sample(30, generator(1))
     found = agent.log_probs([each.tree for each in drawn])
     torch.testing.assert_close(found, torch.tensor([each.log_prob for each in drawn]), rtol=1e-4, atol=1e-4)
@@ -216,9 +200,27 @@ def test_limits_hold_for_any_weights(seed, max_height, max_nodes):
         assert drawn.tree == parse(drawn.tree.text).root
 
 
-def test_no_trees_have_no_probabilities():
-    agent = TreeAgent(SMALL)
-    assert agent.sample(0, generator()) == []
+def test_no_trees_can_be_drawn():
+    assert TreeAgent(SMALL).sample(0, generator()) == []
+
+
+def test_the_number_of_threads_is_left_as_it_was():
+    before = torch.get_num_threads()
+    agent = TreeAgent(SMALL, seed=6)
+    drawn = agent.sample(10, generator(7))
+    assert torch.get_num_threads() == before
+    torch.set_num_threads(1)
+    try:
+        assert agent.sample(10, generator(7)) == drawn
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_tree_alone_is_as_likely_as_among_others():
+    agent = TreeAgent(SMALL, seed=8).double()
+    trees = [each.tree for each in agent.sample(10, generator(9))]
+    alone = torch.cat([agent.log_probs([tree]) for tree in trees])
+    torch.testing.assert_close(agent.log_probs(trees), alone, rtol=1e-10, atol=1e-10)
 
 
 # ---- errors

@@ -5,14 +5,21 @@ from hypothesis import given
 
 from nasrepro.dsl import parse, zoo
 from nasrepro.dsl.constraints import (
+    gate_has_a_choice,
     gate_is_sigmoid,
     has_memory_place,
     language_model_rules,
+    matrix_on_source,
     max_height,
     max_size,
+    min_height,
     must_use,
     no_repeated_operator,
+    no_stacked_activations,
     only_words,
+    translation_priors,
+    uses_activation,
+    uses_matrix,
     violations,
     words,
 )
@@ -58,8 +65,46 @@ def test_each_rule_says_why(text, name, reason):
     assert (found == {}) if name is None else (found[name] == reason)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        ("Tanh(MM(x_t))", "too low", "height 2, at least 3 needed"),
+        (f"{'MM(Tanh(' * 6}x_t{'))' * 6}", "too high", "height 12, at most 11 allowed"),
+        ("Tanh(Add(MM(x_t), x_{t-1}))", "source missing", "does not use h_{t-1}"),
+        ("Tanh(Add(LayerNorm(x_t), h_{t-1}))", "no matrix", "has no MM"),
+        ("LayerNorm(Add(MM(x_t), h_{t-1}))", "no activation", "has no activation function"),
+        ("LayerNorm(LayerNorm(Tanh(MM(x_t))))", "operator under itself", "LayerNorm directly under LayerNorm"),
+        ("MM(SeLU(Cos(MM(x_t))))", "activation under activation", "Cos directly under SeLU"),
+        ("Gate3(MM(x_t), MM(x_t), h_{t-1})", "gate without a choice", "a Gate3 mixes MM(x_t) with itself"),
+        ("MM(Tanh(x_t))", "matrix not on a source", "MM is applied to Tanh(x_t), not a source"),
+        (f"Add(MM(c_{{t-1}}), Tanh({OPEN}))", "no place for c_t", "no subgraph can serve as c_t"),
+        ("Gate3(MM(x_t), h_{t-1}, Tanh(MM(x_t)))", None, None),  # the gate's value may be anything, and like another
+        ("Gate3(Add(x_t, h_{t-1}), Add(h_{t-1}, x_t), Sin(MM(x_t)))", None, None),  # differ as they are written
+    ],
+)
+def test_each_prior_says_why(text, name, reason):
+    found = violations(parse(text), translation_priors())
+    assert (found == {}) if name is None else (found[name] == reason)
+
+
+@given(cells())
+def test_priors_against_their_definitions(cell):
+    activations = {"Sigmoid", "Tanh", "ReLU", "Sin", "Cos", "SeLU"}
+    pairs = [(node.op, arg) for node in cell.operators for arg in node.args]
+    used = {node.op for node in cell.operators}
+    stacked = any(op in activations and arg.op in activations for op, arg in pairs)
+    assert (no_stacked_activations().check(cell) is None) == (not stacked)
+    assert (uses_matrix().check(cell) is None) == ("MM" in used)
+    assert (uses_activation().check(cell) is None) == bool(used & activations)
+    assert (matrix_on_source().check(cell) is None) == all(arg.is_source for op, arg in pairs if op == "MM")
+    mixed = [{str(node.args[0]), str(node.args[1])} for node in cell.operators if node.op == "Gate3"]
+    assert (gate_has_a_choice().check(cell) is None) == all(len(values) == 2 for values in mixed)
+
+
 @given(cells())
 def test_limits_hold_exactly_at_the_limit(cell):
+    assert min_height(cell.height).check(cell) is None
+    assert min_height(cell.height + 1).check(cell) is not None
     assert max_size(cell.size).check(cell) is None
     assert max_size(cell.size - 1).check(cell) is not None
     assert max_size(cell.full_size, count_sources=True).check(cell) is None
