@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
-from nasrepro.controllers import AgentSettings, PriorSettings
+from nasrepro.controllers import AgentSettings, PriorSettings, ReinforceSettings
 from nasrepro.ranking import RankerSettings
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
@@ -168,28 +168,39 @@ _MULTI30K_SEARCH = TranslationTask(
         valid_pairs=500,
     ),
 )
+# A thousand short sentences go by in a few steps: these are more and larger ones than S17's batches and weights give.
 _CAPTIONS = TranslationTask(
     "captions",
     TranslationSettings(
-        hidden=32, layers=1, batch=32, epochs=4, halve_from=3, eval_batch=100, beam=1, longest=30,
-        train_pairs=1500, valid_pairs=200,
+        hidden=32,
+        layers=1,
+        dropout=0.0,
+        batch=16,
+        epochs=4,
+        halve_from=3,
+        init_range=0.25,
+        eval_batch=100,
+        beam=1,
+        longest=30,
+        train_pairs=1000,
+        valid_pairs=200,
     ),
-)  # fmt: skip
+)
 _CAPTIONS_SMOKE = replace(
     _CAPTIONS,
     training=replace(
         _CAPTIONS.training, hidden=8, batch=8, epochs=1, fail_above=1e4, longest=10, train_pairs=40, valid_pairs=10
     ),
 )
-_CAPTIONS_QUICK_SEARCH = replace(
-    _CAPTIONS, training=replace(_CAPTIONS.training, hidden=16, epochs=2, halve_from=2, train_pairs=500, valid_pairs=100)
-)
+_CAPTIONS_QUICK_SEARCH = replace(_CAPTIONS, training=replace(_CAPTIONS.training, hidden=16, train_pairs=500))
 _QUICK_AGENT = AgentSearchSettings(
     cells=24,
     step=6,
     agent=AgentSettings(width=32, policy=32),
     priors=PriorSettings(largest=12, updates=100, batch=16),
 )
+# A twentieth of S17's search has a twentieth of its updates, so each of them may move the agent further.
+_COURSE_AGENT = AgentSearchSettings(cells=160, reinforce=ReinforceSettings(learning_rate=3e-3))
 _SMALL_AGENT = AgentSearchSettings(
     cells=6,
     step=4,
@@ -234,7 +245,7 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     search_task=_CAPTIONS_QUICK_SEARCH,
                     search=_QUICK_AGENT,
                     control_task=_CAPTIONS_QUICK_SEARCH,
-                    control=replace(_QUICK_AGENT, cells=12),
+                    control=replace(_QUICK_AGENT, cells=10),
                     control_seeds=(1, 2, 3),
                 ),
                 timeout_s=300,
@@ -256,9 +267,9 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     task=_MULTI30K,
                     seeds=(1, 2, 3),
                     search_task=_MULTI30K_SEARCH,
-                    search=AgentSearchSettings(cells=160),
+                    search=_COURSE_AGENT,
                     control_task=_CAPTIONS,
-                    control=AgentSearchSettings(cells=40),
+                    control=replace(_COURSE_AGENT, cells=40),
                     control_seeds=(1, 2, 3),
                 ),
                 shipped=("ptb-chars-search.jsonl.gz", "multi30k-translation.jsonl.gz"),
