@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def _search(options: argparse.Namespace) -> None:
 def _translation_record(profile: Profile, folder: Path, record: Any, limits: Mapping[str, Any]) -> None:
     """Everything that notebooks 06 and 07 replay."""
     from nasrepro.dsl import zoo
-    from nasrepro.profiles import TABLE_3, resumable, table_3_row
+    from nasrepro.profiles import TABLE_3, TRANSFERRED, resumable, table_3_row
     from nasrepro.search.held_out import evaluate_test
     from nasrepro.search.loop import search
 
@@ -241,10 +242,12 @@ def _translation_record(profile: Profile, folder: Path, record: Any, limits: Map
     print(search(runs.search_task, runs.search, record, **limits))
     for settings in runs.controls():
         print(search(runs.control_task, settings, record, **limits))
-    for seed in runs.seeds:
-        for name in TABLE_3:
-            found = evaluate_test(resumable(runs.task, folder), zoo[name], seed, record, table_3_row(name, seed))
-            print(f"{name}, seed {seed}: {found.reason or found.metrics}")
+    for task, names in ((runs.task, TABLE_3), (runs.larger_task, TRANSFERRED)):
+        for seed, name in product(runs.seeds, names if task else ()):
+            assert task is not None
+            row = table_3_row(name, seed, larger=task is runs.larger_task)
+            found = evaluate_test(resumable(task, folder), zoo[name], seed, record, row)
+            print(f"{row}: {found.reason or found.metrics}")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -30,9 +30,13 @@ TABLE_3 = ("LSTM", "BC3", "MT1", "MT2", "MT3", "MT4", "MT5")
 """The encoders of S17's Table 3, by their names in the zoo."""
 
 
-def table_3_row(name: str, seed: int) -> str:
+TRANSFERRED = ("LSTM", "BC3", "MT5")
+"""Those that are trained on the larger set too: S17's winner there, its best found cell there, its best on Multi30k."""
+
+
+def table_3_row(name: str, seed: int, larger: bool = False) -> str:
     """What a record calls the row for which it reads the test split."""
-    return f"S17 Table 3: {name}, seed {seed}"
+    return f"S17 Table 3{', larger set' if larger else ''}: {name}, seed {seed}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class TranslationProfile:
     """The searches of that comparison, once for each seed and method."""
     control_seeds: tuple[int, ...]
     """Their seeds."""
+
+    larger_task: TranslationTask | None = None
+    """The larger data set, to which S17 moves the encoders; None where that is left out."""
 
     def controls(self) -> list[AgentSearchSettings]:
         """The searches of that comparison: for every seed by the agent, and by the random generator."""
@@ -152,6 +159,11 @@ _SMALL_SEARCH = SearchSettings(
 # Multi30k with smaller models, fewer words and epochs: the recipe is S17's, its halving moved forward to fit.
 _MULTI30K = TranslationTask(
     "multi30k", TranslationSettings(hidden=96, vocab_size=4000, epochs=6, halve_from=4, eval_batch=64)
+)
+# Talks are far from the sentences that may have to stand in for their training text, and few epochs are few.
+_IWSLT = TranslationTask(
+    "iwslt2016",
+    replace(_MULTI30K.training, epochs=3, halve_from=2, train_pairs=30_000, fail_above=1000.0),
 )
 _MULTI30K_SEARCH = TranslationTask(
     "multi30k",
@@ -271,6 +283,7 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     control_task=_CAPTIONS,
                     control=replace(_COURSE_AGENT, cells=40),
                     control_seeds=(1, 2, 3),
+                    larger_task=_IWSLT,
                 ),
                 shipped=("ptb-chars-search.jsonl.gz", "multi30k-translation.jsonl.gz"),
                 timeout_s=600,
@@ -291,6 +304,7 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     control_task=TranslationTask("multi30k"),
                     control=AgentSearchSettings(cells=500),
                     control_seeds=(1, 2, 3),
+                    larger_task=TranslationTask("iwslt2016", TranslationSettings(hidden=600)),
                 ),
             ),
         )
