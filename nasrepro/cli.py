@@ -236,10 +236,14 @@ def _translation_record(profile: Profile, folder: Path, record: Any, limits: Map
     from nasrepro.dsl import zoo
     from nasrepro.profiles import TABLE_3, TRANSFERRED, resumable, table_3_row
     from nasrepro.search.held_out import evaluate_test
-    from nasrepro.search.loop import search
+    from nasrepro.search.loop import evaluate, search
+    from nasrepro.search.workers import Workers
 
     runs = profile.translation
     print(search(runs.search_task, runs.search, record, **limits))
+    with Workers(runs.search_task, limits["workers"], limits["timeout_s"]) as workers:
+        for seed in runs.seeds:  # what the cells of the search are held against
+            evaluate([zoo["LSTM"]], seed, record, workers)
     for settings in runs.controls():
         print(search(runs.control_task, settings, record, **limits))
     for task, names in ((runs.task, TABLE_3), (runs.larger_task, TRANSFERRED)):
