@@ -117,15 +117,14 @@ def test_a_tree_is_well_formed_if_no_word_of_it_breaks_a_prior(tree):
 
 def test_pretraining_raises_the_share_of_well_formed_trees():
     agent = TreeAgent(AgentSettings(words=FEW.words, width=32, policy=32, max_nodes=12), seed=0)
-    few = PriorSettings(words=FEW.words, largest=FEW.largest, batch=16, batches=16, updates=200)
-    facts = pretrain(agent, few, generator(1), looks=2, count=40)
-    assert facts["updates"] == [0, 100, 200]
+    few = PriorSettings(words=FEW.words, largest=FEW.largest, batch=16, batches=12, updates=150)
+    facts = pretrain(agent, few, generator(1), looks=2, count=20)
+    assert facts["updates"] == [0, 75, 150]
     assert facts["share"][0] < 0.1
     assert facts["nats"][2] < facts["nats"][1]
     assert facts["faults"][2] < facts["faults"][1] < 5
-    assert well_formed_share(agent, 200, generator(2)) > 0.3
-    drawn = {each.tree.text for each in agent.sample(200, generator(2))}
-    assert len(drawn) > 100  # it did not settle on a few trees
+    assert well_formed_share(agent, 100, generator(2)) > 0.2
+    assert len({each.tree.text for each in agent.sample(100, generator(2))}) > 60  # it did not settle on a few trees
 
 
 def test_pretraining_is_repeatable_and_follows_its_generator():
