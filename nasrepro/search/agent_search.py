@@ -1,8 +1,9 @@
 """S17's search by the agent: draw trees, train their cells, learn from the rewards, draw again (S17 sections 3.1, 4.2).
 
 Here is what such a search proposes; `loop.search` runs it. As in every search, a step depends on the results of the
-steps before it and on nothing else: the agent is what its pre-training and all rewards in the record have made of it,
-so it could always be worked out again. That takes minutes, so the agent is also kept in a file beside the record.
+steps before it and on nothing else: the agent is what its pre-training and the rewards in the record make of it, and a
+search that goes on works it out again. The updates take seconds. The pre-training takes a minute, so what it made is
+kept in a file beside the record.
 """
 
 import pickle
@@ -10,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -106,82 +107,64 @@ class AgentSearchSettings:
         unused = ["cells", "patience"]
         if self.method == "random":
             unused += ["agent", "reinforce"]
-            for name in ("updates", "batch", "learning_rate"):
-                del chosen["priors"][name]
+            chosen["priors"] = {name: chosen["priors"][name] for name in ("words", "smallest", "largest", "weights")}
         return {name: value for name, value in chosen.items() if name not in unused}
 
 
+@dataclass
 class Learner:
-    """The agent of one search, and how far it has learned.
+    """The agent of a search, and what it has learned from."""
 
-    Attributes:
-        reinforce: agent, optimiser and baseline.
-        pretraining: what `pretrain` returned.
-        steps: steps of the search learned from so far.
-        updates: facts of the updates made after the last of them.
-        waiting: results that make no batch yet.
-    """
+    reinforce: Reinforce
+    """Agent, optimiser and baseline."""
+    pretraining: dict[str, Any]
+    """What `pretrain` returned."""
+    updates: list[list[dict[str, float | int]]] = field(default_factory=list)
+    """Facts of the updates that each step of the search brought."""
+    waiting: list[Result] = field(default_factory=list)
+    """Results that make no batch yet."""
 
-    def __init__(self, name: str, settings: AgentSearchSettings) -> None:
-        self._rng = random.Random(f"{settings.seed}/agent")
-        self._settings = settings
-        agent = TreeAgent(settings.agent, self._rng.getrandbits(31))
-        self.reinforce = Reinforce(agent, settings.reinforce)
-        self.pretraining: dict[str, Any] = {}
-        self.steps = 0
-        self.updates: list[dict[str, float | int]] = []
-        self.waiting: list[Result] = []
-        self._history = name
-        """Equal for learners that have learned the same things: a hash over the search's name and all results."""
+    @classmethod
+    def begin(cls, search: Search, settings: AgentSearchSettings, record: Record) -> "Learner":
+        """The pre-trained agent, before any reward.
 
-    def catch_up(self, search: Search, step: int, snapshot: Path | None) -> None:
-        """Learn from all steps before this one that it has not learned from yet.
-
-        `snapshot` is read where it spares work, and written; one that is damaged or of other results is passed over.
+        It is read from its file if that is the one with which the search began: equal to the last digit of the facts
+        about its pre-training. Otherwise it is made, and written.
         """
-        if not self.pretraining and not (snapshot and self._load(snapshot, search, step)):
-            generator = torch.Generator().manual_seed(self._rng.getrandbits(31))
-            self.pretraining = pretrain(self.reinforce.agent, self._settings.priors, generator)
-        while self.steps < step:
-            results = _results(search, self.steps)
+        rng = random.Random(f"{settings.seed}/agent")  # text seeds are hashed alike everywhere
+        agent = TreeAgent(settings.agent, rng.getrandbits(31))
+        path = None if record.path is None else record.path.with_name(f"{record.path.name}.{search.id}.pretrained")
+        facts = _read_pretrained(path, agent, search) if path and 0 in search.steps else None
+        if facts is None:
+            facts = pretrain(agent, settings.priors, torch.Generator().manual_seed(rng.getrandbits(31)))
+            content = {"facts": facts, "agent": agent.state_dict()}
+            if path is not None:
+                write_atomically(path, lambda temporary: torch.save(content, temporary))
+        return cls(Reinforce(agent, settings.reinforce), facts)
+
+    def catch_up(self, search: Search, step: int) -> None:
+        """Learn from all steps before this one that it has not learned from yet."""
+        losses = _losses(search)
+        for facts in [search.steps[earlier] for earlier in range(len(self.updates), step)]:
+            results = [(parse(drawn["tree"]).root, _reward(_best(drawn, losses)[0])) for drawn in facts["trees"]]
             batches, self.waiting = ready_batches([*self.waiting, *results])
-            self.updates = [
-                self.reinforce.update([tree for tree, _ in batch], [value for _, value in batch]) for batch in batches
-            ]
-            self._history = _extended(self._history, results)
-            self.steps += 1
-        if snapshot:
-            self._save(snapshot)
+            self.updates.append(
+                [self.reinforce.update([tree for tree, _ in batch], [value for _, value in batch]) for batch in batches]
+            )
 
-    def _save(self, path: Path) -> None:
-        content = {
-            "history": self._history,
-            "steps": self.steps,
-            "reinforce": self.reinforce.state_dict(),
-            "pretraining": self.pretraining,
-            "updates": self.updates,
-            "waiting": [(tree.text, value) for tree, value in self.waiting],
-        }
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
 
-    def _load(self, path: Path, search: Search, step: int) -> bool:
-        if not path.exists():
-            return False
-        try:
-            content = torch.load(path, weights_only=True)
-            steps, found = content["steps"], content["history"]
-        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
-            return False
-        history = self._history
-        for earlier in range(min(steps, step)):
-            history = _extended(history, _results(search, earlier))
-        if steps > step or found != history:
-            return False
-        self._history, self.steps = history, steps
-        self.reinforce.load_state_dict(content["reinforce"])
-        self.pretraining, self.updates = content["pretraining"], content["updates"]
-        self.waiting = [(parse(text).root, value) for text, value in content["waiting"]]
-        return True
+def _read_pretrained(path: Path, agent: TreeAgent, search: Search) -> dict[str, Any] | None:
+    """Give the agent the weights in the file, and return the facts about them; None where the file does not fit."""
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, weights_only=True)
+        if content["facts"] != search.steps[0]["pretraining"]:
+            return None
+        agent.load_state_dict(content["agent"])
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+        return None  # damaged: it can be made again
+    return dict(content["facts"])
 
 
 class AgentSearch:
@@ -192,14 +175,14 @@ class AgentSearch:
         self.task = task
         self.settings = settings
         self.record = record
-        self._learner = Learner(name, settings) if settings.method == "agent" else None
+        self._learner: Learner | None = None
 
     def propose_step(self, step: int) -> None:
         """Learn from all earlier steps, draw trees, and write those of their cells that the search does not have yet.
 
         The facts of a step are `trees`, all that were drawn, with the hashes of their cells; `rejected`, how many of
-        them bring nothing to train, by reason; and of the agent `updates`, made since the step before, and in step 0
-        `pretraining`.
+        them bring nothing to train, by reason; and of the agent `updates`, which the step before brought, or
+        `pretraining` in step 0.
         """
         search = replay(self.record, self.name)
         drawn, facts = self._draw(search, step)
@@ -214,7 +197,7 @@ class AgentSearch:
             seen.update(new)
             if not new:
                 rejected[refused or "duplicate"] += 1
-            how = "random" if self._learner is None else "explored" if explored else "agent"
+            how = "explored" if explored else self.settings.method
             for cell in new.values():
                 key = evaluation_key(self.task, cell, self.settings.child_seed)
                 proposals.append(Proposal(len(search.trials) + len(proposals), step, how, str(cell), None, key))
@@ -222,17 +205,17 @@ class AgentSearch:
 
     def _draw(self, search: Search, step: int) -> tuple[list[tuple[Node, int]], dict[str, Any]]:
         """Trees, each with how many of its words epsilon drew, and the facts about the agent."""
-        rng = random.Random(f"{self.settings.seed}/{step}")  # text seeds are hashed alike everywhere
-        if self._learner is None:
+        rng = random.Random(f"{self.settings.seed}/{step}")
+        if self.settings.method == "random":
             return [(draw_well_formed(rng, self.settings.priors), 0) for _ in range(self.settings.step)], {}
         with torch_threads(1):  # more threads change the last digits
-            self._learner.catch_up(search, step, snapshot_path(self.record, self.name))
+            self._learner = self._learner or Learner.begin(search, self.settings, self.record)
+            self._learner.catch_up(search, step)
             generator = torch.Generator().manual_seed(rng.getrandbits(31))
             drawn = self._learner.reinforce.agent.sample(self.settings.step, generator)
-        facts: dict[str, Any] = {"updates": self._learner.updates}
-        if step == 0:
-            facts["pretraining"] = self._learner.pretraining
-        return [(one.tree, one.explored) for one in drawn], facts
+        # What the results of this step will bring is told with the next: only then are they known.
+        learned = {"updates": self._learner.updates[-1]} if step else {"pretraining": self._learner.pretraining}
+        return [(one.tree, one.explored) for one in drawn], learned
 
 
 def placements(tree: Node) -> tuple[list[Cell], str]:
@@ -248,56 +231,57 @@ def placements(tree: Node) -> tuple[list[Cell], str]:
     return [cell] if cell.is_runnable else cell.memory_candidates(), ""
 
 
-def snapshot_path(record: Record, name: str) -> Path | None:
-    """Where the agent of a search is kept: beside its record; None for a record in memory."""
-    return None if record.path is None else record.path.with_name(f"{record.path.name}.{name}.agent")
-
-
 # ---- what came of a search
 
 
 def trees(search: Search) -> "pd.DataFrame":
     """One row per tree of an agent's search, or its random control, in the order in which they were drawn.
 
-    Columns: step, tree, explored (words that epsilon drew), cells (places of c_t, 0 where it cannot be trained), loss
-    and reward of the best of them, nan where all failed. Trees whose cells are not all trained yet are left out.
+    Columns: step, tree, explored (words that epsilon drew), cells (places of c_t; 0 where it cannot be trained), and of
+    the best of them loss and reward, nan where all failed, and hash, "" there. The table ends before the first tree
+    whose cells are not all trained yet.
     """
-    import pandas as pd  # here, because worker processes import this module's neighbours and need no tables
+    import pandas as pd  # here, because a search needs no tables
 
     losses = _losses(search)
+    columns = ["step", "tree", "explored", "cells", "loss", "reward", "hash"]
     rows = []
-    for step, facts in search.steps.items():
-        for drawn in facts["trees"]:
-            if losses.keys() >= {*drawn["cells"]}:
-                loss = _loss(drawn, losses)
-                rows.append(
-                    {**drawn, "step": step, "cells": len(drawn["cells"]), "loss": loss, "reward": _reward(loss)}
-                )
-    columns = ["step", "tree", "explored", "cells", "loss", "reward"]
+    drawn_trees = ((step, drawn) for step, facts in search.steps.items() for drawn in facts["trees"])
+    for step, drawn in takewhile(lambda pair: _is_known(pair[1], losses), drawn_trees):
+        loss, cell = _best(drawn, losses)
+        rows.append([step, drawn["tree"], drawn["explored"], len(drawn["cells"]), loss, _reward(loss), cell])
     return pd.DataFrame(rows, columns=columns).astype({"loss": float, "reward": float})
 
 
+def updates(search: Search) -> "pd.DataFrame":
+    """One row per update of the agent: step and tree, how many steps and trees had been drawn, and the update's facts.
+
+    The facts are those that `Reinforce.update` returns. Those after the last step are written with the next one only,
+    until then `trained_agent` has them.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, float]] = []
+    drawn = 0
+    for step, facts in search.steps.items():
+        rows += [{"step": step, "tree": drawn, **update} for update in facts.get("updates", [])]
+        drawn += len(facts["trees"])
+    return pd.DataFrame(rows)
+
+
 def trained_agent(search: Search, settings: AgentSearchSettings, record: Record) -> Learner:
-    """The agent after all whole steps of a search in the record; its `updates` are those that no step has written yet.
+    """The agent after all whole steps of a search in the record, all its updates among it: they are made once more.
 
     Raises ValueError where the search ran under other settings, or without an agent.
     """
     if settings.method != "agent" or dumps(settings.identity()) != dumps(search.settings["search"]):
-        raise ValueError(
-            f"{search!r} is no search by an agent under these settings; it has {search.settings['search']}"
-        )
+        raise ValueError(f"{search!r} is no search by an agent under these settings, but {search.settings['search']}")
     losses = _losses(search)
-    whole = sum(all(losses.keys() >= {*tree["cells"]} for tree in facts["trees"]) for facts in search.steps.values())
-    learner = Learner(search.id, settings)
+    known = [all(_is_known(drawn, losses) for drawn in facts["trees"]) for facts in search.steps.values()]
     with torch_threads(1):
-        learner.catch_up(search, whole, snapshot_path(record, search.id))
+        learner = Learner.begin(search, settings, record)
+        learner.catch_up(search, [*known, False].index(False))
     return learner
-
-
-def _results(search: Search, step: int) -> list[Result]:
-    """What a step taught: its trees and their rewards, in the order in which they were drawn."""
-    losses = _losses(search)
-    return [(parse(drawn["tree"]).root, _reward(_loss(drawn, losses))) for drawn in search.steps[step]["trees"]]
 
 
 def _losses(search: Search) -> dict[str, float | None]:
@@ -305,14 +289,16 @@ def _losses(search: Search) -> dict[str, float | None]:
     return {evaluation.hash: evaluation.perplexity for _, evaluation in search.trials}
 
 
-def _loss(drawn: Mapping[str, Any], losses: Mapping[str, float | None]) -> float | None:
-    """The lowest loss among a tree's cells: the best result counts (S17 appendix C.1). None where all failed."""
-    return min((loss for cell in drawn["cells"] if (loss := losses[cell]) is not None), default=None)
+def _is_known(drawn: Mapping[str, Any], losses: Mapping[str, float | None]) -> bool:
+    """Whether all cells of a tree are trained."""
+    return losses.keys() >= {*drawn["cells"]}
+
+
+def _best(drawn: Mapping[str, Any], losses: Mapping[str, float | None]) -> tuple[float | None, str]:
+    """The lowest loss among a tree's cells, and the hash of that cell: the best result counts (S17 appendix C.1)."""
+    valid = [(loss, cell) for cell in drawn["cells"] if (loss := losses[cell]) is not None]
+    return min(valid, default=(None, ""))
 
 
 def _reward(loss: float | None) -> float | None:
     return None if loss is None else reward(loss)
-
-
-def _extended(history: str, results: list[Result]) -> str:
-    return sha256(dumps([history, [(tree.text, value) for tree, value in results]]).encode()).hexdigest()

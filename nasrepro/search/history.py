@@ -17,9 +17,9 @@ class Search:
 
     Attributes:
         id: names the search in its record.
-        settings: {"search": the SearchSettings, "task": its name, version, settings and data hash}.
-        steps: facts of each step: how many candidates were drawn, how many draws rejected and why, whether
-            cells with a memory were admitted, whether the generator was exhausted.
+        settings: {"search": those of `search_identity`, "task": its name, version, settings and data hash}.
+        steps: facts of each step, as `loop.propose_step` or `AgentSearch.propose_step` wrote them; in both, how many
+            draws were `rejected` and why.
         trials: proposals with their evaluations, in the order of their numbers.
     """
 

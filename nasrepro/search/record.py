@@ -110,7 +110,8 @@ class Proposal:
     Attributes:
         number: place in the search, from 0.
         step: the step of the search.
-        how: "random"; or, by the ranking function, "best" or "sampled".
+        how: "random"; or, by the ranking function, "best" or "sampled"; or, by the agent, "agent", and "explored" where
+            epsilon drew a word of the tree.
         cell: its text.
         predicted: predicted log perplexity, or None where nothing was ranked.
         key: of its evaluation.

@@ -1,30 +1,44 @@
-"""A small search, and how to run it as a process of its own that can be killed."""
+"""Small searches, and how to run them as a process of its own that can be killed."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from nasrepro.controllers import AgentSettings, PriorSettings, pretrain
 from nasrepro.ranking import RankerSettings
-from nasrepro.search import Record
+from nasrepro.search import Record, agent_search
+from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings, search
 from tests.search.fakes import FakeTask
 
 SETTINGS = SearchSettings(
     cells=33, step=8, sampled=2, candidates=60, memory_after=10, ranker=RankerSettings(hidden=8, epochs=2)
 )
+WORDS = ("MM", "Tanh", "Sigmoid", "Add", "Mult", "Gate3", "x_t", "h_{t-1}", "c_{t-1}")
+AGENT_SETTINGS = AgentSearchSettings(
+    cells=33,
+    step=5,
+    seed=4,
+    agent=AgentSettings(WORDS, width=8, policy=8, max_height=6, max_nodes=8),
+    priors=PriorSettings(WORDS, smallest=3, largest=6, batch=4, batches=2, updates=10),
+)
+QUICK_PRETRAINING = partial(pretrain, looks=1, count=8)
+"""In place of `agent_search.pretrain`, which spends most of its time on looks where there is little else to do."""
 
 
-def command(path: Path) -> list[str]:
+def command(path: Path, settings: str = "SETTINGS") -> list[str]:
     """What runs `main` in another Python, from the root of the repository.
 
     With -c there is no main file that its workers would load, and they start in a fraction of the time.
     """
-    return [sys.executable, "-c", f"from tests.search.killable import main; main({str(path)!r})"]
+    return [sys.executable, "-c", f"from tests.search import killable as k; k.main({str(path)!r}, k.{settings})"]
 
 
-def main(path: str) -> None:
+def main(path: str, settings: SearchSettings | AgentSearchSettings) -> None:
     """Run the search on the record at `path`, or go on with it."""
     torch.set_num_threads(2)  # as in the tests: rankings depend on it in the last digits
+    agent_search.pretrain = QUICK_PRETRAINING
     with Record(path) as record:
-        search(FakeTask(sleep=0.1, failing=True), SETTINGS, record, workers=2)
+        search(FakeTask(sleep=0.1, failing=True), settings, record, workers=2)

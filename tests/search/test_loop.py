@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from scipy.stats import chisquare
 
 from nasrepro.controllers import GrowthSettings
 from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.profiles import load
 from nasrepro.ranking import Ranker
 from nasrepro.search import Record, RecordError, Search, loop, replay
-from nasrepro.search.loop import SearchError, SearchSettings, evaluate, search, select
+from nasrepro.search.loop import SearchError, SearchSettings, evaluate, search, search_id, select
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, fake_perplexity
@@ -196,6 +198,16 @@ def test_sampling_without_replacement_has_the_right_probabilities() -> None:
 def test_settings_that_make_no_search(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SearchSettings(**wrong)
+
+
+def test_the_shipped_searches_are_still_those_of_their_settings() -> None:
+    """A search id that changed would have every recorded search begun anew."""
+    record = Record.load(ROOT / "results" / "records" / "ptb-chars-search.jsonl.gz")
+    profile = load("course")
+    for settings in (profile.search, profile.random_search):
+        (known,) = [shipped for shipped in record.searches().values() if shipped["search"]["method"] == settings.method]
+        task = SimpleNamespace(data_hash=known["task"].pop("data"), **known["task"])
+        assert search_id(task, settings) in record.searches()
 
 
 # ---- nothing is done twice, and the order of results does not matter
