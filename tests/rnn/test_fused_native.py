@@ -17,7 +17,7 @@ import nasrepro as nr
 from nasrepro import native
 from nasrepro.native import build
 from nasrepro.rnn.fused import cpu
-from tests.rnn.test_fused import MIXED, Problem, assert_exact, error
+from tests.rnn.problem import MIXED, Problem, assert_exact, error
 
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler on this machine")
@@ -260,7 +260,7 @@ torch.set_num_threads(2)
 _RUNS = """
 import nasrepro as nr
 from nasrepro.rnn.fused import cpu
-from tests.rnn.test_fused import MIXED, Problem
+from tests.rnn.problem import MIXED, Problem
 native.CORES = 2
 for cell in (nr.zoo["LSTM"], MIXED):
     for hidden, B, T in ((1, 1, 1), (33, 9, 3)):
