@@ -125,6 +125,7 @@ class Learner:
     """Results that make no batch yet."""
 
     @classmethod
+    @torch_threads(1)  # more threads change the last digits
     def begin(cls, search: Search, settings: AgentSearchSettings, record: Record) -> "Learner":
         """The pre-trained agent, before any reward.
 
@@ -142,6 +143,7 @@ class Learner:
                 write_atomically(path, lambda temporary: torch.save(content, temporary))
         return cls(Reinforce(agent, settings.reinforce), facts)
 
+    @torch_threads(1)
     def catch_up(self, search: Search, step: int) -> None:
         """Learn from all steps before this one that it has not learned from yet."""
         losses = _losses(search)
@@ -208,10 +210,10 @@ class AgentSearch:
         rng = random.Random(f"{self.settings.seed}/{step}")
         if self.settings.method == "random":
             return [(draw_well_formed(rng, self.settings.priors), 0) for _ in range(self.settings.step)], {}
-        with torch_threads(1):  # more threads change the last digits
-            self._learner = self._learner or Learner.begin(search, self.settings, self.record)
-            self._learner.catch_up(search, step)
-            generator = torch.Generator().manual_seed(rng.getrandbits(31))
+        self._learner = self._learner or Learner.begin(search, self.settings, self.record)
+        self._learner.catch_up(search, step)
+        generator = torch.Generator().manual_seed(rng.getrandbits(31))
+        with torch_threads(1):
             drawn = self._learner.reinforce.agent.sample(self.settings.step, generator)
         # What the results of this step will bring is told with the next: only then are they known.
         learned = {"updates": self._learner.updates[-1]} if step else {"pretraining": self._learner.pretraining}
@@ -278,9 +280,8 @@ def trained_agent(search: Search, settings: AgentSearchSettings, record: Record)
         raise ValueError(f"{search!r} is no search by an agent under these settings, but {search.settings['search']}")
     losses = _losses(search)
     known = [all(_is_known(drawn, losses) for drawn in facts["trees"]) for facts in search.steps.values()]
-    with torch_threads(1):
-        learner = Learner.begin(search, settings, record)
-        learner.catch_up(search, [*known, False].index(False))
+    learner = Learner.begin(search, settings, record)
+    learner.catch_up(search, [*known, False].index(False))
     return learner
 
 
