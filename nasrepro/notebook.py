@@ -163,7 +163,7 @@ class Run:
 
     # ---- searches
 
-    def search(self, settings: AnySettings, task: AnyTask | None = None) -> Search:
+    def search(self, settings: AnySettings, task: AnyTask | None = None, workers: int = WORKERS) -> Search:
         """A search on the notebook's task, or another one: replayed where a record holds it, trained where none does.
 
         A search that this machine has begun is continued. Otherwise the shipped record serves, unless the run is fresh.
@@ -174,7 +174,7 @@ class Run:
             self.data = _recorded_data([evaluation for _, evaluation in shipped.trials])
             return shipped
         self.data = task.corpus
-        return search(task, settings, self.record, workers=WORKERS, timeout_s=self.profile.timeout_s)
+        return search(task, settings, self.record, workers, self.profile.timeout_s)
 
     def shipped_search(self, settings: AnySettings, task: AnyTask | None = None) -> Search | None:
         """The search under these settings in the profile's shipped record, or None (also when the run is fresh)."""

@@ -58,6 +58,8 @@ class TranslationProfile:
     control_seeds: tuple[int, ...]
     """Their seeds."""
 
+    control_workers: int = 2
+    """Processes of each of them; 0 trains in the notebook's own, where to start others takes longer than to train."""
     larger_task: TranslationTask | None = None
     """The larger data set, to which S17 moves the encoders; None where that is left out."""
 
@@ -210,9 +212,12 @@ _CAPTIONS_SEARCH = replace(_CAPTIONS, training=replace(_CAPTIONS.training, clip=
 _CAPTIONS_QUICK_SEARCH = replace(
     _CAPTIONS_SEARCH, training=replace(_CAPTIONS_SEARCH.training, hidden=16, train_pairs=500, valid_pairs=100)
 )
+_CAPTIONS_QUICK_CONTROL = replace(
+    _CAPTIONS_QUICK_SEARCH, training=replace(_CAPTIONS_QUICK_SEARCH.training, train_pairs=250)
+)
 _SELDOM_DIV = {"MM": 12.0, "x_t": 8.0, "h_{t-1}": 8.0, "c_{t-1}": 0.5, "Div": 0.1}
 _QUICK_AGENT = AgentSearchSettings(
-    cells=24,
+    cells=20,
     step=6,
     agent=AgentSettings(width=32, policy=32),
     reinforce=ReinforceSettings(learning_rate=3e-3),
@@ -248,6 +253,7 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     control_task=_CAPTIONS_SMOKE,
                     control=replace(_SMALL_AGENT, cells=4),
                     control_seeds=(1, 2),
+                    control_workers=0,
                 ),
             ),
             Profile(
@@ -259,13 +265,14 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 pool_seeds=10,
                 folds=5,
                 translation=TranslationProfile(
-                    task=_CAPTIONS,
+                    task=replace(_CAPTIONS, training=replace(_CAPTIONS.training, train_pairs=700)),
                     seeds=(1, 2, 3),
                     search_task=_CAPTIONS_QUICK_SEARCH,
                     search=_QUICK_AGENT,
-                    control_task=_CAPTIONS_QUICK_SEARCH,
-                    control=replace(_QUICK_AGENT, cells=10),
+                    control_task=_CAPTIONS_QUICK_CONTROL,
+                    control=replace(_QUICK_AGENT, cells=8),
                     control_seeds=(1, 2, 3),
+                    control_workers=0,
                 ),
                 timeout_s=300,
             ),
@@ -288,7 +295,7 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     search_task=_MULTI30K_SEARCH,
                     search=_COURSE_AGENT,
                     control_task=_CAPTIONS_SEARCH,
-                    control=replace(_QUICK_AGENT, cells=40, priors=PriorSettings(largest=12, weights=_SELDOM_DIV)),
+                    control=replace(_QUICK_AGENT, cells=20, priors=PriorSettings(largest=12, weights=_SELDOM_DIV)),
                     control_seeds=(1, 2, 3),
                     larger_task=_IWSLT,
                 ),
