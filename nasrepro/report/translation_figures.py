@@ -1,0 +1,179 @@
+"""The figures of notebook 07: encoders held beside the paper's, what they carry, and what the decoder looks at."""
+
+from collections.abc import Collection, Mapping, Sequence
+from difflib import SequenceMatcher
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+from nasrepro.report import style
+from nasrepro.report.style import colours, legend_below, new_axes, styled
+
+
+@styled
+def encoders(runs: pd.DataFrame, paper: pd.DataFrame, title: str = "", log: Collection[str] = ()) -> Figure:
+    """S17 Table 3 as a drawing: a row for each encoder in the order of `runs`, a panel for each measure.
+
+    `runs` has columns cell, seed, panel, value; `paper` has cell, panel, value, and may lack some. Points are seeds,
+    a bar is their mean, a diamond the paper's value. The dotted line goes through the mean of the first encoder, which
+    the others are held against. `panel` is the label of an axis; those in `log` are logarithmic.
+    """
+    panels, cells = list(dict.fromkeys(runs["panel"])), list(dict.fromkeys(runs["cell"]))
+    fig = Figure(figsize=(7.2, 1.7 + 0.36 * len(cells)), layout="constrained")
+    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for ax, panel in zip(axes, panels, strict=True):
+        ours, theirs = runs[runs["panel"] == panel], paper[paper["panel"] == panel]
+        means = ours.groupby("cell")["value"].mean()
+        for row, cell in enumerate(cells):
+            values = ours.loc[ours["cell"] == cell, "value"].to_numpy()
+            # Seeds stand one under the other, so that equal ones do not hide each other.
+            ax.scatter(
+                values, row + 0.18 * np.linspace(-1, 1, len(values)), s=16, color=style.BLUE, alpha=0.75, linewidths=0
+            )
+            if len(values):
+                ax.vlines(means[cell], row - 0.32, row + 0.32, color=style.BLUE, linewidth=2)
+        known = theirs[theirs["cell"].isin(cells)]
+        rows = [cells.index(cell) for cell in known["cell"]]
+        ax.scatter(known["value"], rows, s=34, marker="D", facecolors="none", edgecolors=style.RED, linewidths=1.4)
+        if cells[0] in means:
+            ax.axvline(means[cells[0]], color=style.GREY, linestyle=":", linewidth=1.2, zorder=0)
+        if panel in log:
+            _log_axis(ax)
+        ax.set_xlabel(panel)
+        ax.grid(axis="y", visible=False)
+    axes[0].set_yticks(range(len(cells)), cells)
+    axes[0].set_ylim(len(cells) - 0.5, -0.5)  # the first row on top
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    marks = [
+        axes[0].scatter([], [], s=16, color=style.BLUE, alpha=0.75, linewidths=0, label="ours, one seed"),
+        axes[0].vlines([], 0, 1, color=style.BLUE, linewidth=2, label="ours, mean"),
+        axes[0].scatter([], [], s=34, marker="D", facecolors="none", edgecolors=style.RED, label="S17, Table 3"),
+        axes[0].plot([], [], color=style.GREY, linestyle=":", label=f"our {cells[0]}, mean")[0],
+    ]
+    # In a strip of its own, and by coordinates: matplotlib moves other legends of a figure when it is saved "tight".
+    fig.legend(handles=marks, loc="lower center", bbox_to_anchor=(0.5, 0), bbox_transform=fig.transFigure, ncols=4)
+    strip = 0.4 / fig.get_figheight()
+    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
+    return fig
+
+
+@styled
+def hidden_traces(traces: Mapping[str, ArrayLike], words: Sequence[str], title: str = "") -> Figure:
+    """S17 Figure 5: the outputs of encoders over time on one input, a heat map for each.
+
+    `traces` are (words, units) each. Units stand in the order of their mean, which changes no number; every map has its
+    own scale, symmetric about 0.
+    """
+    columns = min(2, len(traces))
+    lines = -(-len(traces) // columns)
+    fig = Figure(figsize=(7.2, 0.9 + 2.0 * lines), layout="constrained")
+    axes = fig.subplots(lines, columns, sharex=True, squeeze=False)
+    for ax, (name, trace) in zip(axes.flat, traces.items(), strict=False):
+        units = np.asarray(trace, dtype=float).T  # (units, words)
+        bound = float(np.abs(units).max()) or 1.0
+        picture = ax.imshow(
+            units[np.argsort(units.mean(axis=1))], aspect="auto", cmap="RdBu_r", vmin=-bound, vmax=bound,
+            interpolation="nearest",
+        )  # fmt: skip
+        _colour_bar(fig, ax, picture)
+        ax.set_title(name)
+        ax.set_xticks(range(len(words)), words, rotation=90, fontsize=8)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.grid(visible=False)
+    for ax in axes.flat[len(traces) :]:
+        ax.set_visible(False)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("unit, by mean")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return fig
+
+
+@styled
+def attention_maps(
+    maps: Mapping[str, tuple[Sequence[str], ArrayLike]], source: Sequence[str], title: str = ""
+) -> Figure:
+    """Where the decoder looks: for each model the words that it wrote, and its attention (written, source words).
+
+    Each row is a distribution over the source; darker is more, on one scale from 0 to the greatest weight of all.
+    """
+    greatest = max(float(np.max(weights)) for _, weights in maps.values())
+    longest = max(len(written) for written, _ in maps.values())
+    fig = Figure(figsize=(7.2, 1.6 + 0.21 * max(6, longest)), layout="constrained")
+    axes = fig.subplots(1, len(maps), squeeze=False)[0]
+    for ax, (name, (written, weights)) in zip(axes, maps.items(), strict=True):
+        picture = ax.imshow(
+            np.asarray(weights, dtype=float),
+            aspect="auto",
+            cmap="Blues",
+            vmin=0,
+            vmax=greatest,
+            interpolation="nearest",
+        )
+        ax.set_xticks(range(len(source)), source, rotation=90, fontsize=8)
+        ax.set_yticks(range(len(written)), written, fontsize=8)
+        ax.set_title(name)
+        ax.set_xlabel("source word")
+        ax.grid(visible=False)
+    axes[0].set_ylabel("word written")
+    _colour_bar(fig, list(axes), picture).set_label("attention", fontsize=9)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return fig
+
+
+@styled
+def influence(table: pd.DataFrame, title: str = "") -> Figure:
+    """How long a word is remembered: what is left of a change of an encoder's output, against words since then.
+
+    `table` has columns cell, step, change: 1 at step 0.
+    """
+    fig, ax = new_axes((7.2, 3.4), "words since the one that was exchanged", "share of the change that is left", title)
+    names = list(dict.fromkeys(table["cell"]))
+    for number, (colour, name) in enumerate(zip(colours(names), names, strict=True)):
+        part = table[table["cell"] == name]
+        marker = style.MARKERS[number % len(style.MARKERS)]
+        ax.plot(part["step"], part["change"], color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(ax)
+    return fig
+
+
+def marked(tokens: Sequence[str], reference: Sequence[str]) -> str:
+    """A translation as text, with brackets around the words that are not where the reference has them.
+
+    >>> marked("ein hund schläft im park .".split(), "ein hund liegt im park .".split())
+    'ein hund [schläft] im park .'
+    """
+    agreed = {
+        place
+        for block in SequenceMatcher(None, tokens, reference, autojunk=False).get_matching_blocks()
+        for place in range(block.a, block.a + block.size)
+    }
+    return " ".join(word if place in agreed else f"[{word}]" for place, word in enumerate(tokens))
+
+
+def _log_axis(ax: Axes) -> None:
+    """A logarithmic x axis with plain numbers at a few places."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    if high < 4 * low:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    else:
+        digits = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5)
+        ticks = [digit * 10.0**power for power in range(-2, 6) for digit in digits]
+        ax.set_xticks([tick for tick in ticks if low <= tick <= high])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _colour_bar(fig: Figure, ax: Axes | list[Axes], picture: ScalarMappable) -> Colorbar:
+    bar = fig.colorbar(picture, ax=ax, pad=0.02, aspect=18)
+    bar.ax.tick_params(labelsize=8)
+    bar.ax.grid(visible=False)
+    return bar
