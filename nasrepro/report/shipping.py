@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 
 import pandas as pd
 
+from nasrepro.dsl import zoo
 from nasrepro.files import write_atomically
+from nasrepro.profiles import TABLE_3
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
@@ -42,7 +44,7 @@ def timings_table(timings: dict[str, Any]) -> str:
     about = {
         "tests": ("make test", "lint, types, every test, every notebook at `smoke`"),
         "quick": ("make reproduce", "every notebook on text that comes with Python"),
-        "course": ("make reproduce PROFILE=course", "every notebook on the recorded Penn Treebank search"),
+        "course": ("make reproduce PROFILE=course", "every notebook on recorded searches, Penn Treebank and Multi30k"),
     }
     for profile, (command, words) in about.items():
         parts = timings.get(profile, {})
@@ -68,6 +70,35 @@ def record_words(record: Record) -> str:
         f"{chosen['epochs']} epochs over {chosen['train_tokens']:,} characters of {chosen['corpus']} each, in "
         f"{minutes:.0f} minutes on {device}."
     )
+
+
+def translation_table(record: Record) -> str:
+    """S17's Table 3 on Multi30k, Markdown: what the record holds beside what the paper prints, means over seeds."""
+    known = papers.load()
+    rows = ["| encoder | test BLEU | paper | validation perplexity | paper | seeds |", "|---|---|---|---|---|---|"]
+    made = [e for e in record.evaluations() if e.task == "translation, test split" and e.settings["corpus"] == "multi30k"]
+    for name in TABLE_3:
+        of = [e for e in made if e.hash == zoo[name].hash]
+        if not of:
+            continue
+        ours = [_mean_and_spread([e.metrics.get(metric, math.nan) for e in of]) for metric in _SHOWN]
+        theirs = [known[f"s17.table3.{name.lower()}.multi30k_{what}"].value for what in ("bleu", "loss")]
+        rows.append(f"| {name} | {ours[0]} | {theirs[0]} | {ours[1]} | {theirs[1]} | {len(of)} |")
+    chosen, device = made[0].settings, ", ".join(sorted({e.device for e in made}))
+    words = (
+        f"{chosen['layers']} + {chosen['layers']} layers of {chosen['hidden']} units (paper: 300), vocabularies of "
+        f"{chosen['vocab_size']:,} words, {chosen['epochs']} epochs, on {device}. BLEU is on tokenised, lower-cased text; "
+        "mean, and the range over seeds."
+    )
+    return "\n".join([*rows, "", words])
+
+
+_SHOWN = ("test_multi_bleu", "valid_ppl")
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    return f"{mean:.3g} ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else f"{mean:.3g}"
 
 
 def findings_table(found: Mapping[str, Finding]) -> str:
@@ -121,6 +152,7 @@ def filled_readme(text: str, records: Path) -> str:
     timings = json.loads((records / "timings.json").read_text("utf-8"))
     text = fill(text, "timings", timings_table(timings))
     text = fill(text, "record", record_words(Record.load(records / "ptb-chars-search.jsonl.gz")))
+    text = fill(text, "translation", translation_table(Record.load(records / "multi30k-translation.jsonl.gz")))
     text = fill(text, "speed", speed_table(records.parent / "benchmarks"))
     return fill(text, "findings", findings_table(read_findings(records / "findings.json")))
 
