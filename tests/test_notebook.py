@@ -133,9 +133,8 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
 
     assert Run("03", profile).evaluations([zoo["GRU"]], (1,)) == [marked]
     assert "marked" not in Run("03", profile, fresh=True).evaluations([zoo["GRU"]], (1,))[0].metrics
-    assert (
-        "marked" not in Run("03", replace(profile, shipped=("not-there.gz",))).evaluations([zoo["GRU"]], (1,))[0].metrics
-    )
+    without = Run("03", replace(profile, shipped=("not-there.gz",)))
+    assert "marked" not in without.evaluations([zoo["GRU"]], (1,))[0].metrics
 
     def missing(_: LanguageModelTask) -> None:
         raise DataError("ptb is not here; fetch it")

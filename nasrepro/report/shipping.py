@@ -76,7 +76,8 @@ def translation_table(record: Record) -> str:
     """S17's Table 3 on Multi30k, Markdown: what the record holds beside what the paper prints, means over seeds."""
     known = papers.load()
     rows = ["| encoder | test BLEU | paper | validation perplexity | paper | seeds |", "|---|---|---|---|---|---|"]
-    made = [e for e in record.evaluations() if e.task == "translation, test split" and e.settings["corpus"] == "multi30k"]
+    tested = [e for e in record.evaluations() if e.task == "translation, test split"]
+    made = [e for e in tested if e.settings["corpus"] == "multi30k"]
     for name in TABLE_3:
         of = [e for e in made if e.hash == zoo[name].hash]
         if not of:
@@ -87,8 +88,8 @@ def translation_table(record: Record) -> str:
     chosen, device = made[0].settings, ", ".join(sorted({e.device for e in made}))
     words = (
         f"{chosen['layers']} + {chosen['layers']} layers of {chosen['hidden']} units (paper: 300), vocabularies of "
-        f"{chosen['vocab_size']:,} words, {chosen['epochs']} epochs, on {device}. BLEU is on tokenised, lower-cased text; "
-        "mean, and the range over seeds."
+        f"{chosen['vocab_size']:,} words, {chosen['epochs']} epochs, on {device}. BLEU is on tokenised, lower-cased "
+        "text; mean, and the range over seeds."
     )
     return "\n".join([*rows, "", words])
 
