@@ -257,7 +257,7 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                 pool_seeds=10,
                 folds=5,
                 translation=TranslationProfile(
-                    task=replace(_CAPTIONS, training=replace(_CAPTIONS.training, train_pairs=700)),
+                    task=replace(_CAPTIONS, training=replace(_CAPTIONS.training, train_pairs=500, init_range=0.4)),
                     seeds=(1, 2, 3),
                     search_task=_CAPTIONS_QUICK_SEARCH,
                     search=_QUICK_AGENT,
