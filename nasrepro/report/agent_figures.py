@@ -236,7 +236,8 @@ _SHADES = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", style.S
 
 @styled
 def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: int = 8, title: str = "") -> Figure:
-    """S17 Figure 6: the reward of every tree in the order in which they were drawn, with its running mean.
+    """S17 Figure 6: the reward of every tree in the order in which they were drawn, with the running mean of
+    those that did not fail.
 
     `trees` has columns reward (nan for a failure) and explored (words that epsilon drew); `baseline` has columns tree
     (a place between trees) and baseline, what the agent measured rewards against. Failures stand as ticks below.
@@ -253,12 +254,11 @@ def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: i
         ax.scatter(
             numbers[some], values[some], s=20, marker=marker, color=colour, alpha=0.75, linewidths=0, label=label
         )
-    running = pd.Series(values).rolling(window, min_periods=1).mean()
-    ax.plot(numbers, running, color=style.BLACK, linewidth=1.6, label=f"running mean of {window} trees")
+    running = pd.Series(values[valid]).rolling(window, min_periods=1).mean()
+    ax.plot(numbers[valid], running, color=style.BLACK, linewidth=1.6, label=f"running mean of {window} trees")
     if baseline is not None and len(baseline):
-        ax.plot(
-            baseline["tree"], baseline["baseline"], color=style.RED, linestyle="--", linewidth=1.3, label="baseline"
-        )
+        level, places = baseline["baseline"], baseline["tree"]
+        ax.plot(places, level, color=style.RED, linestyle="--", linewidth=1.3, marker=".", label="baseline")
     if not valid.all():
         ax.scatter(
             numbers[~valid],
