@@ -205,7 +205,8 @@ _CAPTIONS_SMOKE = replace(
 # compare; smaller steps in more directions let nine in ten learn. Div by a source explodes always: h begins at zero.
 _CAPTIONS_SEARCH = replace(_CAPTIONS, training=replace(_CAPTIONS.training, clip=1.0, learning_rate=2.0))
 _CAPTIONS_QUICK_SEARCH = replace(
-    _CAPTIONS_SEARCH, training=replace(_CAPTIONS_SEARCH.training, hidden=16, train_pairs=250, valid_pairs=100)
+    _CAPTIONS_SEARCH,
+    training=replace(_CAPTIONS_SEARCH.training, hidden=16, train_pairs=250, valid_pairs=100, fail_above=400.0),
 )
 _SELDOM_DIV = {"MM": 12.0, "x_t": 8.0, "h_{t-1}": 8.0, "c_{t-1}": 0.5, "Div": 0.1}
 _QUICK_AGENT = AgentSearchSettings(
@@ -215,12 +216,18 @@ _QUICK_AGENT = AgentSearchSettings(
     reinforce=ReinforceSettings(learning_rate=3e-3),
     priors=PriorSettings(largest=12, weights=_SELDOM_DIV, updates=300, batches=16, batch=16),
 )
+_QUICKEST_AGENT = replace(
+    _QUICK_AGENT,
+    cells=12,
+    agent=replace(_QUICK_AGENT.agent, max_nodes=12),
+    priors=replace(_QUICK_AGENT.priors, updates=150),
+)
 # A twentieth of S17's search has a twentieth of its updates, so each of them may move the agent further.
 _COURSE_AGENT = AgentSearchSettings(cells=160, reinforce=ReinforceSettings(learning_rate=3e-3))
 _SMALL_AGENT = AgentSearchSettings(
     cells=6,
     step=4,
-    agent=AgentSettings(width=8, policy=8),
+    agent=AgentSettings(width=8, policy=8, max_nodes=8, max_height=8),
     priors=PriorSettings(largest=8, updates=10, batch=4),
 )
 
@@ -260,9 +267,9 @@ profiles: Mapping[str, Profile] = MappingProxyType(
                     task=replace(_CAPTIONS, training=replace(_CAPTIONS.training, train_pairs=500, init_range=0.4)),
                     seeds=(1, 2, 3),
                     search_task=_CAPTIONS_QUICK_SEARCH,
-                    search=_QUICK_AGENT,
+                    search=_QUICKEST_AGENT,
                     control_task=_CAPTIONS_QUICK_SEARCH,
-                    control=replace(_QUICK_AGENT, cells=6),
+                    control=replace(_QUICKEST_AGENT, cells=4),
                     control_seeds=(1, 2, 3),
                     control_workers=0,
                 ),
