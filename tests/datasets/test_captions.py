@@ -8,21 +8,8 @@ from collections import Counter, defaultdict
 import pytest
 
 from nasrepro.datasets import DataError, fetch, load, load_parallel
-from nasrepro.datasets.captions import (
-    ACTING,
-    ADJECTIVES,
-    MOVING,
-    NOUNS,
-    RESTING,
-    Clause,
-    NounPhrase,
-    Place,
-    Pronoun,
-    Verb,
-    Writer,
-    _written,
-    captions,
-)
+from nasrepro.datasets.caption_words import ACTING, ADJECTIVES, MOVING, NOUNS, RESTING, Fixed, Modal, Verb
+from nasrepro.datasets.captions import Clause, NounPhrase, Place, Pronoun, Writer, captions, sentences
 from nasrepro.datasets.readers import read_pairs
 
 WORD = re.compile(r"\w+|[.,]")
@@ -114,7 +101,7 @@ def verb(english: str, german: str) -> Verb:
 def there(preposition: str, english: str, **more) -> Place:
     place = phrase(english)
     ways = place.noun.moving if more.get("moving") else place.noun.resting
-    return Place(next(way for way in ways if way[0] == preposition), place, **more)
+    return Place(next(way for way in ways if way.english == preposition), place, **more)
 
 
 @pytest.mark.parametrize("line", PARADIGMS.strip().splitlines())
@@ -136,7 +123,7 @@ MAN, WOMAN, DOGS = phrase("a young man"), phrase("the old woman"), phrase("two d
 KING = phrase("a king", relative=Clause(verb("wearing", "tragen"), object=phrase("a crown")))
 FOLLOWED = phrase("the dog", relative=Clause(verb("following", "folgen"), MAN))
 THANKED = phrase("two women", relative=Clause(verb("thanking", "danken"), phrase("the boys")))
-WANT = ("wants to", "want to", "will", "wollen")
+WANT = Modal(("wants to", "want to"), ("will", "wollen"))
 BALL = phrase("a red ball")
 
 # Trees with both sentences, translated by hand.
@@ -154,7 +141,7 @@ SENTENCES = [
         "Die alte Frau will einen neuen Mantel anziehen.",
     ),
     (
-        Clause(verb("eating", "essen"), WOMAN, phrase("an apple"), time=("today", "heute")),
+        Clause(verb("eating", "essen"), WOMAN, phrase("an apple"), time=Fixed("today", "heute")),
         "main",
         "The old woman is eating an apple today.",
         "Die alte Frau isst heute einen Apfel.",
@@ -191,7 +178,11 @@ SENTENCES = [
     ),
     (
         Clause(
-            verb("walking", "gehen"), WOMAN, None, there("to", "the church", moving=True), manner=("fast", "schnell")
+            verb("walking", "gehen"),
+            WOMAN,
+            None,
+            there("to", "the church", moving=True),
+            manner=Fixed("fast", "schnell"),
         ),
         "main",
         "The old woman is walking fast to the church.",
@@ -257,14 +248,14 @@ SENTENCES = [
 
 @pytest.mark.parametrize(("clause", "order", "english", "german"), SENTENCES, ids=lambda part: str(part)[:40])
 def test_clauses_are_translated_as_by_hand(clause, order, english, german):
-    assert _written(clause.english(), clause.german(order)) == (english, german)
+    assert sentences(clause.english(), clause.german(order)) == (english, german)
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """Pairs of another seed than the data set's."""
     writer = Writer(seed=1)
-    return [writer.sentence() for _ in range(6_000)]
+    return [writer.caption() for _ in range(6_000)]
 
 
 def test_articles_and_adjectives_agree_with_the_noun(drawn):
