@@ -29,7 +29,6 @@ METHODS: tuple[Literal["agent", "random"], ...] = ("agent", "random")
 TABLE_3 = ("LSTM", "BC3", "MT1", "MT2", "MT3", "MT4", "MT5")
 """The encoders of S17's Table 3, by their names in the zoo."""
 
-
 TRANSFERRED = ("LSTM", "BC3", "MT5")
 """Those that are trained on the larger set too: S17's winner there, its best found cell there, its best on Multi30k."""
 
@@ -202,7 +201,8 @@ _CAPTIONS_SMOKE = replace(
     ),
 )
 # With S17's clipping and rate most random cells explode or learn nothing in so few steps, and there is nothing to
-# compare; smaller steps in more directions let nine in ten learn. Div by a source explodes always: h begins at zero.
+# compare; smaller steps in more directions let nine in ten learn. What divides by h_{t-1} or c_{t-1} explodes all the
+# same, at the first step: these begin at zero.
 _CAPTIONS_SEARCH = replace(_CAPTIONS, training=replace(_CAPTIONS.training, clip=1.0, learning_rate=2.0))
 _CAPTIONS_QUICK_SEARCH = replace(
     _CAPTIONS_SEARCH,
