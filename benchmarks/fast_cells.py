@@ -308,7 +308,11 @@ def decoder(options: argparse.Namespace) -> Rows:
 
             return forward_and_backward
 
-        variants = {"F.linear, F.cross_entropy": work(_plain_loss), "linear_cross_entropy": work(linear_cross_entropy)}
+        variants = {
+            "F.linear, F.cross_entropy": work(_plain_loss),
+            "linear_cross_entropy": work(linear_cross_entropy),
+            "linear_cross_entropy, bfloat16": work(partial(linear_cross_entropy, product_dtype=torch.bfloat16)),
+        }
         seconds = interleaved(f"decoder V={words} D={width}", variants, options.rounds)
         for name, row in compared(seconds, "F.linear, F.cross_entropy").items():
             yield {"tokens": rows, "words": words, "width": width, "decoder": name, **row}
@@ -332,6 +336,7 @@ def model(options: argparse.Namespace) -> Rows:
         # A learning rate of 0 does all the work of a step, and no model drifts while it is timed.
         variants: dict[str, Work] = {base: _torch_epoch(plain, text)}
         variants |= {f"ours: {name}": _our_epoch(name, words, settings, text) for name in ("LSTM", "BC3")}
+        variants["ours: LSTM, bfloat16"] = _our_epoch("LSTM", words, replace(settings, product_dtype="bfloat16"), text)
         seconds = interleaved(f"model V={words}", variants, options.rounds)
         for name, row in compared(seconds, base).items():
             tokens = 2 * settings.bptt * settings.batch

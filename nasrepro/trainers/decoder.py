@@ -16,13 +16,22 @@ from torch.nn import functional as F
 
 from nasrepro import native
 from nasrepro.native import NativeError
+from nasrepro.native.products import load_products
 from nasrepro.native.scratch import scratch
+from nasrepro.rnn.products import add_product
 
 _LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
 _failed: list[str] = []  # why C cannot be compiled here: a compiler that failed is not asked at every step
 
 
-def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    product_dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Mean cross-entropy of F.linear(features, weight, bias) against targets, over rows, in nats: ().
 
     The same as `F.cross_entropy(F.linear(features, weight, bias), targets)`, without its logits ever being whole in
@@ -33,6 +42,8 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, 
         weight: (V, D).
         bias: (V,), or None for none.
         targets: (N,), int64, each in 0 .. V - 1.
+        product_dtype: torch.bfloat16 rounds what enters the three matrix products, which still add up in float32: twice
+            as fast or more where the processor multiplies such numbers, with gradients good to about two digits.
 
     Raises: ValueError for shapes or types that do not fit together, IndexError for a target outside the vocabulary (on
     the CPU; a GPU finds it by itself, later). Double backward is not supported. Inside torch.compile it is those two
@@ -40,14 +51,19 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None, 
     """
     if torch.compiler.is_compiling():
         return F.cross_entropy(F.linear(features, weight, bias), targets)
-    _check(features, weight, bias, targets)
+    _check(features, weight, bias, targets, product_dtype)
+    rounds = product_dtype == torch.bfloat16
     wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (features, weight, bias)]
     if any(wanted):
-        return _LinearCrossEntropy.apply(wanted, features, weight, bias, targets)  # type: ignore[no-untyped-call]
-    return _loss_and_gradients(wanted, features, weight, bias, targets)[0]
+        return _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            wanted, rounds, features, weight, bias, targets
+        )
+    return _loss_and_gradients(wanted, rounds, features, weight, bias, targets)[0]
 
 
-def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
+def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product_dtype: torch.dtype) -> None:
+    if product_dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
     rows, width = features.shape if features.ndim == 2 else (0, 0)
     if not (rows and width):
         raise ValueError(f"features are {tuple(features.shape)}: they must be (rows, width), at least one of each")
@@ -84,9 +100,15 @@ _Gradients = list[Tensor | None]  # of features, weight and bias; None where nob
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+        ctx: Any,
+        wanted: list[bool],
+        rounds: bool,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
     ) -> Tensor:
-        loss, gradients = _loss_and_gradients(wanted, features, weight, bias, targets)
+        loss, gradients = _loss_and_gradients(wanted, rounds, features, weight, bias, targets)
         # Saved tensors are let go of before they reach the parameters, which so take them over without a copy.
         ctx.save_for_backward(*gradients)
         return loss
@@ -102,19 +124,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # On a GPU, to look whether it is 1 would mean to wait for all that was sent there.
         if d_loss.device.type != "cpu" or d_loss != 1:
             gradients = tuple(None if gradient is None else gradient * d_loss for gradient in gradients)
-        return (None, *gradients, None)
+        return (None, None, *gradients, None)
 
 
 def _loss_and_gradients(
-    wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
+    """The loss, and the wanted gradients; `rounds` says whether products take bfloat16."""
     if features.dtype == torch.float32 and features.device.type == "cpu" and not _failed:
         try:
-            return _by_c(wanted, features, weight, bias, targets)
+            return _by_c(wanted, rounds, features, weight, bias, targets)
         except NativeError as error:
             _failed.append(str(error))
             warnings.warn(f"the decoder runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
-    return _by_torch(wanted, features, weight, bias, targets)
+    return _by_torch(wanted, rounds, features, weight, bias, targets)
 
 
 def _rows_at_once(rows: int, words: int, bytes_per_logit: int) -> int:
@@ -135,18 +158,18 @@ class _Call(ctypes.Structure):  # in the order of decoder.c
     )
 
 
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    library = native.load('#include "decoder.c"\n')
+@lru_cache(maxsize=2)
+def _library(rounds: bool) -> ctypes.CDLL:
+    library = load_products('#include "decoder.c"\n', bfloat16=rounds)
     library.scratch_floats.restype = ctypes.c_long
     library.linear_cross_entropy.restype = ctypes.c_double
     return library
 
 
 def _by_c(
-    wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    library = _library()
+    library = _library(rounds)
     inputs = [None if tensor is None else tensor.detach().contiguous() for tensor in (features, weight, bias, targets)]
     gradients = [
         torch.empty_like(tensor) if want and tensor is not None else None
@@ -169,31 +192,35 @@ def _by_c(
 
 
 def _by_torch(
-    wanted: list[bool], features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
     """The same for any type and device. The softmax is float32, at least; nothing waits for a GPU."""
-    features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
+    given = features.dtype
+    narrow = torch.bfloat16 if rounds else given  # of what is multiplied
+    exact = torch.promote_types(given, torch.float32)
     d_features = torch.empty_like(features) if wanted[0] else None
     d_weight = torch.zeros_like(weight) if wanted[1] else None
     d_bias = torch.zeros_like(bias) if wanted[2] and bias is not None else None
-    exact = torch.promote_types(features.dtype, torch.float32)
+    features, weight = features.detach().to(narrow), weight.detach().to(narrow)
     rows = len(targets)
     step = _rows_at_once(rows, len(weight), exact.itemsize)
     loss = torch.zeros((), dtype=exact, device=features.device)
     for first in range(0, rows, step):
         x, target = features[first : first + step], targets[first : first + step]
-        log_probabilities = F.linear(x, weight, bias).to(exact).log_softmax(1)  # (rows of the chunk, V)
+        logits = torch.empty(len(x), len(weight), dtype=exact, device=x.device)  # (rows of the chunk, V)
+        add_product(logits, x, weight.T)
+        log_probabilities = (logits if bias is None else logits.add_(bias.detach())).log_softmax(1)
         loss += F.nll_loss(log_probabilities, target, reduction="sum")
         if not any(wanted):
             continue
         d_logits = log_probabilities.exp_()
         d_logits[torch.arange(len(target), device=target.device), target] -= 1
-        d_logits = d_logits.to(features.dtype)
-        # Only their products are divided by the rows: a half-precision number would have no digits left.
-        if d_features is not None:
-            d_features[first : first + step].addmm_(d_logits, weight, beta=0, alpha=1 / rows)
-        if d_weight is not None:
-            d_weight.addmm_(d_logits.T, x, alpha=1 / rows)
         if d_bias is not None:
             d_bias.add_(d_logits.sum(0), alpha=1 / rows)
-    return (loss / rows).to(features.dtype), [d_features, d_weight, d_bias]
+        d_logits = d_logits.to(narrow)
+        # Only their products are divided by the rows: a half-precision number would have no digits left.
+        if d_features is not None:
+            add_product(d_features[first : first + step], d_logits, weight, scale=1 / rows)
+        if d_weight is not None:
+            add_product(d_weight, d_logits.T, x, keep=True, scale=1 / rows)
+    return (loss / rows).to(given), [d_features, d_weight, d_bias]

@@ -164,6 +164,38 @@ def test_all_digits_where_the_model_is_sure():
     check((features, weight, bias.requires_grad_(), torch.zeros(3, dtype=torch.int64)))
 
 
+# --- bfloat16 products ---------------------------------------------------------------------------------------
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    return tensor.detach().bfloat16().double()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(("words", "width"), [(7, 3), (500, 65), (1000, 200)])
+def test_bfloat16_products_round_what_they_multiply_and_nothing_else(words, width, compiled, small_chunks, monkeypatch):
+    monkeypatch.setattr(decoder, "_failed", [] if compiled else ["as without a compiler"])
+    rows = 64  # a power of two: it is the same to round before or after the division by it
+    given = inputs(rows, words, width)
+    features, weight, bias, targets = given
+    logits = rounded(features) @ rounded(weight).T + bias.detach().double()
+    d_logits = (logits.softmax(1) - F.one_hot(targets, words)) / rows
+    expected = [rounded(d_logits) @ rounded(weight), rounded(d_logits).T @ rounded(features), d_logits.sum(0)]
+
+    loss = linear_cross_entropy(*given, product_dtype=torch.bfloat16)
+    assert error(loss, F.cross_entropy(logits, targets)) < 1e-6
+    exact = in_double(given)
+    unrounded = gradients(by_torch(*exact), exact)
+    for gradient, wanted, near in zip(gradients(loss, given), expected, unrounded, strict=True):
+        assert error(gradient, wanted) < 1e-4  # single numbers lie so close between two bfloat16 that either may be
+        assert error(gradient, near) < 2e-2
+
+
+def test_other_product_types_are_refused():
+    with pytest.raises(ValueError, match=r"product_dtype must be .*bfloat16, got torch.float16"):
+        linear_cross_entropy(*inputs(5, 7, 3), product_dtype=torch.float16)
+
+
 # --- what is not finite ------------------------------------------------------------------------------------
 
 
@@ -371,19 +403,20 @@ def test_without_a_compiler(no_compiler, small_chunks):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu(dtype, monkeypatch):
+def test_on_a_gpu(dtype, product_dtype, monkeypatch):
     monkeypatch.setattr(decoder, "_LOGIT_BYTES", 2**20)
     given = tuple(t.detach().cuda().requires_grad_(t.is_floating_point()) for t in inputs(300, 3000, 65, dtype=dtype))
     exact = in_double(given)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss = linear_cross_entropy(*given)
+        loss = linear_cross_entropy(*given, product_dtype=product_dtype)
         found = gradients(loss, given)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     expected = by_torch(*exact)
-    tolerance = 5e-6 if dtype == torch.float32 else 2e-2
+    tolerance = 5e-6 if dtype == product_dtype == torch.float32 else 2e-2
     assert error(loss, expected) <= tolerance
     for gradient, wanted in zip(found, gradients(expected, exact), strict=True):
         assert error(gradient, wanted) <= tolerance

@@ -344,7 +344,8 @@ def test_the_defaults_are_the_papers() -> None:
     }
     inferred = {"batch": 20, "bptt": 35, "embedding": 200, "eval_batch": 10}
     unscaled = {"train_tokens": None, "valid_tokens": None}
-    assert vars(LanguageModelSettings()) == {**stated, **inferred, **unscaled}
+    ours = {"product_dtype": "float32"}
+    assert vars(LanguageModelSettings()) == {**stated, **inferred, **unscaled, **ours}
 
 
 def test_weights_start_from_the_papers_distributions() -> None:
@@ -364,3 +365,20 @@ def test_the_task_trains_what_its_settings_say(characters: Corpus) -> None:
     assert task.data_hash == characters.hash
     assert task.settings["corpus"] == "pydoc"
     assert task.settings["hidden"] == 10
+
+
+def test_bfloat16_products_learn_as_well_and_are_another_task() -> None:
+    """A record made before there was a choice stays a record of float32."""
+    exact, rounded = (replace(TINY, product_dtype=name) for name in ("float32", "bfloat16"))
+    assert "product_dtype" not in LanguageModelTask(training=exact).settings
+    assert LanguageModelTask(training=rounded).settings["product_dtype"] == "bfloat16"
+    corpus = datasets.load("pydoc", level="char")
+    found = []
+    for settings in (exact, rounded):
+        outcome, model = train(zoo["LSTM"], corpus, replace(settings, train_tokens=4_000, valid_tokens=1_000))
+        found.append(outcome.metrics["valid_ppl"])
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert found[0] != found[1]
+    assert found[0] == pytest.approx(found[1], rel=0.02)
+    with pytest.raises(ValueError, match="product_dtype must be one of float32, bfloat16, got 'float16'"):
+        replace(TINY, product_dtype="float16")

@@ -308,6 +308,7 @@ static void member(const void *what, struct team team) {
     const struct call *call = what;
     const struct layout layout = lay_out(call);
     const struct share blocks = share_of(team, layout.blocks);
+    begin_products();
     for (long first = 0; first < call->rows; first += call->rows_at_once) {
         const struct chunk chunk = {
             .call = call,
@@ -330,6 +331,7 @@ static void member(const void *what, struct team team) {
         wait_for_all();
         if (call->d_features) sum_feature_gradients(&chunk);
     }
+    end_products();
 }
 
 /* The mean loss of all rows; gradients go where the call says. */

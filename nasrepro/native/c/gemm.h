@@ -164,8 +164,10 @@ static void pack_strip(const float *a, long row_stride, long column_stride, long
     for (long r = (rows - 1) / LANES * LANES; r >= 0; r -= LANES) { /* last first: what overhangs it is the first's */
         const long n = least(LANES, rows - r);
         if (row_stride == 1) /* A is stored transposed */
-            for (long i = i0; i < i1; i++)
+            for (long i = i0; i < i1; i++) {
+                __builtin_prefetch(a + r + (i + 16) * column_stride); /* too far apart for the processor to guess */
                 store(strip + (i - i0) * rows + r, lanes_across(a + r, column_stride, k, i, n), LANES);
+            }
         else
             for (long i = i0; i < i1; i += LANES)
                 turn(a + r * row_stride, row_stride, n, k, i, least(LANES, i1 - i), strip + (i - i0) * rows + r, rows);
@@ -191,16 +193,15 @@ INLINE vec multiply_add(vec sums, float a, vec b) {
 }
 
 /* C[rows, vectors * LANES] = A B, plus C itself if we accumulate, plus the bias if there is one. `rows` and `vectors` are
- * constants wherever this is inlined, so the sums of rows that are not there fall away and the others are registers. */
+ * constants wherever this is inlined, so the sums of rows that are not there fall away and the others are registers. C is
+ * asked for at the beginning and touched at the end: by then it has come from wherever it was. */
 INLINE void tile(const int rows, const int vectors, long lanes, const float *a, const float *b, float *c, long ldc,
                  int accumulate, const float *bias) {
 #define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
 #define BEGIN(r)                                                                                                       \
     vec left##r = {0}, right##r = {0};                                                                                 \
-    if (r < rows && accumulate) {                                                                                      \
-        left##r = load(c + r * ldc, LANES);                                                                            \
-        if (vectors == 2) right##r = load(c + r * ldc + LANES, LANES);                                                 \
-    }                                                                                                                  \
+    if (r < rows) __builtin_prefetch(c + r * ldc, 1);                                                                  \
+    if (r < rows && vectors == 2) __builtin_prefetch(c + r * ldc + LANES, 1);                                          \
     if (r < rows && bias) {                                                                                            \
         left##r += load(bias, LANES);                                                                                  \
         if (vectors == 2) right##r += load(bias + LANES, LANES);                                                       \
@@ -211,6 +212,10 @@ INLINE void tile(const int rows, const int vectors, long lanes, const float *a, 
         if (vectors == 2) right##r = multiply_add(right##r, a[r], b_right);                                            \
     }
 #define END(r)                                                                                                         \
+    if (r < rows && accumulate) {                                                                                      \
+        left##r += load(c + r * ldc, LANES);                                                                           \
+        if (vectors == 2) right##r += load(c + r * ldc + LANES, LANES);                                                \
+    }                                                                                                                  \
     if (r < rows) {                                                                                                    \
         store(c + r * ldc, left##r, LANES);                                                                            \
         if (vectors == 2) store(c + r * ldc + LANES, right##r, LANES);                                                 \

@@ -328,12 +328,15 @@ static void backward_steps(const struct call *call, const struct memory *memory,
     }
 }
 
-/* sums[j] = the sum of column j of all rows. */
+/* sums[j] = the sum of column j of all rows; eight rows at a time, since the sums go to memory and back each time. */
 static void sum_rows(const float *restrict a, long row, long rows, long columns, float *restrict sums) {
     memset(sums, 0, columns * sizeof(float));
-    for (long r = 0; r < rows; r++)
-        for (long j = 0; j < columns; j += LANES)
-            store(sums + j, load(sums + j, columns - j) + load(a + r * row + j, columns - j), columns - j);
+    for (long r = 0; r < rows; r += 8)
+        for (long j = 0; j < columns; j += LANES) {
+            vec total = load(sums + j, columns - j);
+            for (long i = r; i < least(r + 8, rows); i++) total += load(a + i * row + j, columns - j);
+            store(sums + j, total, columns - j);
+        }
 }
 
 static void weight_gradients(const struct call *call, const struct memory *memory, struct team team) {

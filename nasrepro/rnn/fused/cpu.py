@@ -15,6 +15,7 @@ from torch import Tensor
 from nasrepro import native
 from nasrepro.dsl import Cell
 from nasrepro.native import NativeError
+from nasrepro.native.products import load_products
 from nasrepro.native.scratch import aligned, scratch
 from nasrepro.rnn.fused.c_source import SPACES, c_source
 from nasrepro.rnn.fused.plan import WIDE, Place, Plan, plan_cell
@@ -67,10 +68,7 @@ _Call = _structure(
 @lru_cache(maxsize=2)
 def driver(product_dtype: torch.dtype) -> ctypes.CDLL:
     """The shipped C driver, for products in float32 or bfloat16. Raises NativeError where C cannot be compiled."""
-    flags = ["-DPRODUCTS_BF16"] if product_dtype == torch.bfloat16 else []
-    library = native.load('#include "loop.c"\n', flags=flags)
-    if hasattr(library, "ask_for_tiles") and library.ask_for_tiles() != 0:
-        library = native.load('#include "loop.c"\n', flags=[*flags, "-DWITHOUT_TILES"])
+    library = load_products('#include "loop.c"\n', bfloat16=product_dtype == torch.bfloat16)
     library.scratch_floats.restype = ctypes.c_long
     library.most_runs.restype = ctypes.c_long
     return library

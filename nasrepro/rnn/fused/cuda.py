@@ -23,6 +23,7 @@ from nasrepro.dsl import Cell
 from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Norm, Place, Plan, Run, plan_cell
 from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_of
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
+from nasrepro.rnn.products import add_product
 from nasrepro.rnn.program import Program
 
 CALLS_BEFORE_RECORDING: float = 2
@@ -259,13 +260,8 @@ class _Pass:
 
     def _multiply(self, a: Tensor, b: Tensor, target: Tensor, add: bool) -> None:
         """Target (+)= a b: what is multiplied is rounded to the product dtype, what is added up is not."""
-        a, b = a.to(self.cell.product_dtype), b.to(self.cell.product_dtype)
-        if a.dtype == target.dtype:
-            target.addmm_(a, b, beta=int(add))
-        elif target.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):  # torch >= 2.8
-            torch.addmm(target, a, b, out_dtype=target.dtype, beta=int(add), out=target)
-        else:
-            target.addmm_(a.to(target.dtype), b.to(target.dtype), beta=int(add))
+        narrow = self.cell.product_dtype
+        add_product(target, a.to(narrow), b.to(narrow), keep=add)
 
     def _launch(
         self, direction: str, part: str, number: int, loops: Sequence[Loop], rows: Mapping[str, Tensor]

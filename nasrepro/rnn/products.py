@@ -1,0 +1,18 @@
+"""Matrix products by torch whose sums have more digits than what is multiplied."""
+
+import torch
+from torch import Tensor
+
+
+def add_product(target: Tensor, a: Tensor, b: Tensor, *, keep: bool = False, scale: float = 1.0) -> None:
+    """target (n, m) = scale * a (n, k) b (k, m), plus what it held if we keep that; its dtype is a's or a wider one.
+
+    Products of narrower numbers are added up in the target's dtype: in one kernel on CUDA from torch 2.8 on, elsewhere
+    by widening them first.
+    """
+    if a.dtype == target.dtype:
+        target.addmm_(a, b, beta=int(keep), alpha=scale)
+    elif target.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):
+        torch.addmm(target, a, b, out_dtype=target.dtype, beta=int(keep), alpha=scale, out=target)
+    else:
+        target.addmm_(a.to(target.dtype), b.to(target.dtype), beta=int(keep), alpha=scale)
