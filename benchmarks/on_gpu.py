@@ -37,6 +37,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +267,18 @@ def decoder(device: str, small: bool, _: Path) -> pd.DataFrame:
         def by_torch(leaves: Sequence[Tensor] = leaves, targets: Tensor = targets) -> None:
             torch.autograd.grad(F.cross_entropy(F.linear(*leaves), targets), leaves)
 
-        def fused(leaves: Sequence[Tensor] = leaves, targets: Tensor = targets) -> None:
-            torch.autograd.grad(linear_cross_entropy(*leaves, targets), leaves)
+        def fused(
+            leaves: Sequence[Tensor] = leaves, targets: Tensor = targets, products: torch.dtype = torch.float32
+        ) -> None:
+            torch.autograd.grad(linear_cross_entropy(*leaves, targets, product_dtype=products), leaves)
 
         for tf32 in (False, True):
             with _tf32(tf32):
-                variants = {("F.linear, F.cross_entropy", "torch"): by_torch, ("linear_cross_entropy", "fused"): fused}
+                variants = {
+                    ("F.linear, F.cross_entropy", "torch"): by_torch,
+                    ("linear_cross_entropy", "fused"): fused,
+                    ("linear_cross_entropy, bfloat16", "fused"): partial(fused, products=torch.bfloat16),
+                }
                 timed = list(_time(variants, 3 if small else 20, device))
             rows += [{"words": words, "width": width, "TF32": tf32, **row} for row in timed]
     return pd.DataFrame(rows)
@@ -299,6 +307,8 @@ def models(device: str, small: bool, _: Path) -> pd.DataFrame:
         built = {("nn.LSTM", "torch"): _TorchModel(words, settings)} | {
             (name, "fused"): LanguageModel(nr.zoo[name], words, settings, seed=0) for name in ("LSTM", "GRU", "BC3")
         }
+        rounded = replace(settings, product_dtype="bfloat16")
+        built["LSTM, bfloat16", "fused"] = LanguageModel(nr.zoo["LSTM"], words, rounded, seed=0)
         for tf32 in (False, True):
             with _tf32(tf32):
                 variants = {name: _training_step(model.to(device), words, device) for name, model in built.items()}
