@@ -235,9 +235,9 @@ def _translation_record(profile: Profile, folder: Path, record: Any, limits: Map
     """Everything that notebooks 06 and 07 replay."""
     from nasrepro.dsl import zoo
     from nasrepro.profiles import TABLE_3, TRANSFERRED, resumable, table_3_row
-    from nasrepro.search.held_out import evaluate_test
+    from nasrepro.search.held_out import evaluate_tests
     from nasrepro.search.loop import evaluate, search
-    from nasrepro.search.workers import Workers
+    from nasrepro.search.workers import Job, Workers
 
     runs = profile.translation
     print(search(runs.search_task, runs.search, record, **limits))
@@ -247,10 +247,13 @@ def _translation_record(profile: Profile, folder: Path, record: Any, limits: Map
     for settings in runs.controls():
         print(search(runs.control_task, settings, record, **limits))
     for task, names in ((runs.task, TABLE_3), (runs.larger_task, TRANSFERRED)):
-        for seed, name in product(runs.seeds, names if task else ()):
-            assert task is not None
-            row = table_3_row(name, seed, larger=task is runs.larger_task)
-            found = evaluate_test(resumable(task, folder), zoo[name], seed, record, row)
+        if task is None:
+            continue
+        rows = {
+            table_3_row(name, seed, larger=task is runs.larger_task): Job(zoo[name], seed)
+            for seed, name in product(runs.seeds, names)
+        }
+        for row, found in evaluate_tests(resumable(task, folder), rows, record, limits["workers"]).items():
             print(f"{row}: {found.reason or found.metrics}")
 
 

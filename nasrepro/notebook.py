@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -30,12 +30,13 @@ from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.ledger import Finding
 from nasrepro.report.provenance import Data, provenance
 from nasrepro.search.agent_search import AgentSearchSettings
-from nasrepro.search.held_out import HeldOut, evaluate_test
+from nasrepro.search.held_out import HeldOut, evaluate_tests
 from nasrepro.search.history import Search, replay
 from nasrepro.search.loop import SearchSettings, evaluate, search, search_id, search_identity
 from nasrepro.search.record import Evaluation, Record
-from nasrepro.search.workers import Workers
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.trainers.outcome import TaskIdentity
 from nasrepro.trainers.translation import TranslationTask
 
 Kind = Literal["language model", "translation"]
@@ -206,41 +207,60 @@ class Run:
 
     # ---- single cells
 
-    def evaluations(self, cells: Sequence[Cell], seeds: Sequence[int]) -> list[Evaluation]:
-        """Evaluations of the cells by the profile's task, cell by cell and in each the seeds in their order.
+    def evaluations(self, cells: Sequence[Cell], seeds: Sequence[int], task: AnyTask | None = None) -> list[Evaluation]:
+        """Evaluations by the notebook's task, or another one, cell by cell and in each the seeds in their order.
 
         The shipped record is replayed and this machine's own is gone on with; what neither holds is trained. Where
         the data for that is missing, this is said, and the list is shorter.
         """
-        task = self.task
-        found = {}
-        shipped = None if self.fresh else self._shipped_record()
-        if shipped is not None:
-            same = (task.name, task.version, task.settings)
-            found = {(e.hash, e.seed): e for e in shipped.evaluations() if (e.task, e.version, e.settings) == same}
+        task = resumable(task or self._chosen, self.folder)
+        found = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
         try:
-            self.data = task.corpus
             with Workers(task, WORKERS, self.profile.timeout_s) as workers:
                 for seed in seeds:
                     missing = [cell for cell in cells if (cell.hash, seed) not in found]
-                    for cell, made in zip(missing, evaluate(missing, seed, self.record, workers), strict=True):
-                        found[cell.hash, seed] = made
+                    if missing:
+                        self.data = task.corpus
+                        made = evaluate(missing, seed, self.record, workers)
+                        found |= {(cell.hash, seed): one for cell, one in zip(missing, made, strict=True)}
         except DataError as error:
-            self.data = _recorded_data(list(found.values())) if found else None
             print(f"Nothing can be trained here, going on with what is recorded. {error}")
         return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
 
     def test_evaluation(self, cell: Cell, seed: int, row: str) -> Evaluation:
-        """A cell that validation has chosen, on the test split: from the shipped record, this machine's, or read once.
+        """A single row of `test_evaluations`."""
+        return self.test_evaluations({row: Job(cell, seed)})[row]
 
-        Raises DataError where neither record holds it and the data is not here.
+    def test_evaluations(self, rows: Mapping[str, Job]) -> dict[str, Evaluation]:
+        """Models that validation has chosen, on the test split, by their rows: which cell and seed each row reports.
+
+        From the shipped record, or this machine's, or trained, and the split read once for each row. Raises DataError
+        where neither record holds them and the data is not here.
+        """
+        found = self._shipped_evaluations(HeldOut(self.task), rows.values())
+        missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
+        made = {}
+        if missing:
+            self.data = self.task.corpus
+            # A single model is sooner trained here than another process is begun.
+            made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
+        return {row: made[row] if row in made else found[job.cell.hash, job.seed] for row, job in rows.items()}
+
+    def _shipped_evaluations(self, task: TaskIdentity, jobs: Iterable[Job]) -> dict[tuple[str, int], Evaluation]:
+        """What the shipped record holds of these, by the cell's hash and the seed; `data` is what that names, or None.
+
+        Nothing when the run is fresh.
         """
         shipped = None if self.fresh else self._shipped_record()
-        for evaluation in shipped.evaluations() if shipped is not None else ():
-            wanted = (HeldOut(self.task).name, cell.hash, seed, self.task.settings)
-            if (evaluation.task, evaluation.hash, evaluation.seed, evaluation.settings) == wanted:
-                return evaluation
-        return evaluate_test(self.task, cell, seed, self.record, row)
+        same = (task.name, task.version, task.settings)
+        wanted = {(job.cell.hash, job.seed) for job in jobs}
+        found = {
+            (e.hash, e.seed): e
+            for e in (shipped.evaluations() if shipped is not None else ())
+            if (e.task, e.version, e.settings) == same and (e.hash, e.seed) in wanted
+        }
+        self.data = _recorded_data(list(found.values())) if found else None
+        return found
 
     # ---- results
 

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nasrepro import notebook, profiles
 from nasrepro.datasets import DataError
-from nasrepro.dsl import parse, zoo
+from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.hardware import device_name
 from nasrepro.notebook import (
     RecordedData,
     Run,
@@ -18,7 +20,8 @@ from nasrepro.notebook import (
     unknown_parameter,
 )
 from nasrepro.search import Evaluation, Record, RecordError
-from nasrepro.search.held_out import evaluate_test
+from nasrepro.search.held_out import evaluate_test, evaluate_tests
+from nasrepro.search.workers import Job, WorkerError
 from nasrepro.trainers.language_model import LanguageModelTask
 
 OWN = 'PROFILE = "quick"  # smoke | quick\nFRESH = False\nCELLS = ["LSTM"]'
@@ -132,6 +135,11 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     profile = replace(TINY, shipped=("shipped.jsonl.gz",))
 
     assert Run("03", profile).evaluations([zoo["GRU"]], (1,)) == [marked]
+    replayed = Run("03", profile)
+    replayed.evaluations([zoo["GRU"]], (1,))
+    assert isinstance(replayed.data, RecordedData)
+    replayed.evaluations([zoo["GRU"]], (1, 2))
+    assert replayed.data is TINY.task.corpus, "one of the two was trained here"
     assert "marked" not in Run("03", profile, fresh=True).evaluations([zoo["GRU"]], (1,))[0].metrics
     without = Run("03", replace(profile, shipped=("not-there.gz",)))
     assert "marked" not in without.evaluations([zoo["GRU"]], (1,))[0].metrics
@@ -149,11 +157,23 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     )
 
 
+def test_cells_of_another_task_are_trained_by_that_task(run: Run) -> None:
+    other = replace(TINY.task, training=replace(TINY.task.training, hidden=5))
+    (found,) = run.evaluations([zoo["TanhRNN"]], (1,), other)
+    assert found.settings == other.settings != TINY.task.settings
+    assert found.metrics == other.evaluate(zoo["TanhRNN"].canonical(), 1).metrics
+
+
 # ---- the test split
 
 
-def test_the_test_split_is_read_once_for_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    record, cell = Record(), zoo["TanhRNN"]
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "record.sqlite")
+
+
+def test_the_test_split_is_read_once_for_a_row(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = zoo["TanhRNN"]
     first = evaluate_test(TINY.task, cell, 1, record, "a row")
     assert first.metrics["valid_ppl"] == pytest.approx(TINY.task.evaluate(cell.canonical(), 1).metrics["valid_ppl"])
     assert first.metrics["test_ppl"] != first.metrics["valid_ppl"]
@@ -164,8 +184,9 @@ def test_the_test_split_is_read_once_for_a_row(monkeypatch: pytest.MonkeyPatch) 
     assert len(record.test_reads()) == 1
 
 
-def test_a_kill_between_reading_and_writing_does_not_lock_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = Record()
+def test_a_kill_between_reading_and_writing_does_not_lock_the_row(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as killed:
         killed.setattr(Record, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -176,17 +197,76 @@ def test_a_kill_between_reading_and_writing_does_not_lock_the_row(monkeypatch: p
     assert len(record.test_reads()) == 1
 
 
-def test_a_row_cannot_read_the_test_split_for_another_model() -> None:
-    record = Record()
+def test_a_row_cannot_read_the_test_split_for_another_model(record: Record) -> None:
     evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row")
     with pytest.raises(RecordError, match="row 'a row' read the test split of pydoc"):
         evaluate_test(TINY.task, zoo["TanhRNN"], 2, record, "a row")
     assert len(record.evaluations()) == 1
 
 
-def test_a_cell_that_fails_reads_no_test_split() -> None:
+def test_a_cell_that_fails_reads_no_test_split(record: Record) -> None:
     task = replace(TINY.task, training=replace(TINY.task.training, fail_above=1.5))
-    record = Record()
     found: Evaluation = evaluate_test(task, zoo["TanhRNN"], 1, record, "a row")
     assert found.status == "failed"
     assert record.test_reads() == []
+
+
+def test_two_processes_read_what_one_reads_and_each_reading_is_written_down(record: Record, tmp_path: Path) -> None:
+    rows = {f"{name}, seed {seed}": Job(zoo[name], seed) for name in ("TanhRNN", "GRU") for seed in (1, 2)}
+    found = evaluate_tests(TINY.task, rows, record, workers=2)
+    alone = Record(tmp_path / "alone.sqlite")
+    for row, job in rows.items():
+        assert found[row].metrics == evaluate_test(TINY.task, job.cell, job.seed, alone, row).metrics
+        assert (found[row].hash, found[row].seed) == (job.cell.hash, job.seed)
+    assert [reading["row"] for reading in record.test_reads()] == [
+        f"{row} {evaluation.key[:12]}" for row, evaluation in sorted(found.items())
+    ]
+
+
+def test_a_training_that_crashes_leaves_its_row_open(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {f"{name}, seed 1": Job(zoo[name], 1) for name in ("TanhRNN", "GRU")}
+    train = LanguageModelTask.train
+
+    def gru_crashes(task: LanguageModelTask, cell: Cell, *others: Any) -> Any:
+        if cell.hash == zoo["GRU"].hash:
+            raise OSError("no space left on device")
+        return train(task, cell, *others)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LanguageModelTask, "train", gru_crashes)
+        with pytest.raises(WorkerError, match=r"1 of 2 trainings .*\(GRU, seed 1\) .*OSError: no space left on device"):
+            evaluate_tests(TINY.task, rows, record, workers=0)
+    assert [e.hash for e in record.evaluations()] == [zoo["TanhRNN"].hash]
+    assert all(e.status == "ok" for e in evaluate_tests(TINY.task, rows, record, workers=0).values())
+
+
+def test_readings_need_a_file() -> None:
+    with pytest.raises(ValueError, match=r"written down in a file: open the record with Record\(path\)"):
+        evaluate_test(TINY.task, zoo["TanhRNN"], 1, Record(), "a row")
+
+
+def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_this_machines(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {f"LSTM, seed {seed}": Job(zoo["LSTM"], seed) for seed in (1, 2)}
+    made = run.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1")
+    assert (run.data, run.device) == (TINY.task.corpus, device_name())
+    shipped = Record()
+    shipped.put(replace(made, device="a machine far away"))
+    shipped.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+    profile = replace(TINY, shipped=("shipped.jsonl.gz",))
+
+    replayed = Run("07", profile)
+    assert replayed.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == "a machine far away"
+    assert replayed.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", "a machine far away")
+    assert replayed.provenance()["device"] == "a machine far away"
+    assert replayed.record.test_reads() == []
+
+    found = replayed.test_evaluations(rows)
+    assert [(e.seed, e.device) for e in found.values()] == [(1, "a machine far away"), (2, device_name())]
+    assert replayed.data is TINY.task.corpus
+    assert [reading["row"][:12] for reading in replayed.record.test_reads()] == ["LSTM, seed 2"]
+
+    assert Run("07", profile, fresh=True).test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == device_name()

@@ -1,12 +1,16 @@
 """The test split: read once for a row of results, when everything was decided on the validation split."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+from tqdm.auto import tqdm
 
 from nasrepro.dsl import Cell
+from nasrepro.search.loop import evaluate
 from nasrepro.search.record import Evaluation, Record, RecordError, TestSplit, evaluation_key
+from nasrepro.search.workers import Job, WorkerError, Workers
 from nasrepro.trainers.outcome import Outcome, Task
 
 
@@ -17,7 +21,9 @@ class TestableTask(Task, Protocol):
     def corpus(self) -> TestSplit:
         """The data, its test split under lock."""
 
-    def train(self, cell: Cell, seed: int) -> tuple[Outcome, Any]:
+    def train(
+        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> tuple[Outcome, Any]:
         """What `evaluate` does, and the model that came of it."""
         ...
 
@@ -53,36 +59,72 @@ class HeldOut:
         return self.task.data_hash
 
 
-def evaluate_test(task: TestableTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
-    """A cell that was chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like).
+@dataclass(frozen=True)
+class _Testing(HeldOut):
+    """What workers are given: train a cell, then measure its model on the test split."""
 
-    The model is trained again from its seed, because records keep numbers and no weights. The split is read through
-    `Record.read_test` under the name `row` and the evaluation's key, so that each reading names what it was for; asked
+    rows: Mapping[str, str]
+    """What each reading is for: the row's name, by the evaluation's key."""
+    record: Path
+    """Where readings are written down. Each process opens it for itself."""
+
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        """The outcome of the training; where that was a success, with the numbers of the test split."""
+        outcome, model = self.task.train(cell, seed, on_epoch)
+        if outcome.status != "ok":
+            return outcome
+        key = evaluation_key(self, cell, seed)
+        with Record(self.record) as record:
+            # The record holds no result under this key, so an earlier reading for it was cut short by a kill.
+            split = record.read_test(self.task.corpus, f"{self.rows[key]} {key[:12]}", unfinished=True)
+        return replace(outcome, metrics={**outcome.metrics, **self.task.test(model, split)})
+
+
+def evaluate_test(task: TestableTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
+    """A single row of `evaluate_tests`, in this process."""
+    return evaluate_tests(task, {row: Job(cell, seed)}, record, workers=0)[row]
+
+
+def evaluate_tests(
+    task: TestableTask, rows: Mapping[str, Job], record: Record, workers: int = 1
+) -> dict[str, Evaluation]:
+    """Models that were chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like), by row.
+
+    `rows` says for each row of results which cell and seed it reports. A model is trained again from its seed, by one
+    of so many `workers` (0: in this process), because records keep numbers and no weights. The split is read through
+    `Record.read_test` under the row's name and the evaluation's key, so that each reading names what it was for; asked
     again, the record answers, and nothing is trained or read.
 
-    Raises RecordError, before any training, when the row has read this split for another model.
+    Raises, before any training, RecordError when a row has read this split for another model, and ValueError for a
+    record in memory; WorkerError (or SearchError, see `evaluate`) when trainings crash, of which nothing is kept.
     """
-    held_out = HeldOut(task)
-    key = evaluation_key(held_out, cell, seed)
-    known = record.get(key)
-    if known is not None:
-        return known
+    if record.path is None:
+        raise ValueError("readings of a test split are written down in a file: open the record with Record(path)")
+    keys = {row: evaluation_key(HeldOut(task), job.cell, job.seed) for row, job in rows.items()}
+    _refuse_other_models(task, keys, record)
+    testing = _Testing(task, {key: row for row, key in keys.items()}, record.path)
+    # No limit of time: a cell that was chosen is no guest of a search, and its row shall not stay empty.
+    with Workers(testing, workers) as pool, tqdm(total=len(rows), unit="model", disable=len(rows) == 1) as bar:
+        for seed in dict.fromkeys(job.seed for job in rows.values()):
+            evaluate([job.cell for job in rows.values() if job.seed == seed], seed, record, pool, bar)
+    found = {row: record[key] for row, key in keys.items()}
+    crashed = {row: e for row, e in found.items() if e.reason.startswith("crashed") or e.reason == "out of memory"}
+    if crashed:
+        record.forget([e.key for e in crashed.values()])
+        row, first = next(iter(crashed.items()))
+        raise WorkerError(
+            f"{len(crashed)} of {len(found)} trainings for the test split crashed, the first ({row}) with "
+            f"{first.reason!r}. Nothing of these was kept: mend the cause and run again"
+        )
+    return found
+
+
+def _refuse_other_models(task: TestableTask, keys: Mapping[str, str], record: Record) -> None:
+    """Raise RecordError for a row that has read the task's test split for a model of another key."""
     for reading in record.test_reads():
-        name, _, of = reading["row"].rpartition(" ")
-        if (name, reading["data"]) == (row, task.data_hash) and of != key[:12]:
+        row, _, of = reading["row"].rpartition(" ")
+        if reading["data"] == task.data_hash and row in keys and of != keys[row][:12]:
             raise RecordError(
                 f"row {row!r} read the test split of {reading['corpus']} on {reading['created']} for another model, "
                 "and that is done once; compare models on the validation split, or report a new row and say so"
             )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker process: more threads change the order of sums
-    try:
-        outcome, model = task.train(cell.canonical(), seed)
-        if outcome.status == "ok":
-            # The record holds no result under this key, so an earlier reading for it was cut short by a kill.
-            split = record.read_test(task.corpus, f"{row} {key[:12]}", unfinished=True)
-            outcome = replace(outcome, metrics={**outcome.metrics, **task.test(model, split)})
-    finally:
-        torch.set_num_threads(threads)
-    record.put(Evaluation.of(held_out, cell, seed, outcome))
-    return record[key]

@@ -210,8 +210,8 @@ def test_a_task_pickles_without_its_data_and_names_what_decides(task: Translatio
     assert task.data_words == "toy (sentence pairs)"
 
 
-def test_the_test_split_is_read_once_for_a_row(task: TranslationTask) -> None:
-    record = Record()
+def test_the_test_split_is_read_once_for_a_row(task: TranslationTask, tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.sqlite")
     found = evaluate_test(task, zoo["MT5"], 1, record, "a row")
     assert found.metrics["valid_ppl"] == pytest.approx(task.evaluate(zoo["MT5"].canonical(), 1).metrics["valid_ppl"])
     assert {"test_ppl", "test_bleu", "test_multi_bleu"} < found.metrics.keys()
