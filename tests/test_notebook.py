@@ -93,7 +93,7 @@ def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
     note_seconds(folder / "timings.json", "smoke", "03", 41.26)
     found = start("03", "smoke")
     assert found.folder == folder
-    for words in ("smoke: does everything once", "pydoc (chars)", "about 41 s on "):
+    for words in ("smoke: does everything once", "pydoc-characters", "about 41 s on "):
         assert words in shown[0]
 
 

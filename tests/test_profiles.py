@@ -10,7 +10,7 @@ from nasrepro.profiles import TABLE_3, Profile, load
 from nasrepro.report import papers
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
-from nasrepro.trainers.language_model import LanguageModelSettings
+from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 ALL = list(profiles.profiles.values())
@@ -35,6 +35,23 @@ def test_the_paper_profile_translates_by_the_papers_settings() -> None:
     paper = load("paper").translation
     assert paper.task == paper.search_task == TranslationTask("multi30k", TranslationSettings())
     assert paper.search == AgentSearchSettings()
+
+
+def test_the_paper_profiles_data_is_that_of_the_entries_it_is_held_against() -> None:
+    """Letter by letter, as the ledger compares them: else no run could ever be called reproduced."""
+    paper, known = load("paper"), papers.load()
+
+    def data(*beginnings: str) -> set[str | None]:
+        return {entry.data for name, entry in known.items() if name.startswith(beginnings)}
+
+    runs, rows = paper.translation, [f"s17.table3.{name.lower()}." for name in TABLE_3]
+    assert runs.larger_task is not None
+    assert data("s17.fig3") == {paper.task.data_words}
+    assert data("s17.search.mt", "s17.fig4", "s17.fig6") == {runs.search_task.data_words}
+    assert data(*(f"{row}multi30k" for row in rows), "s17.mt.beats_lstm") == {runs.task.data_words}
+    assert data(*(f"{row}iwslt16" for row in rows), "s17.mt.no_transfer") == {runs.larger_task.data_words}
+    assert LanguageModelTask("ptb").data_words in data("s17.table1")
+    assert load("course").task.data_words in data("zl17") - data("s17"), "letters of the same text are other data"
 
 
 @pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.name)

@@ -297,8 +297,8 @@ class LanguageModelTask:
 
     @property
     def data_words(self) -> str:
-        """The data in words: "ptb (chars)"."""
-        return f"{self.corpus_name} ({self.level}s)"
+        """The data in the words of the papers' entries: "ptb", or "ptb-characters"."""
+        return self.corpus_name + ("-characters" if self.level == "char" else "")
 
     @property
     def data_hash(self) -> str:

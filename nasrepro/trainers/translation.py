@@ -366,8 +366,8 @@ class TranslationTask:
 
     @property
     def data_words(self) -> str:
-        """The data in words: "multi30k (sentence pairs)"."""
-        return f"{self.corpus_name} (sentence pairs)"
+        """The data in the words of the papers' entries: "multi30k"."""
+        return self.corpus_name
 
     @property
     def data_hash(self) -> str:

@@ -207,7 +207,7 @@ def test_a_task_pickles_without_its_data_and_names_what_decides(task: Translatio
     assert pickle.loads(pickle.dumps(task)) == task
     assert json.loads(json.dumps(task.settings)) == {"corpus": "toy", **vars(TINY)}
     assert replace(task, device="cuda").settings == task.settings
-    assert task.data_words == "toy (sentence pairs)"
+    assert task.data_words == "toy"
 
 
 def test_the_test_split_is_read_once_for_a_row(task: TranslationTask, tmp_path: Path) -> None:
