@@ -19,7 +19,7 @@ from nasrepro.controllers import AgentSettings, PriorSettings, ReinforceSettings
 from nasrepro.ranking import RankerSettings
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
-from nasrepro.trainers.forecast import WIKITEXT2
+from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
@@ -341,6 +341,23 @@ def share_of_paper(task: LanguageModelTask, cells: int) -> float:
     training, paper = task.training, LanguageModelSettings()
     tokens = training.train_tokens or len(task.corpus.train)
     return min(1.0, cells * training.epochs * tokens / (1000 * paper.epochs * WIKITEXT2.train))
+
+
+def pairs_read(task: TranslationTask) -> int:
+    """Sentence pairs that a task trains on in every epoch. Of Multi30k they are known without the data."""
+    return task.training.train_pairs or (MULTI30K.train if task.corpus_name == "multi30k" else len(task.corpus.train))
+
+
+def share_of_translation(task: TranslationTask, trainings: int = 1, of: int = 1) -> float:
+    """The share of S17's training that `trainings` by a task are, where S17 made `of` on Multi30k: at most 1.
+
+    A training is counted as what it multiplies: pairs read, times the size of a layer's matrices, times layers.
+    Vocabularies are left out, so this flatters a run that cuts them.
+    """
+    training, paper = task.training, TranslationSettings()
+    ours = pairs_read(task) * training.epochs_at_most * training.layers * training.hidden**2
+    theirs = MULTI30K.train * paper.epochs_at_most * paper.layers * paper.hidden**2
+    return min(1.0, trainings * ours / (of * theirs))
 
 
 def load(name: str) -> Profile:

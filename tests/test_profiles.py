@@ -5,12 +5,15 @@ from dataclasses import fields, replace
 import pytest
 
 from nasrepro import datasets, profiles
+from nasrepro.datasets.parallel import parallel_from_text
 from nasrepro.dsl import zoo
-from nasrepro.profiles import TABLE_3, Profile, load
+from nasrepro.profiles import TABLE_3, Profile, load, share_of_translation
 from nasrepro.report import papers
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
+from nasrepro.trainers import translation
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
+from nasrepro.trainers.seq2seq import Seq2Seq
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 ALL = list(profiles.profiles.values())
@@ -104,6 +107,44 @@ def test_small_profiles_need_no_network(name: str, monkeypatch: pytest.MonkeyPat
 def test_the_classics_do_not_fail_at_smoke() -> None:
     """A profile whose own rules fail every cell would leave a search nothing to learn from."""
     assert load("smoke").task.evaluate(zoo["TanhRNN"], seed=1).status == "ok"
+
+
+def test_the_share_of_a_translation_is_what_the_schedules_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(f"a b {number % 7}", f"x y {number % 7}") for number in range(290)]  # a hundredth of Multi30k
+    corpus = parallel_from_text("toy", pairs, pairs[:9], pairs[:9])
+    seen, falling = [0], iter(range(1000, 0, -1))
+
+    def count(model: Seq2Seq, batches: list[translation.Batch], *_: object) -> tuple[float, bool]:
+        weights = sum(weight.numel() for weight in model.decoder_weight[1:])  # those above the first have equal sizes
+        layers = model.sizes.layers
+        seen[0] += sum(len(batch.lengths) for batch in batches) * weights * layers // (layers - 1)
+        return 1.0, True
+
+    monkeypatch.setattr(translation, "_corpus", lambda *_: corpus)
+    monkeypatch.setattr(translation, "train_epoch", count)
+    monkeypatch.setattr(translation, "evaluate", lambda *_: next(falling) / 1000)
+    monkeypatch.setattr(translation, "scores", lambda *_: {})
+
+    def multiplied(task: TranslationTask) -> int:
+        seen[0] = 0
+        task.train(zoo["MT5"], 1)
+        return seen[0]
+
+    paper = 100 * multiplied(TranslationTask("toy"))
+    for changes in ({"hidden": 30}, {"epochs": 6, "halve_from": 4}, {"layers": 3}, {"train_pairs": 58}, {"epochs": 40}):
+        task = TranslationTask("toy", replace(TranslationSettings(), **changes))
+        expected = multiplied(task) / paper
+        assert share_of_translation(task) == pytest.approx(expected)
+        assert share_of_translation(task, 20, of=345) == pytest.approx(expected * 20 / 345)
+
+
+def test_the_paper_profiles_share_of_translation_is_all_of_it_without_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translation, "_corpus", lambda *_: pytest.fail("loaded"))
+    runs = load("paper").translation
+    made = papers.load()["s17.search.mt.architectures"].value
+    assert share_of_translation(runs.task) == share_of_translation(runs.search_task, runs.search.cells, of=made) == 1.0
+    assert share_of_translation(runs.task, 5) == 1.0, "more than all is all"
+    assert 0 < share_of_translation(load("course").translation.task) < 0.1
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("qiuck", "quick"), ("curse", "course"), ("papers", "paper")])

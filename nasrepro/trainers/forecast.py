@@ -1,18 +1,25 @@
 """How long training a cell will take on this machine, from the time of a few steps.
 
 Time depends on sizes and not on what the text says, so a forecast needs no data: it trains on random tokens.
+
+>>> forecast_seconds("LSTM's text", LanguageModelSettings(), WIKITEXT2) / 3600                  # doctest: +SKIP
+>>> forecast_translation_seconds("LSTM's text", TranslationSettings(), MULTI30K) / 3600         # doctest: +SKIP
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 
 import torch
 
-from nasrepro.datasets import Corpus
+from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell
+from nasrepro.trainers import translation
+from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings, evaluate, train_epoch
+from nasrepro.trainers.seq2seq import Seq2Seq
+from nasrepro.trainers.translation import Batch, TranslationSettings
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,30 @@ WIKITEXT2 = TextSize(words=33_278, train=2_088_628, valid=217_646)
 """The text that S17 trains on, ends of lines counted (Merity et al. 2016)."""
 
 
+@dataclass(frozen=True)
+class PairsSize:
+    """What the time of a translation training depends on: words of both vocabularies, pairs to train and validate on,
+    and tokens of a sentence on average, rounded."""
+
+    source_words: int
+    target_words: int
+    train: int
+    valid: int
+    source_length: int
+    target_length: int
+
+    @classmethod
+    def of(cls, corpus: ParallelCorpus) -> "PairsSize":
+        """The sizes of a corpus; lengths are those of its training sentences."""
+        lengths = (round(mean(map(len, side))) for side in (corpus.train.source, corpus.train.target))
+        words = (len(corpus.source_vocab), len(corpus.target_vocab))
+        return cls(*words, len(corpus.train), len(corpus.valid), *lengths)
+
+
+MULTI30K = PairsSize(9_799, 17_998, train=29_000, valid=1_014, source_length=13, target_length=13)
+"""The sentence pairs that S17 searches on (Elliott et al. 2016), as our tokeniser splits them."""
+
+
 def forecast_seconds(
     cell: Cell | str, settings: LanguageModelSettings, text: TextSize, steps: int = 3, device: str = "cpu"
 ) -> float:
@@ -40,8 +71,6 @@ def forecast_seconds(
 
     A cell that fails on the way takes less. Raises ValueError for no steps.
     """
-    if steps < 1:
-        raise ValueError(f"a forecast times 1 step or more, got {steps}")
     generator = torch.Generator().manual_seed(0)
     model = LanguageModel(cell, text.words, settings, seed=0).to(device)
     masks = torch.Generator(device).manual_seed(0)
@@ -61,8 +90,42 @@ def forecast_seconds(
     )
 
 
+def forecast_translation_seconds(
+    cell: Cell | str, settings: TranslationSettings, text: PairsSize, steps: int = 3, device: str = "cpu"
+) -> float:
+    """Seconds that `translation.train` would take if every epoch improves, the translation at its end counted in.
+
+    From `steps` batches of sentences of mean length, each trained on, evaluated and translated. A cell that fails, or
+    that stops improving before the learning rate is halved anyway, takes less. Raises ValueError for no steps.
+    """
+    words = [min(count, settings.vocab_size) for count in (text.source_words, text.target_words)]
+    model = Seq2Seq(cell, translation.model_sizes(settings, *words), seed=0).to(device)
+    generator, masks = torch.Generator().manual_seed(0), torch.Generator(device).manual_seed(0)
+    T = text.target_length + 1  # the decoder reads the start, or predicts the end, beside the sentence
+
+    def pairs(batch: int) -> Batch:
+        source, inputs, targets = (
+            torch.randint(count, (length, batch), generator=generator).to(device)
+            for count, length in ((words[0], text.source_length), (words[1], T), (words[1], T))
+        )
+        lengths = torch.full((batch,), text.source_length, device=device)
+        return Batch(source, lengths, inputs, targets, torch.ones_like(targets, dtype=torch.bool))
+
+    few, many = pairs(settings.eval_batch), pairs(settings.batch)
+    train_step = _median_seconds(lambda: translation.train_epoch(model, [many], 0.0, settings.clip, masks), steps)
+    valid_step = _median_seconds(lambda: translation.evaluate(model, [few]), steps)
+    # No word is number -1, so no translation ends before its length.
+    beam_step = _median_seconds(lambda: beam_search(model, few.source, few.lengths, 0, -1, settings.beam, T), steps)
+    train_pairs = min(text.train, settings.train_pairs or text.train)
+    valid_pairs = min(text.valid, settings.valid_pairs or text.valid)
+    each_epoch = train_step * train_pairs / settings.batch + valid_step * valid_pairs / settings.eval_batch
+    return settings.epochs_at_most * each_epoch + beam_step * valid_pairs / settings.eval_batch
+
+
 def _median_seconds(work: Callable[[], object], repeats: int) -> float:
     """Median seconds of one call, after one call to warm up. Each call ends by reading a number off the device."""
+    if repeats < 1:
+        raise ValueError(f"a forecast times 1 step or more, got {repeats}")
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()

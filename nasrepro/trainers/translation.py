@@ -81,6 +81,16 @@ class TranslationSettings:
     valid_pairs: int | None = None
     """Use only the first so many pairs of the validation text. None: all of it, as the paper."""
 
+    @property
+    def epochs_at_most(self) -> int:
+        """Epochs until their limit or the learning rate ends a training that gets better in every one: 13 by S17's."""
+        rate, epoch = self.learning_rate, 0
+        while epoch < self.epochs and rate >= self.stop_below:
+            epoch += 1
+            if epoch >= self.halve_from:
+                rate /= 2
+        return epoch
+
 
 # ---- batches
 
@@ -135,9 +145,14 @@ def _columns(sentences: Sequence[Sequence[int]], pad: int) -> Tensor:
 
 def make_model(cell: Cell | str, corpus: ParallelCorpus, settings: TranslationSettings, seed: int) -> Seq2Seq:
     """A new model for a corpus, its weights drawn from `seed`."""
-    sizes = Sizes(
-        source_words=len(corpus.source_vocab),
-        target_words=len(corpus.target_vocab),
+    return Seq2Seq(cell, model_sizes(settings, len(corpus.source_vocab), len(corpus.target_vocab)), seed)
+
+
+def model_sizes(settings: TranslationSettings, source_words: int, target_words: int) -> Sizes:
+    """The sizes of a model with vocabularies of so many words."""
+    return Sizes(
+        source_words=source_words,
+        target_words=target_words,
         hidden=settings.hidden,
         layers=settings.layers,
         dropout=settings.dropout,
@@ -145,7 +160,6 @@ def make_model(cell: Cell | str, corpus: ParallelCorpus, settings: TranslationSe
         init_range=settings.init_range,
         bridge=settings.bridge,
     )
-    return Seq2Seq(cell, sizes, seed)
 
 
 def train_epoch(

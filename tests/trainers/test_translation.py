@@ -114,6 +114,23 @@ def test_the_learning_rate_is_halved_as_opennmt_did(
     assert outcome.metrics["valid_ppl"] == pytest.approx(math.exp(min(losses[: len(rates)])))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"epochs": 6, "halve_from": 4}, {"epochs": 12}, {"epochs": 13}, {"halve_from": 1}, {"stop_below": 0.5},
+     {"learning_rate": 0.02}, {"learning_rate": 8.0, "epochs": 40}, {"epochs": 0}],
+)  # fmt: skip
+def test_the_epochs_of_a_training_that_always_improves(
+    changes: dict[str, float], corpus: ParallelCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling = iter(range(1000, 0, -1))
+    monkeypatch.setattr(translation, "train_epoch", lambda *_: (1.0, True))
+    monkeypatch.setattr(translation, "evaluate", lambda *_: next(falling) / 1000)
+    monkeypatch.setattr(translation, "scores", lambda *_: {})
+    schedule = {name: getattr(TranslationSettings(), name) for name in ("epochs", "halve_from")}
+    settings = replace(TINY, **{**schedule, **changes})
+    assert settings.epochs_at_most == len(train(zoo["MT5"], corpus, settings)[0].curve)
+
+
 def test_the_defaults_are_the_papers() -> None:
     stated = {"hidden": 300, "layers": 2, "dropout": 0.2, "batch": 64, "bptt": 35, "learning_rate": 1.0}
     stated |= {"stop_below": 0.03, "eval_batch": 1}
