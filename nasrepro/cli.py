@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nasrepro.datasets import DataError
-from nasrepro.profiles import Profile, profiles, project_root
+from nasrepro.profiles import TABLE_3, Profile, profiles, project_root
+from nasrepro.trainers.language_model import LanguageModelSettings
+from nasrepro.trainers.translation import TranslationSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,22 +106,51 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _demand_consent(profile: Profile, given: bool) -> None:
-    """Forecast a search on WikiText-2; raise ValueError where it takes more than 3 hours and nobody said `--yes`."""
-    from nasrepro.dsl import zoo
-    from nasrepro.notebook import WORKERS
-    from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds
-
+    """Forecast a profile on WikiText-2; raise ValueError where it takes more than 3 hours and nobody said `--yes`."""
     if profile.task.corpus_name != "wikitext2":  # the others take minutes, or replay what ships
         return
-    hours = forecast_seconds(zoo["LSTM"], profile.task.training, WIKITEXT2, steps=1) / 3600
-    search_hours = hours * profile.search.cells / WORKERS
+    from nasrepro.notebook import WORKERS
+
+    planned = _planned(profile)
+    seconds = {settings: _forecast(settings) for settings in {settings for _, settings, _ in planned}}
+    print(f"forecast for {profile.name} here, {WORKERS} workers, every cell taken for an LSTM:")
+    hours = 0.0
+    for words, settings, count in planned:
+        part = count * seconds[settings] / 3600 / WORKERS
+        hours += part
+        print(f"  {words}: {count} trainings of {seconds[settings] / 3600:.1f} hours, {part / 24:.1f} days")
     print(
-        f"forecast for {profile.name} here: {hours:.1f} hours for one LSTM cell, "
-        f"{search_hours / 24:.1f} days for a search of {profile.search.cells} cells with {WORKERS} workers",
+        f"  together {hours / 24:.1f} days. Not in it: what notebooks train besides (03 and 07 above all), the larger "
+        "translation set, what a search does between trainings (drawing and ranking cells, the agent's learning), "
+        "and that a cell may take longer than an LSTM, or fail early",
         flush=True,
     )
-    if search_hours > 3 and not given:
+    if hours > 3 and not given:
         raise ValueError("nothing was begun; say --yes (make: YES=1) to begin, or choose a smaller profile")
+
+
+def _planned(profile: Profile) -> list[tuple[str, LanguageModelSettings | TranslationSettings, int]]:
+    """What the searches and Table 3 of a profile train: in words, by which settings, and how many times."""
+    runs = profile.translation
+    search = runs.search.cells + len(runs.seeds)
+    return [
+        ("language models, ranked and random search", profile.task.training, 2 * profile.search.cells),
+        ("encoders, search by the agent, and the LSTM beside it", runs.search_task.training, search),
+        ("encoders, agent against chance", runs.control_task.training, sum(one.cells for one in runs.controls())),
+        ("encoders, Table 3", runs.task.training, len(TABLE_3) * len(runs.seeds)),
+    ]
+
+
+def _forecast(settings: LanguageModelSettings | TranslationSettings) -> float:
+    """Seconds of one training of an LSTM on S17's text: WikiText-2, or Multi30k."""
+    from nasrepro.dsl import zoo
+    from nasrepro.search.workers import torch_threads
+    from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2, forecast_seconds, forecast_translation_seconds
+
+    with torch_threads(1):  # as in a worker
+        if isinstance(settings, LanguageModelSettings):
+            return forecast_seconds(zoo["LSTM"], settings, WIKITEXT2, steps=1)
+        return forecast_translation_seconds(zoo["LSTM"], settings, MULTI30K, steps=1)
 
 
 def _set_aside(record: Path) -> None:
@@ -234,7 +265,7 @@ def _search(options: argparse.Namespace) -> None:
 def _translation_record(profile: Profile, folder: Path, record: Any, limits: Mapping[str, Any]) -> None:
     """Everything that notebooks 06 and 07 replay."""
     from nasrepro.dsl import zoo
-    from nasrepro.profiles import TABLE_3, TRANSFERRED, resumable, table_3_row
+    from nasrepro.profiles import TRANSFERRED, resumable, table_3_row
     from nasrepro.search.held_out import evaluate_tests
     from nasrepro.search.loop import evaluate, search
     from nasrepro.search.workers import Job, Workers

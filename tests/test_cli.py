@@ -194,13 +194,21 @@ def test_days_of_training_need_consent(
     (project / "results" / "paper").mkdir(parents=True)
     ran = []
     monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: 7200.0)
+    monkeypatch.setattr(forecast, "forecast_translation_seconds", lambda *_, **__: 3600.0)
     monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
     monkeypatch.setattr(cli, "_execute", lambda path, *_: ran.append(path.name) or 1.0)
     monkeypatch.setattr(cli, "_report", lambda *_: None)
     assert cli.main(["reproduce", "--profile", "paper"]) == 1
     said = capsys.readouterr()
-    # 1,000 cells of 2 hours by 2 workers are 1,000 hours
-    assert "2.0 hours for one LSTM cell, 41.7 days for a search of 1000 cells with 2 workers" in said.out
+    # By 2 workers: 2,000 cells of 2 hours, and of 1 hour 3,450 and 3 LSTMs, 6 searches of 500, 7 encoders of 3 seeds.
+    for part in (
+        "ranked and random search: 2000 trainings of 2.0 hours, 83.3 days",
+        "the LSTM beside it: 3453 trainings of 1.0 hours, 71.9 days",
+        "agent against chance: 3000 trainings of 1.0 hours, 62.5 days",
+        "Table 3: 21 trainings of 1.0 hours, 0.4 days",
+        "together 218.2 days. Not in it: what notebooks train besides",
+    ):
+        assert part in said.out
     assert "nothing was begun; say --yes" in said.err
     assert not ran
     assert cli.main(["reproduce", "--profile", "paper", "--yes"]) == 0
@@ -209,7 +217,8 @@ def test_days_of_training_need_consent(
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "course"])
 def test_short_profiles_pay_for_no_forecast(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: pytest.fail("it was forecast"))
+    for name in ("forecast_seconds", "forecast_translation_seconds"):
+        monkeypatch.setattr(forecast, name, lambda *_, **__: pytest.fail("it was forecast"))
     cli._demand_consent(profiles[profile], given=False)
 
 

@@ -2,8 +2,8 @@
 
 Time depends on sizes and not on what the text says, so a forecast needs no data: it trains on random tokens.
 
->>> forecast_seconds("LSTM's text", LanguageModelSettings(), WIKITEXT2) / 3600                  # doctest: +SKIP
->>> forecast_translation_seconds("LSTM's text", TranslationSettings(), MULTI30K) / 3600         # doctest: +SKIP
+>>> forecast_seconds(zoo["LSTM"], LanguageModelSettings(), WIKITEXT2) / 3600                # doctest: +SKIP
+>>> forecast_translation_seconds(zoo["LSTM"], TranslationSettings(), MULTI30K) / 3600       # doctest: +SKIP
 """
 
 import time
