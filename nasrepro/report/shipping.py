@@ -131,9 +131,27 @@ def speed_table(folder: Path) -> str:
             for _, row in part.iterrows()
         }
         rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    return "\n".join([*rows, "", _when_and_where(measured)])
+
+
+def model_speed_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of whole training steps: tokens per second, and over torch's."""
+    models = pd.read_csv(folder / "model.csv")
+    measured = json.loads((folder / "device.json").read_text("utf-8"))["model"]
+    sizes = list(dict.fromkeys(models["words"]))
+    rows = ["| language model of 2 x 200 units, tokens per second | " + " | ".join(f"{w:,} words" for w in sizes) + " |"]
+    rows.append("|---|" + "---|" * len(sizes))
+    for name, part in models.groupby("model", sort=False):
+        # `ratio` is of times, and the table of speeds.
+        of = {row["words"]: f"{row['tokens per second']:,.0f} ({1 / row['ratio']:.2f})" for _, row in part.iterrows()}
+        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    return "\n".join([*rows, "", _when_and_where(measured)])
+
+
+def _when_and_where(measured: Mapping[str, Any]) -> str:
+    """When a part of the benchmark was measured, and on what."""
     rounds, load = measured["parameters"]["rounds"], measured["load before"]
-    about = f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
-    return "\n".join([*rows, "", about])
+    return f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
 
 
 def _milliseconds(value: float) -> str:
@@ -155,6 +173,7 @@ def filled_readme(text: str, records: Path) -> str:
     text = fill(text, "record", record_words(Record.load(records / "ptb-chars-search.jsonl.gz")))
     text = fill(text, "translation", translation_table(Record.load(records / "multi30k-translation.jsonl.gz")))
     text = fill(text, "speed", speed_table(records.parent / "benchmarks"))
+    text = fill(text, "model-speed", model_speed_table(records.parent / "benchmarks"))
     return fill(text, "findings", findings_table(read_findings(records / "findings.json")))
 
 

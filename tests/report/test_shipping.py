@@ -8,7 +8,7 @@ import pytest
 from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.shipping import fill, filled_readme, ship, speed_table, timings_table
+from nasrepro.report.shipping import fill, filled_readme, model_speed_table, ship, speed_table, timings_table
 from nasrepro.search import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +41,22 @@ def test_the_speed_table_has_a_column_per_size_and_says_where_it_was_measured(tm
     lines = speed_table(tmp_path).splitlines()
     assert lines[0] == "| one layer, milliseconds | H 8, B 2, T 5 | H 16, B 2, T 5 |"
     assert lines[2:4] == ["| torch.nn.LSTM | 1.5 (1.00) |  |", "| BC3 | 1.23 (0.82) | 1,234 (0.50) |"]
+    assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
+
+
+def test_the_models_table_gives_speeds_where_the_benchmark_gives_times(tmp_path: Path) -> None:
+    pd.DataFrame(
+        [
+            {"words": 10_000, "model": "torch", "tokens per second": 1234.4, "ratio": 1.0},
+            {"words": 10_000, "model": "ours", "tokens per second": 2468.8, "ratio": 0.5},
+            {"words": 33_000, "model": "ours", "tokens per second": 99.6, "ratio": 0.8},
+        ]
+    ).to_csv(tmp_path / "model.csv", index=False)
+    measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
+    write_json(tmp_path / "device.json", {"model": {**measured, "load before": 0.5}})
+    lines = model_speed_table(tmp_path).splitlines()
+    assert lines[0].endswith("| 10,000 words | 33,000 words |")
+    assert lines[2:4] == ["| torch | 1,234 (1.00) |  |", "| ours | 2,469 (2.00) | 100 (1.25) |"]
     assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
 
 

@@ -10,8 +10,8 @@
  *     +-------+-------+---+
  *
  * A comes fresh and is copied strip by strip: TILE_ROWS rows, column after column. The micro-kernel `tile` then keeps a
- * tile of C, TILE_ROWS x PANEL, in registers while it walks down k. k is cut into blocks, so that strip and panel stay
- * in the caches.
+ * tile of C, TILE_ROWS x PANEL, in registers while it walks down k. A very long k is cut into blocks, so that strips
+ * stay in the caches.
  *
  * With PRODUCTS_BF16 both operands are packed as bfloat16 in pairs along k, two to a 32-bit lane, and sums stay float:
  * k floats become depth(k) lanes, half as many. Where the processor has tile registers (AMX), gemm_amx.h brings another
@@ -30,8 +30,11 @@
 #endif
 
 #define PANEL (2 * LANES)
-#define BLOCK 512 /* lanes of depth that are worked through at a time */
-#define STRIPS 8  /* strips of A that are copied at a time */
+/* Lanes of depth that are worked through at a time, and strips of A that are copied at a time: together half a megabyte,
+ * which a second-level cache holds. To cut the depth as well, for panels that stay in the first level, costs more than it
+ * gains: C would come and go once for each cut. */
+#define BLOCK 2400
+#define STRIPS 4
 #ifdef TILE_REGISTERS
 #define TILE_ROWS 32
 #define STEP 16 /* depth and blocks are whole steps */
