@@ -35,7 +35,7 @@ from nasrepro.search.history import Search, replay
 from nasrepro.search.loop import SearchSettings, evaluate, search, search_id, search_identity
 from nasrepro.search.record import Evaluation, Record
 from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.trainers.language_model import LanguageModelTask, data_words
 from nasrepro.trainers.outcome import TaskIdentity
 from nasrepro.trainers.translation import TranslationTask
 
@@ -56,6 +56,8 @@ class RecordedData:
     note: str
     device: str
     """What the evaluations ran on."""
+    level: str = "word"
+    """As of a corpus: "word" or "char"."""
 
 
 def results_folder() -> Path:
@@ -300,7 +302,9 @@ class Run:
 
     def data_words(self) -> str:
         """The data in use, in the words that the ledger compares."""
-        return self.task.data_words
+        if self.data is None:
+            return self.task.data_words
+        return data_words(self.data.name, getattr(self.data, "level", "word"))
 
 
 def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
@@ -323,7 +327,8 @@ def note_seconds(path: Path, profile: str, notebook: str, seconds: float) -> Non
 def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
     first = evaluations[0]
     devices = ", ".join(sorted({evaluation.device for evaluation in evaluations}))
-    return RecordedData(first.settings["corpus"], first.data, f"recorded {first.created[:10]}", devices)
+    level = first.settings.get("level", "word")  # sentence pairs have none
+    return RecordedData(first.settings["corpus"], first.data, f"recorded {first.created[:10]}", devices, level)
 
 
 class _Unloaded:

@@ -1,7 +1,9 @@
 """How a notebook starts: parameters are checked, single cells are trained once, results have a place."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -150,7 +152,7 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
     alone = Run("03", profile)
     assert alone.evaluations([zoo["GRU"], zoo["LSTM"]], (1, 2)) == [marked]
-    assert alone.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", made.device)
+    assert alone.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", made.device, "char")
     assert (
         "Nothing can be trained here, going on with what is recorded. ptb is not here; fetch it"
         in capsys.readouterr().out
@@ -162,6 +164,24 @@ def test_cells_of_another_task_are_trained_by_that_task(run: Run) -> None:
     (found,) = run.evaluations([zoo["TanhRNN"]], (1,), other)
     assert found.settings == other.settings != TINY.task.settings
     assert found.metrics == other.evaluate(zoo["TanhRNN"].canonical(), 1).metrics
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "pydoc-characters"),  # the task's
+        (SimpleNamespace(name="ptb", hash="0", note="", level="word"), "ptb"),
+        (SimpleNamespace(name="ptb", hash="0", note="", level="char"), "ptb-characters"),
+        (SimpleNamespace(name="captions", hash="0", note=""), "captions"),
+        (RecordedData("ptb", "0", "", "a machine", "char"), "ptb-characters"),
+        (RecordedData("multi30k", "0", "", "a machine"), "multi30k"),
+    ],
+)
+def test_a_finding_names_the_data_in_use(run: Run, data: Any, words: str) -> None:
+    run.data = data
+    run.finding("s17.mt.loss_not_bleu", value=0.5)
+    (written,) = json.loads((run.folder / "ledger.json").read_text("utf-8"))["findings"]
+    assert written["data"] == words
 
 
 # ---- the test split
@@ -218,9 +238,8 @@ def test_two_processes_read_what_one_reads_and_each_reading_is_written_down(reco
     for row, job in rows.items():
         assert found[row].metrics == evaluate_test(TINY.task, job.cell, job.seed, alone, row).metrics
         assert (found[row].hash, found[row].seed) == (job.cell.hash, job.seed)
-    assert [reading["row"] for reading in record.test_reads()] == [
-        f"{row} {evaluation.key[:12]}" for row, evaluation in sorted(found.items())
-    ]
+    readings = sorted(reading["row"] for reading in record.test_reads())  # they come by the second, so in any order
+    assert readings == sorted(f"{row} {evaluation.key[:12]}" for row, evaluation in found.items())
 
 
 def test_a_training_that_crashes_leaves_its_row_open(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +279,9 @@ def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_th
 
     replayed = Run("07", profile)
     assert replayed.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == "a machine far away"
-    assert replayed.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", "a machine far away")
+    assert replayed.data == RecordedData(
+        "pydoc", made.data, f"recorded {made.created[:10]}", "a machine far away", "char"
+    )
     assert replayed.provenance()["device"] == "a machine far away"
     assert replayed.record.test_reads() == []
 

@@ -262,6 +262,11 @@ class _Run:
         )
 
 
+def data_words(corpus: str, level: str) -> str:
+    """What the papers' entries call a text: its name, and that it is read letter by letter where it is."""
+    return f"{corpus}-characters" if level == "char" else corpus
+
+
 @lru_cache(maxsize=4)
 def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
     return datasets.load(name, level=level, vocab_size=vocab_size)
@@ -298,7 +303,7 @@ class LanguageModelTask:
     @property
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "ptb", or "ptb-characters"."""
-        return self.corpus_name + ("-characters" if self.level == "char" else "")
+        return data_words(self.corpus_name, self.level)
 
     @property
     def data_hash(self) -> str:
