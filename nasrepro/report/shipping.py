@@ -139,7 +139,9 @@ def model_speed_table(folder: Path) -> str:
     models = pd.read_csv(folder / "model.csv")
     measured = json.loads((folder / "device.json").read_text("utf-8"))["model"]
     sizes = list(dict.fromkeys(models["words"]))
-    rows = ["| language model of 2 x 200 units, tokens per second | " + " | ".join(f"{w:,} words" for w in sizes) + " |"]
+    rows = [
+        "| language model of 2 x 200 units, tokens per second | " + " | ".join(f"{w:,} words" for w in sizes) + " |"
+    ]
     rows.append("|---|" + "---|" * len(sizes))
     for name, part in models.groupby("model", sort=False):
         # `ratio` is of times, and the table of speeds.

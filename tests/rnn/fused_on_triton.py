@@ -177,6 +177,19 @@ def test_operators_of_two_values_from_zero_to_infinity(op: str) -> None:
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-37, equal_nan=True)
 
 
+def test_gates_outside_zero_to_one_are_torchs_lerp() -> None:
+    gates = [-3.0, -0.5, -0.4, 0.0, 0.3, 0.5, 0.7, 1.0, 2.0, *ENDS]
+    pairs = torch.tensor([(a, f) for a in SPECIAL + ENDS for f in gates])
+    values = pairs.T.contiguous()
+    out, gradient = _elementwise(cuda.run, "Gate3(x_{t-1}, Cos(x_{t-1}), x_t)", values, DEVICE)
+    a, f = values.clone().requires_grad_()
+    expected = torch.lerp(a.cos(), a, f)
+    torch.testing.assert_close(out[1, 0], expected.detach().double(), rtol=4e-7, atol=1e-6, equal_nan=True)
+    known = expected.isfinite()  # elsewhere no slope is right
+    slopes = torch.autograd.grad(expected[known].sum(), f)[0].double()
+    torch.testing.assert_close(gradient[1, 0][known], slopes[known], rtol=1e-6, atol=1e-6)
+
+
 def _elementwise(backend, text: str, values: Tensor, device: str) -> tuple[Tensor, Tensor]:
     """Values and slopes of a cell without matrices; one unit for each of the values."""
     x = values.reshape(-1, 1, values.shape[-1]).to(device).requires_grad_()
