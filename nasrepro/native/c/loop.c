@@ -353,6 +353,15 @@ static void weight_gradients(const struct call *call, const struct memory *memor
     }
 }
 
+/* What reaches an input through the step after it, which reads it as x_{t-1}. */
+static void add_from_the_step_after(const struct call *call, struct team team) {
+    const long step = call->batch * call->input;
+    float *d_x = call->space[D_X].base;
+    const float *d_x_before = call->space[D_X_BEFORE].base;
+    const struct share mine = share_of(team, d_x && d_x_before ? (call->steps - 1) * step : 0);
+    for (long i = mine.first; i < mine.last; i++) d_x[i] += d_x_before[i + step];
+}
+
 static void backward_of_thread(const struct call *call, const struct layout *layout, struct team team) {
     const struct memory memory = {layout, call->scratch,
                                   call->scratch + layout->strips + team.me * round_up(scratch_size(), 16)};
@@ -369,6 +378,7 @@ static void backward_of_thread(const struct call *call, const struct layout *lay
         backward_level(call, call->level + l, &before, &memory);
     }
     wait_for_all();
+    add_from_the_step_after(call, team);
     weight_gradients(call, &memory, team);
 }
 

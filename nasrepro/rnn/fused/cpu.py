@@ -282,12 +282,13 @@ class _Layer(torch.autograd.Function):
         _, _, want_x, want_last_x, _, want_h, want_c, _, *want_weights = ctx.needs_input_grad
         d_out, d_h, d_c = (*given, None)[:3]
         x: Tensor = saved["x"]
-        written = cell.plan.written
 
         gradients = {"d_out": x.new_zeros(T, B, H) if d_out is None else d_out.contiguous()}
-        for space, wanted in (("d_x", want_x), ("d_x_before", "x_before" in saved and (want_x or want_last_x))):
-            if wanted or space in cell.plan.kernel_spaces:
-                gradients[space] = torch.empty_like(x) if space in written else torch.zeros_like(x)
+        transient = {space: shape.floats(space) for space in ("d_sums", "d_early", "d_early_wide")}
+        transient["d_step"] = B * shape.width("d_step")
+        made, in_passing = _input_gradients(cell.plan, shape, x, want_x, want_last_x)
+        gradients |= made
+        transient |= in_passing
         states = x.new_zeros(4, B, H).unbind()
         for space, last, (now, following) in (("d_h", d_h, states[:2]), ("d_c", d_c, states[2:])):
             if space == "d_h" or "c" in saved:
@@ -296,8 +297,6 @@ class _Layer(torch.autograd.Function):
             torch.empty_like(parameter) if wanted else None
             for parameter, wanted in zip(weights_and_biases, want_weights, strict=True)
         ]
-        transient = {space: shape.floats(space) for space in ("d_sums", "d_early", "d_early_wide")}
-        transient["d_step"] = B * shape.width("d_step")
 
         with scratch(sum(aligned(size) for size in transient.values())) as base:
             spaces = _addresses({**saved, **gradients}, shape)
@@ -307,8 +306,6 @@ class _Layer(torch.autograd.Function):
             call = _call(shape.tables, spaces, weights, biases, parameter_gradients, ctx.options.lengths)
             with scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as call.scratch:
                 cell.driver.backward(ctypes.byref(call))
-        if want_x and "d_x_before" in gradients:
-            gradients["d_x"][:-1].add_(gradients["d_x_before"][1:])
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
         return (
@@ -322,6 +319,26 @@ class _Layer(torch.autograd.Function):
             None,
             *parameter_gradients,
         )
+
+
+def _input_gradients(
+    plan: Plan, shape: _Shape, x: Tensor, want_x: bool, want_last_x: bool
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Tensors for those of d_x and d_x_before that are handed on, and the floats of those that are needed in passing.
+
+    What reaches x_t through x_{t-1} of the next step is added to d_x, so d_x_before is handed on for x_{-1} alone.
+    """
+    tensors: dict[str, Tensor] = {}
+    floats: dict[str, int] = {}
+    through_last = "x_before" in plan.spaces and (want_x or want_last_x)
+    for space, wanted, handed_on in (("d_x", want_x, want_x), ("d_x_before", through_last, want_last_x)):
+        if space not in plan.written:
+            tensors |= {space: torch.zeros_like(x)} if wanted else {}
+        elif handed_on:
+            tensors[space] = torch.empty_like(x)
+        elif wanted or space in plan.kernel_spaces:
+            floats[space] = shape.floats(space)
+    return tensors, floats
 
 
 _KEPT = ("sums", "saved", "saved_wide")  # what backward needs of the forward call, one behind the other in a buffer
