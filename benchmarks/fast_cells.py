@@ -197,11 +197,13 @@ def layers(options: argparse.Namespace) -> Rows:
             row = {"H": size, "B": batch, "T": steps, "layer": name, **row}
             if "torch.nn.GRU" in seconds:
                 row["over nn.GRU"] = float(np.median(np.array(seconds[name]) / np.array(seconds["torch.nn.GRU"])))
-            if name in FUSED and OURS in seconds:
+            if name in FUSED:
                 work = multiply_adds(FUSED[name], size)
-                ratio = float(np.median(np.array(seconds[name]) / np.array(seconds[OURS])))
                 row["million multiply-adds"] = 3 * steps * batch * work / 1e6  # forward, d_source, d_weight
-                row["per multiply-add, over our LSTM"] = ratio * lstm_work / work
+                row[f"per multiply-add, over {BASE}"] = row["ratio"] * lstm_work / work
+                if OURS in seconds:
+                    ratio = float(np.median(np.array(seconds[name]) / np.array(seconds[OURS])))
+                    row["per multiply-add, over our LSTM"] = ratio * lstm_work / work
             yield row
 
 
