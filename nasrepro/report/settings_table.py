@@ -35,4 +35,4 @@ def settings_table(paper: "DataclassInstance", here: "DataclassInstance") -> pd.
 def _spoken(value: object) -> str:
     if value is None:
         return "all"
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)

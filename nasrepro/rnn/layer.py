@@ -10,6 +10,7 @@ from nasrepro.dsl import Cell, CellError, parse
 from nasrepro.rnn import fused, interpreter
 from nasrepro.rnn.dropout import dropout, dropout_mask
 from nasrepro.rnn.interpreter import LayerState, Options, Weights
+from nasrepro.rnn.products import PRODUCT_DTYPES
 from nasrepro.rnn.program import Program, compile_cell
 from nasrepro.rnn.state import State, join, layers
 
@@ -17,8 +18,6 @@ Backend = Callable[[Program, Sequence[Weights], Tensor, LayerState, Options], tu
 
 BACKENDS: dict[str, Backend] = {"reference": interpreter.run, "fused": fused.run}
 """Name -> what runs a program."""
-
-PRODUCT_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class RNNLayer(nn.Module):
@@ -138,7 +137,7 @@ class RNN(nn.Module):
             raise ValueError("input_size, hidden_size, num_layers and last_size must be at least 1")
         if backend != "auto" and backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
-        if product_dtype not in PRODUCT_DTYPES:
+        if product_dtype not in PRODUCT_DTYPES.values():
             raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
         self.input_size = input_size
         self.hidden_size = hidden_size

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What products take: float32 takes operands as they are; bfloat16 rounds them, and sums stay float32."""
+
 
 def add_product(target: Tensor, a: Tensor, b: Tensor, *, keep: bool = False, scale: float = 1.0) -> None:
     """target (n, m) = scale * a (n, k) b (k, m), plus what it held if we keep that; its dtype is a's or a wider one.

@@ -18,10 +18,10 @@ from nasrepro import native
 from nasrepro.native import NativeError
 from nasrepro.native.products import load_products
 from nasrepro.native.scratch import scratch
-from nasrepro.rnn.products import add_product
+from nasrepro.rnn.products import PRODUCT_DTYPES, add_product
 
 _LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
-_failed: list[str] = []  # why C cannot be compiled here: a compiler that failed is not asked at every step
+_failed: set[bool] = set()  # products, by whether they round, that C could not be compiled for: it is not asked again
 
 
 def linear_cross_entropy(
@@ -42,17 +42,18 @@ def linear_cross_entropy(
         weight: (V, D).
         bias: (V,), or None for none.
         targets: (N,), int64, each in 0 .. V - 1.
-        product_dtype: torch.bfloat16 rounds what enters the three matrix products, which still add up in float32: twice
-            as fast or more where the processor multiplies such numbers, with gradients good to about two digits.
+        product_dtype: torch.bfloat16 rounds what enters the three matrix products, which still add up in float32:
+            nearly twice as fast where the processor multiplies such numbers, with gradients good to about two digits.
+            For float32 features only.
 
     Raises: ValueError for shapes or types that do not fit together, IndexError for a target outside the vocabulary (on
     the CPU; a GPU finds it by itself, later). Double backward is not supported. Inside torch.compile it is those two
-    functions, which can be traced.
+    functions, which can be traced, and nothing is rounded.
     """
+    rounds = _check_product_dtype(product_dtype, features) == torch.bfloat16
     if torch.compiler.is_compiling():
         return F.cross_entropy(F.linear(features, weight, bias), targets)
-    _check(features, weight, bias, targets, product_dtype)
-    rounds = product_dtype == torch.bfloat16
+    _check(features, weight, bias, targets)
     wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (features, weight, bias)]
     if any(wanted):
         return _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
@@ -61,9 +62,15 @@ def linear_cross_entropy(
     return _loss_and_gradients(wanted, rounds, features, weight, bias, targets)[0]
 
 
-def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product_dtype: torch.dtype) -> None:
-    if product_dtype not in (torch.float32, torch.bfloat16):
+def _check_product_dtype(product_dtype: torch.dtype, features: Tensor) -> torch.dtype:
+    if product_dtype not in PRODUCT_DTYPES.values():
         raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
+    if product_dtype == torch.bfloat16 and features.dtype != torch.float32:
+        raise ValueError(f"features are {features.dtype}: bfloat16 products are for float32 ones")
+    return product_dtype
+
+
+def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
     rows, width = features.shape if features.ndim == 2 else (0, 0)
     if not (rows and width):
         raise ValueError(f"features are {tuple(features.shape)}: they must be (rows, width), at least one of each")
@@ -131,11 +138,11 @@ def _loss_and_gradients(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
     """The loss, and the wanted gradients; `rounds` says whether products take bfloat16."""
-    if features.dtype == torch.float32 and features.device.type == "cpu" and not _failed:
+    if features.dtype == torch.float32 and features.device.type == "cpu" and rounds not in _failed:
         try:
             return _by_c(wanted, rounds, features, weight, bias, targets)
         except NativeError as error:
-            _failed.append(str(error))
+            _failed.add(rounds)
             warnings.warn(f"the decoder runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
     return _by_torch(wanted, rounds, features, weight, bias, targets)
 

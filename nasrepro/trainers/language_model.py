@@ -26,6 +26,7 @@ from nasrepro.dsl import Cell
 from nasrepro.hardware import device_name
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
+from nasrepro.rnn.products import PRODUCT_DTYPES
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
@@ -35,8 +36,6 @@ VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding.
 
 Rounding differs between machines, versions of torch, and backends; training amplifies it, as it amplifies a seed."""
-
-PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,20 @@ class LanguageModelSettings:
     valid_tokens: int | None = None
     """Use only this many tokens of the validation text. None: all of it, as the paper."""
     product_dtype: Literal["float32", "bfloat16"] = "float32"
-    """"bfloat16" rounds what enters the matrix products of cells and softmax: faster, gradients good to two digits."""
+    """"bfloat16" rounds what enters the matrix products of cells and softmax: faster where the processor multiplies
+    such numbers, with gradients good to about two digits. [ours]"""
 
     def __post_init__(self) -> None:
         if self.product_dtype not in PRODUCT_DTYPES:
             raise ValueError(f"product_dtype must be one of {', '.join(PRODUCT_DTYPES)}, got {self.product_dtype!r}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes two trainings the same. float32 is left out, as in what was written before there was a choice."""
+        fields = asdict(self)
+        if self.product_dtype == "float32":
+            del fields["product_dtype"]
+        return fields
 
 
 class LanguageModel(nn.Module):
@@ -200,7 +208,7 @@ def train(
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
 
     run = _Run(settings.learning_rate, {name: value.clone() for name, value in model.state_dict().items()})
-    identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
+    identity = f"{cell}, {_written(settings)}, seed {seed}, data {corpus.hash}"
     if checkpoint is not None:
         load_checkpoint(checkpoint, identity, model, masks, run)
     while run.reason == "" and len(run.curve) < settings.epochs:
@@ -213,6 +221,12 @@ def train(
             save_checkpoint(checkpoint, identity, model, masks, run)
     model.load_state_dict(run.best_weights)
     return run.outcome(model, device, time.perf_counter() - started), model
+
+
+def _written(settings: LanguageModelSettings) -> str:
+    """Settings as checkpoints have named them from the beginning."""
+    fields = ", ".join(f"{name}={value!r}" for name, value in settings.identity.items())
+    return f"{type(settings).__name__}({fields})"
 
 
 @dataclass
@@ -295,10 +309,7 @@ class LanguageModelTask:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides an outcome but cell, seed, data and trainer version; the device is not among it."""
-        training = asdict(self.training)
-        if training["product_dtype"] == "float32":  # left out, as in records from before there was a choice
-            del training["product_dtype"]
-        return {"corpus": self.corpus_name, "level": self.level, **training}
+        return {"corpus": self.corpus_name, "level": self.level, **self.training.identity}
 
     @property
     def data_words(self) -> str:

@@ -258,23 +258,31 @@ def test_any_layout_of_inputs_states_weights_and_gradients() -> None:
         torch.testing.assert_close(any_layout, plain, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("wanted", ["x", "h", "weights", "bias"])
+# Its loops write what reaches x_t and x_{t-1}, whether anybody wants that or not.
+READS_INPUTS = nr.parse("Tanh(Add(Mult(x_t, MM(Add(MM(h_{t-1}), c_{t-1}))), Mult(x_{t-1}, MM(h_{t-1}))))|4")
+
+
+@pytest.mark.parametrize("wanted", ["x", "last x", "x and last x", "h", "weights", "bias"])
 @pytest.mark.parametrize("given", ["out", "h", "c"])
-def test_gradients_of_some_from_some(wanted: str, given: str) -> None:
-    problem = Problem(MIXED, 18, 18, 3, 4)
+@pytest.mark.parametrize("cell", [MIXED, READS_INPUTS])
+def test_gradients_of_some_from_some(cell: nr.Cell, wanted: str, given: str) -> None:
+    problem = Problem(cell, 18, 18, 3, 4)
     found = []
     for backend, dtype in (("fused", torch.float32), ("reference", torch.float64)):
         rnn = copy.deepcopy(problem.rnn).to(dtype).requires_grad_(False)
         rnn.backend = backend
         x, h, c, last = (tensor.detach().to(dtype) for tensor in (problem.x, *problem.state))
-        leaf = {"x": x, "h": h, "weights": rnn.layers[0].weight[3], "bias": rnn.layers[0].bias[0]}[wanted]
-        leaf.requires_grad_()
+        weights = {"weights": [rnn.layers[0].weight[-1]], "bias": [rnn.layers[0].bias[0]]}
+        leaves = ({"x": [x], "last x": [last], "x and last x": [x, last], "h": [h]} | weights)[wanted]
+        for leaf in leaves:
+            leaf.requires_grad_()
         out, after = rnn(x, State(h, c, last, 3))
         value = {"out": out, "h": after.h, "c": after.c}[given]
         (value * torch.linspace(-1, 1, value.numel()).view_as(value)).sum().backward()
-        found.append(leaf.grad)
+        found.append([leaf.grad for leaf in leaves])
         assert sum(p.grad is not None for p in rnn.parameters()) == (wanted in {"weights", "bias"})
-    assert error(*found) <= FLOAT32
+    for ours, exact in zip(*found, strict=True):
+        assert error(ours, exact) <= FLOAT32
 
 
 # --- sequences of different lengths -------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     decoder._library.cache_clear()
     monkeypatch.setattr(native, "load", load)
-    monkeypatch.setattr(decoder, "_failed", [])
+    monkeypatch.setattr(decoder, "_failed", set())
     yield
     decoder._library.cache_clear()
 
@@ -174,7 +174,7 @@ def rounded(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize(("words", "width"), [(7, 3), (500, 65), (1000, 200)])
 def test_bfloat16_products_round_what_they_multiply_and_nothing_else(words, width, compiled, small_chunks, monkeypatch):
-    monkeypatch.setattr(decoder, "_failed", [] if compiled else ["as without a compiler"])
+    monkeypatch.setattr(decoder, "_failed", set() if compiled else {True})
     rows = 64  # a power of two: it is the same to round before or after the division by it
     given = inputs(rows, words, width)
     features, weight, bias, targets = given
@@ -194,6 +194,8 @@ def test_bfloat16_products_round_what_they_multiply_and_nothing_else(words, widt
 def test_other_product_types_are_refused():
     with pytest.raises(ValueError, match=r"product_dtype must be .*bfloat16, got torch.float16"):
         linear_cross_entropy(*inputs(5, 7, 3), product_dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"features are torch.float64: bfloat16 products are for float32"):
+        linear_cross_entropy(*inputs(5, 7, 3, dtype=torch.float64), product_dtype=torch.bfloat16)
 
 
 # --- what is not finite ------------------------------------------------------------------------------------
@@ -403,8 +405,10 @@ def test_without_a_compiler(no_compiler, small_chunks):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "product_dtype"),
+    [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)],
+)
 def test_on_a_gpu(dtype, product_dtype, monkeypatch):
     monkeypatch.setattr(decoder, "_LOGIT_BYTES", 2**20)
     given = tuple(t.detach().cuda().requires_grad_(t.is_floating_point()) for t in inputs(300, 3000, 65, dtype=dtype))

@@ -22,6 +22,7 @@ from nasrepro.trainers.language_model import (
     LanguageModel,
     LanguageModelSettings,
     LanguageModelTask,
+    _written,
     evaluate,
     perplexity,
     train,
@@ -379,6 +380,8 @@ def test_bfloat16_products_learn_as_well_and_are_another_task() -> None:
         found.append(outcome.metrics["valid_ppl"])
         assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert found[0] != found[1]
+    assert _written(rounded) == repr(rounded)
+    assert _written(exact) == repr(exact).replace(", product_dtype='float32'", "")  # checkpoints go on as well
     assert found[0] == pytest.approx(found[1], rel=0.02)
     with pytest.raises(ValueError, match="product_dtype must be one of float32, bfloat16, got 'float16'"):
         replace(TINY, product_dtype="float16")

@@ -30,9 +30,9 @@
 #endif
 
 #define PANEL (2 * LANES)
-/* Lanes of depth that are worked through at a time, and strips of A that are copied at a time: together half a megabyte,
- * which a second-level cache holds. To cut the depth as well, for panels that stay in the first level, costs more than it
- * gains: C would come and go once for each cut. */
+/* Lanes of depth that are worked through at a time, and strips of A that are copied at a time: together a quarter of a
+ * megabyte (AVX2), half of one (AVX-512) or one (AMX), for the second-level cache. To cut the depth further, for panels
+ * that stay in the first level, costs more than it gains: C would come and go once for each cut. */
 #define BLOCK 2400
 #define STRIPS 4
 #ifdef TILE_REGISTERS
@@ -54,10 +54,11 @@ INLINE long take(long *size, long floats) {
 }
 
 #ifdef PRODUCTS_BF16
-INLINE long depth(long k) { return round_up((k + 1) / 2, STEP); }
+#define ELEMENTS 2 /* of k in a lane */
 #else
-INLINE long depth(long k) { return k; }
+#define ELEMENTS 1
 #endif
+INLINE long depth(long k) { return round_up((k + ELEMENTS - 1) / ELEMENTS, STEP); }
 
 INLINE long panel_count(long n) { return (n + PANEL - 1) / PANEL; }
 INLINE int panel_width(long n, long panel) { return n - panel * PANEL <= LANES ? LANES : PANEL; }
@@ -168,7 +169,8 @@ static void pack_strip(const float *a, long row_stride, long column_stride, long
         const long n = least(LANES, rows - r);
         if (row_stride == 1) /* A is stored transposed */
             for (long i = i0; i < i1; i++) {
-                __builtin_prefetch(a + r + (i + 16) * column_stride); /* too far apart for the processor to guess */
+                /* Too far apart for the processor to guess. */
+                __builtin_prefetch(a + r + (i + 16) * ELEMENTS * column_stride);
                 store(strip + (i - i0) * rows + r, lanes_across(a + r, column_stride, k, i, n), LANES);
             }
         else
