@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import results_folder
+    from nasrepro.notebook import WORKERS, results_folder
     from nasrepro.profiles import load
 
     profile = load(options.profile)
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
-    _demand_consent(profile, options.yes)
+    _demand_consent(profile, {path.name[:2] for path in notebooks}, WORKERS, options.yes)
     folder = results_folder() / profile.name
     if options.fresh:
         _set_aside(folder / "record.sqlite")
@@ -105,18 +105,22 @@ def _reproduce(options: argparse.Namespace) -> None:
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
-def _demand_consent(profile: Profile, given: bool) -> None:
-    """Forecast a profile on WikiText-2; raise ValueError where it takes more than 3 hours and nobody said `--yes`."""
+def _demand_consent(profile: Profile, notebooks: Collection[str], workers: int, given: bool) -> None:
+    """Forecast what these notebooks train of a profile on WikiText-2, by so many `workers`.
+
+    Raises ValueError where it takes more than 3 hours and nobody said `--yes`.
+    """
     if profile.task.corpus_name != "wikitext2":  # the others take minutes, or replay what ships
         return
-    from nasrepro.notebook import WORKERS
-
-    planned = _planned(profile)
+    planned = [part for notebook, part in _planned(profile) if notebook in notebooks]
+    if not planned:
+        return
+    workers = max(1, workers)  # with none, this process trains
     seconds = {settings: _forecast(settings) for settings in {settings for _, settings, _ in planned}}
-    print(f"forecast for {profile.name} here, {WORKERS} workers, every cell taken for an LSTM:")
+    print(f"forecast for {profile.name} here, {workers} workers, every cell taken for an LSTM:")
     hours = 0.0
     for words, settings, count in planned:
-        part = count * seconds[settings] / 3600 / WORKERS
+        part = count * seconds[settings] / 3600 / workers
         hours += part
         print(f"  {words}: {count} trainings of {seconds[settings] / 3600:.1f} hours, {part / 24:.1f} days")
     print(
@@ -129,15 +133,16 @@ def _demand_consent(profile: Profile, given: bool) -> None:
         raise ValueError("nothing was begun; say --yes (make: YES=1) to begin, or choose a smaller profile")
 
 
-def _planned(profile: Profile) -> list[tuple[str, LanguageModelSettings | TranslationSettings, int]]:
-    """What the searches and Table 3 of a profile train: in words, by which settings, and how many times."""
+def _planned(profile: Profile) -> list[tuple[str, tuple[str, LanguageModelSettings | TranslationSettings, int]]]:
+    """What each notebook trains of a profile above all: in words, by which settings, and how many times."""
     runs = profile.translation
-    search = runs.search.cells + len(runs.seeds)
+    cells, controls = runs.search.cells + len(runs.seeds), sum(one.cells for one in runs.controls())
     return [
-        ("language models, ranked and random search", profile.task.training, 2 * profile.search.cells),
-        ("encoders, search by the agent, and the LSTM beside it", runs.search_task.training, search),
-        ("encoders, agent against chance", runs.control_task.training, sum(one.cells for one in runs.controls())),
-        ("encoders, Table 3", runs.task.training, len(TABLE_3) * len(runs.seeds)),
+        ("03", ("language models, four cells compared", profile.task.training, 4 * len(profile.seeds))),
+        ("04", ("language models, ranked and random search", profile.task.training, 2 * profile.search.cells)),
+        ("06", ("encoders, search by the agent, and the LSTM beside it", runs.search_task.training, cells)),
+        ("06", ("encoders, agent against chance", runs.control_task.training, controls)),
+        ("07", ("encoders, Table 3", runs.task.training, len(TABLE_3) * len(runs.seeds))),
     ]
 
 
@@ -248,7 +253,8 @@ def _search(options: argparse.Namespace) -> None:
     from nasrepro.search.loop import search
 
     profile = load(options.profile)
-    _demand_consent(profile, options.yes)
+    replayed_by = {"04"} if options.task == "language model" else {"06", "07"}
+    _demand_consent(profile, replayed_by, options.workers, options.yes)
     folder = results_folder() / profile.name
     limits = {"workers": options.workers, "timeout_s": profile.timeout_s}
     record = Record(folder / "record.sqlite")

@@ -1,6 +1,8 @@
 """The `nasrepro` command: what it prints, and that a user's slip is one line and no traceback."""
 
 import json
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -188,38 +190,87 @@ def test_a_replay_does_not_overwrite_the_time_of_training(project: Path, monkeyp
         assert json.loads(path.read_text("utf-8"))["smoke"]["05"]["seconds"] == noted
 
 
+@pytest.fixture
+def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A language model takes 2 hours, an encoder 1."""
+    monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: 7200.0)
+    monkeypatch.setattr(forecast, "forecast_translation_seconds", lambda *_, **__: 3600.0)
+
+
+@pytest.mark.usefixtures("_known_times")
 def test_days_of_training_need_consent(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "results" / "paper").mkdir(parents=True)
+    for name in ("03_cells", "04_search", "07_encoders"):
+        shutil.copy(project / "notebooks" / "05_small.ipynb", project / "notebooks" / f"{name}.ipynb")
     ran = []
-    monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: 7200.0)
-    monkeypatch.setattr(forecast, "forecast_translation_seconds", lambda *_, **__: 3600.0)
     monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
     monkeypatch.setattr(cli, "_execute", lambda path, *_: ran.append(path.name) or 1.0)
     monkeypatch.setattr(cli, "_report", lambda *_: None)
     assert cli.main(["reproduce", "--profile", "paper"]) == 1
     said = capsys.readouterr()
-    # By 2 workers: 2,000 cells of 2 hours, and of 1 hour 3,450 and 3 LSTMs, 6 searches of 500, 7 encoders of 3 seeds.
+    # By 2 workers: 4 cells of 5 seeds and 2,000 cells of 2 hours, and of 1 hour 3,450 and 3 LSTMs, 6 searches of 500,
+    # 7 encoders of 3 seeds.
     for part in (
+        "four cells compared: 20 trainings of 2.0 hours, 0.8 days",
         "ranked and random search: 2000 trainings of 2.0 hours, 83.3 days",
         "the LSTM beside it: 3453 trainings of 1.0 hours, 71.9 days",
         "agent against chance: 3000 trainings of 1.0 hours, 62.5 days",
         "Table 3: 21 trainings of 1.0 hours, 0.4 days",
-        "together 218.2 days. Not in it: what notebooks train besides",
+        "together 219.0 days. Not in it: what notebooks train besides",
     ):
         assert part in said.out
     assert "nothing was begun; say --yes" in said.err
     assert not ran
     assert cli.main(["reproduce", "--profile", "paper", "--yes"]) == 0
-    assert ran == ["05_small.ipynb", "06_broken.ipynb"]
+    assert [name[:2] for name in ran] == ["03", "04", "05", "06", "07"]
+
+
+LANGUAGE, AGENT, TABLE = "ranked and random search: 2000", "the LSTM beside it: 3453", "Table 3: 21"
+
+
+@pytest.mark.usefixtures("_known_times")
+@pytest.mark.parametrize(
+    ("arguments", "parts", "total"),
+    [
+        # 2,000 trainings of 2 hours; 3,453 + 3,000 + 21 of 1 hour. By 16 workers, by 2 where none are named.
+        (["search", "--workers", "16"], {LANGUAGE}, "16 workers, .* together 10.4 days"),
+        (["search", "--task", "translation", "--workers", "16"], {AGENT, TABLE}, "16 workers, .* together 16.9 days"),
+        (["search", "--task", "translation", "--workers", "0"], {AGENT, TABLE}, "1 workers, .* together 269.8 days"),
+        (["reproduce", "--notebook", "04"], {LANGUAGE}, "2 workers, .* together 83.3 days"),
+        (["reproduce", "--notebook", "06"], {AGENT}, "2 workers, .* together 134.4 days"),
+        (["reproduce", "--notebook", "07"], {TABLE}, "2 workers, .* together 0.4 days"),
+    ],
+)
+def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
+    arguments: list[str],
+    parts: set[str],
+    total: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
+    assert cli.main([*arguments, "--profile", "paper"]) == 1
+    said = capsys.readouterr()
+    assert {part for part in (LANGUAGE, AGENT, TABLE) if part in said.out} == parts
+    assert re.search(total, said.out, re.DOTALL)
+    assert "nothing was begun; say --yes" in said.err
+
+
+def test_a_notebook_that_trains_nothing_large_pays_for_no_forecast(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_forecast", lambda *_: pytest.fail("it was forecast"))
+    cli._demand_consent(profiles["paper"], {"01"}, 2, given=False)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "course"])
 def test_short_profiles_pay_for_no_forecast(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("forecast_seconds", "forecast_translation_seconds"):
         monkeypatch.setattr(forecast, name, lambda *_, **__: pytest.fail("it was forecast"))
-    cli._demand_consent(profiles[profile], given=False)
+    cli._demand_consent(profiles[profile], {"03", "04", "06", "07"}, 2, given=False)
 
 
 def test_python_m_nasrepro_is_the_command() -> None:
