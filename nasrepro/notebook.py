@@ -216,7 +216,7 @@ class Run:
         the data for that is missing, this is said, and the list is shorter.
         """
         task = resumable(task or self._chosen, self.folder)
-        found = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
+        found, self.data = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
         try:
             with Workers(task, WORKERS, self.profile.timeout_s) as workers:
                 for seed in seeds:
@@ -237,9 +237,10 @@ class Run:
         """Models that validation has chosen, on the test split, by their rows: which cell and seed each row reports.
 
         From the shipped record, or this machine's, or trained, and the split read once for each row. Raises DataError
-        where neither record holds them and the data is not here.
+        where the shipped record lacks one and the data is not here: without it, the keys of this machine's record,
+        which hold the data's hash, cannot be told.
         """
-        found = self._shipped_evaluations(HeldOut(self.task), rows.values())
+        found, self.data = self._shipped_evaluations(HeldOut(self.task), rows.values())
         missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
         made = {}
         if missing:
@@ -248,10 +249,12 @@ class Run:
             made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
         return {row: made[row] if row in made else found[job.cell.hash, job.seed] for row, job in rows.items()}
 
-    def _shipped_evaluations(self, task: TaskIdentity, jobs: Iterable[Job]) -> dict[tuple[str, int], Evaluation]:
-        """What the shipped record holds of these, by the cell's hash and the seed; `data` is what that names, or None.
+    def _shipped_evaluations(
+        self, task: TaskIdentity, jobs: Iterable[Job]
+    ) -> tuple[dict[tuple[str, int], Evaluation], RecordedData | None]:
+        """What the shipped record holds of these, by the cell's hash and the seed, and the data that it names.
 
-        Nothing when the run is fresh.
+        Nothing and None when the run is fresh.
         """
         shipped = None if self.fresh else self._shipped_record()
         same = (task.name, task.version, task.settings)
@@ -261,8 +264,7 @@ class Run:
             for e in (shipped.evaluations() if shipped is not None else ())
             if (e.task, e.version, e.settings) == same and (e.hash, e.seed) in wanted
         }
-        self.data = _recorded_data(list(found.values())) if found else None
-        return found
+        return found, _recorded_data(list(found.values())) if found else None
 
     # ---- results
 

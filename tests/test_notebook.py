@@ -22,7 +22,8 @@ from nasrepro.notebook import (
     unknown_parameter,
 )
 from nasrepro.search import Evaluation, Record, RecordError
-from nasrepro.search.held_out import evaluate_test, evaluate_tests
+from nasrepro.search.held_out import HeldOut, evaluate_test, evaluate_tests
+from nasrepro.search.loop import SearchError
 from nasrepro.search.workers import Job, WorkerError
 from nasrepro.trainers.language_model import LanguageModelTask
 
@@ -259,6 +260,43 @@ def test_a_training_that_crashes_leaves_its_row_open(record: Record, monkeypatch
     assert all(e.status == "ok" for e in evaluate_tests(TINY.task, rows, record, workers=0).values())
 
 
+def test_a_crash_does_not_outlive_a_call_that_another_fault_ended(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("TanhRNN", "GRU", "LSTM", "BC3")
+    rows = {f"{name}, seed {seed}": Job(zoo[name], seed) for seed in (1, 2) for name in names}
+    train = LanguageModelTask.train
+
+    def one_crashes_then_all(task: LanguageModelTask, cell: Cell, seed: int, *others: Any) -> Any:
+        if seed == 2 or cell.hash == zoo["GRU"].hash:
+            raise OSError("no space left on device")
+        return train(task, cell, seed, *others)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LanguageModelTask, "train", one_crashes_then_all)
+        with pytest.raises(SearchError, match="all 4 cells crashed"):
+            evaluate_tests(TINY.task, rows, record, workers=0)
+    kept = [(e.hash, e.seed, e.status) for e in record.evaluations()]
+    assert sorted(kept) == sorted((zoo[name].hash, 1, "ok") for name in names if name != "GRU")
+    assert all(e.status == "ok" for e in evaluate_tests(TINY.task, rows, record, workers=0).values())
+
+
+@pytest.mark.parametrize("reason", ["crashed: exit code -9", "out of memory"])
+def test_a_crash_that_a_killed_call_left_behind_is_tried_again(record: Record, tmp_path: Path, reason: str) -> None:
+    made = evaluate_test(TINY.task, zoo["TanhRNN"], 1, Record(tmp_path / "other.sqlite"), "a row")
+    record.put(replace(made, status="failed", reason=reason, metrics={}))
+    assert evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row").metrics == made.metrics
+
+
+def test_two_rows_of_one_model_are_refused_before_any_training(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LanguageModelTask, "train", lambda *_: pytest.fail("trained"))
+    same = parse("Tanh(Add(MM(x_t), MM(h_{t-1})))")
+    rows = {"first": Job(zoo["TanhRNN"], 1), "other seed": Job(same, 2), "second": Job(same, 1)}
+    with pytest.raises(ValueError, match="rows 'first' and 'second' report one model"):
+        evaluate_tests(TINY.task, rows, record, workers=0)
+    assert record.test_reads() == []
+
+
 def test_readings_need_a_file() -> None:
     with pytest.raises(ValueError, match=r"written down in a file: open the record with Record\(path\)"):
         evaluate_test(TINY.task, zoo["TanhRNN"], 1, Record(), "a row")
@@ -291,3 +329,26 @@ def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_th
     assert [reading["row"][:12] for reading in replayed.record.test_reads()] == ["LSTM, seed 2"]
 
     assert Run("07", profile, fresh=True).test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == device_name()
+
+
+def test_without_its_data_a_row_comes_from_the_shipped_record_or_not_at_all(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = run.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1")
+    run.record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+
+    def missing(_: LanguageModelTask) -> None:
+        raise DataError("pydoc is not here")
+
+    monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
+    with pytest.raises(DataError, match="pydoc is not here"):
+        run.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1")  # though this machine's record holds it
+    shipped = Run("07", replace(TINY, shipped=("shipped.jsonl.gz",)))
+    assert shipped.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1") == made
+
+
+def test_looking_into_the_shipped_record_does_not_change_the_data_in_use(run: Run) -> None:
+    used = run.data = TINY.task.corpus
+    assert run._shipped_evaluations(HeldOut(TINY.task), [Job(zoo["LSTM"], 1)]) == ({}, None)
+    assert run.data is used

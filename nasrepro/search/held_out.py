@@ -1,6 +1,6 @@
 """The test split: read once for a row of results, when everything was decided on the validation split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,27 +96,58 @@ def evaluate_tests(
     again, the record answers, and nothing is trained or read.
 
     Raises, before any training, RecordError when a row has read this split for another model, and ValueError for a
-    record in memory; WorkerError (or SearchError, see `evaluate`) when trainings crash, of which nothing is kept.
+    record in memory, or for two rows of one model (equal cell and seed); WorkerError (or SearchError, see `evaluate`)
+    when trainings crash. Of those that crash nothing is kept, however the call ends; the next one trains them again.
     """
     if record.path is None:
         raise ValueError("readings of a test split are written down in a file: open the record with Record(path)")
     keys = {row: evaluation_key(HeldOut(task), job.cell, job.seed) for row, job in rows.items()}
+    _refuse_two_rows_of_one_model(keys)
     _refuse_other_models(task, keys, record)
     testing = _Testing(task, {key: row for row, key in keys.items()}, record.path)
-    # No limit of time: a cell that was chosen is no guest of a search, and its row shall not stay empty.
-    with Workers(testing, workers) as pool, tqdm(total=len(rows), unit="model", disable=len(rows) == 1) as bar:
-        for seed in dict.fromkeys(job.seed for job in rows.values()):
-            evaluate([job.cell for job in rows.values() if job.seed == seed], seed, record, pool, bar)
-    found = {row: record[key] for row, key in keys.items()}
-    crashed = {row: e for row, e in found.items() if e.reason.startswith("crashed") or e.reason == "out of memory"}
+    _forget_crashes(keys.values(), record)  # of a call that was killed before it could
+    try:
+        # No limit of time: a cell that was chosen is no guest of a search, and its row shall not stay empty.
+        with Workers(testing, workers) as pool, tqdm(total=len(rows), unit="model", disable=len(rows) == 1) as bar:
+            for seed in dict.fromkeys(job.seed for job in rows.values()):
+                evaluate([job.cell for job in rows.values() if job.seed == seed], seed, record, pool, bar)
+        found = {row: record[key] for row, key in keys.items()}
+    finally:
+        _forget_crashes(keys.values(), record)
+    _refuse_crashes(found)
+    return found
+
+
+def _has_crashed(evaluation: Evaluation) -> bool:
+    return evaluation.reason.startswith("crashed") or evaluation.reason == "out of memory"
+
+
+def _forget_crashes(keys: Iterable[str], record: Record) -> None:
+    found = [record.get(key) for key in keys]
+    record.forget([evaluation.key for evaluation in found if evaluation is not None and _has_crashed(evaluation)])
+
+
+def _refuse_crashes(found: Mapping[str, Evaluation]) -> None:
+    """Raise WorkerError when trainings crashed: a row of results is no place for the machine's faults."""
+    crashed = {row: evaluation for row, evaluation in found.items() if _has_crashed(evaluation)}
     if crashed:
-        record.forget([e.key for e in crashed.values()])
         row, first = next(iter(crashed.items()))
         raise WorkerError(
             f"{len(crashed)} of {len(found)} trainings for the test split crashed, the first ({row}) with "
             f"{first.reason!r}. Nothing of these was kept: mend the cause and run again"
         )
-    return found
+
+
+def _refuse_two_rows_of_one_model(keys: Mapping[str, str]) -> None:
+    """Raise ValueError for rows with the same key: the split would be read once, and under one of their names."""
+    rows: dict[str, str] = {}
+    for row, key in keys.items():
+        if key in rows:
+            raise ValueError(
+                f"rows {rows[key]!r} and {row!r} report one model (equal cell and seed), for which the test split is "
+                "read once and under one name; leave one of them out"
+            )
+        rows[key] = row
 
 
 def _refuse_other_models(task: TestableTask, keys: Mapping[str, str], record: Record) -> None:
