@@ -124,9 +124,9 @@ def _demand_consent(profile: Profile, notebooks: Collection[str], workers: int, 
         hours += part
         print(f"  {words}: {count} trainings of {seconds[settings] / 3600:.1f} hours, {part / 24:.1f} days")
     print(
-        f"  together {hours / 24:.1f} days. Not in it: what notebooks train besides (03 and 07 above all), the larger "
-        "translation set, what a search does between trainings (drawing and ranking cells, the agent's learning), "
-        "and that a cell may take longer than an LSTM, or fail early",
+        f"  together {hours / 24:.1f} days. Not in it: the small models that notebooks train to show something, the "
+        "larger translation set, what a search does between trainings (drawing and ranking cells, the agent's "
+        "learning), and that a cell may take longer than an LSTM, or fail early",
         flush=True,
     )
     if hours > 3 and not given:
@@ -149,7 +149,7 @@ def _planned(profile: Profile) -> list[tuple[str, tuple[str, LanguageModelSettin
 def _forecast(settings: LanguageModelSettings | TranslationSettings) -> float:
     """Seconds of one training of an LSTM on S17's text: WikiText-2, or Multi30k."""
     from nasrepro.dsl import zoo
-    from nasrepro.search.workers import torch_threads
+    from nasrepro.threads import torch_threads
     from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2, forecast_seconds, forecast_translation_seconds
 
     with torch_threads(1):  # as in a worker

@@ -218,7 +218,7 @@ def test_days_of_training_need_consent(
         "the LSTM beside it: 3453 trainings of 1.0 hours, 71.9 days",
         "agent against chance: 3000 trainings of 1.0 hours, 62.5 days",
         "Table 3: 21 trainings of 1.0 hours, 0.4 days",
-        "together 219.0 days. Not in it: what notebooks train besides",
+        "together 219.0 days. Not in it: the small models",
     ):
         assert part in said.out
     assert "nothing was begun; say --yes" in said.err

@@ -22,16 +22,17 @@ PACKAGE = ROOT / "nasrepro"
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "hardware": set(),
+    "threads": set(),
     "native": {"files"},
     "dsl": set(),
     "datasets": set(),
     "convnet": set(),
     "rnn": {"dsl", "native"},
-    "controllers": {"dsl"},
-    "ranking": {"dsl"},
+    "controllers": {"dsl", "threads"},
+    "ranking": {"dsl", "threads"},
     "trainers": {"files", "hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"},
 }
-MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "trainers"}
+MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}
 MAY_IMPORT["report"] = {*MAY_IMPORT["profiles"], "profiles"}
 MAY_IMPORT["notebook"] = {*MAY_IMPORT["report"], "report"}

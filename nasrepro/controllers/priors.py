@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasrepro.controllers.tree_agent import Decisions, Growing, TreeAgent, one_thread, top_down
+from nasrepro.controllers.tree_agent import Decisions, Growing, TreeAgent, top_down
 from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.constraints import translation_priors, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
+from nasrepro.threads import torch_threads
 
 _PATIENCE = 2_000
 """Draws in a row that may break a rule before no tree at all is expected."""
@@ -130,7 +131,7 @@ def well_formed_share(agent: TreeAgent, count: int, generator: torch.Generator) 
     return sum(is_well_formed(drawn.tree) for drawn in agent.sample(count, generator, explore=False)) / count
 
 
-@one_thread()
+@torch_threads(1)
 def pretrain(
     agent: TreeAgent, settings: PriorSettings, generator: torch.Generator, looks: int = 8, count: int = 100
 ) -> dict[str, Any]:

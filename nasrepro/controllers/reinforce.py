@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nasrepro.controllers.tree_agent import TreeAgent, one_thread
+from nasrepro.controllers.tree_agent import TreeAgent
 from nasrepro.dsl import Node
+from nasrepro.threads import torch_threads
 
 Result = tuple[Node, float | None]
 """A tree and its reward, None where its training failed."""
@@ -78,7 +79,7 @@ class Reinforce:
         self._baseline = Average(self.settings.baseline_decay)
         self._variance = Average(self.settings.baseline_decay)
 
-    @one_thread()
+    @torch_threads(1)
     def update(self, trees: Sequence[Node], rewards: Sequence[float | None]) -> dict[str, float | int]:
         """One step that makes trees more likely that were rewarded above the baseline, and the others less.
 

@@ -10,7 +10,6 @@ The LSTM starts afresh at every node. So equal subtrees have equal results, and 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,18 +19,7 @@ from torch.nn.utils import skip_init
 from nasrepro.dsl import Node
 from nasrepro.dsl.constraints import words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The agent's products are many and tiny: handing them to threads costs more than it brings, on a busy machine many
-    times more. And threads change the last digits, by which a resumed search would differ."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+from nasrepro.threads import torch_threads
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ class TreeAgent(nn.Module):
         self.register_buffer("_legal", _legal_words(self.settings.words), persistent=False)
         self._legal: Tensor
 
-    @one_thread()
+    @torch_threads(1)
     @torch.inference_mode()
     def sample(self, count: int, generator: torch.Generator, explore: bool = True) -> list[Drawn]:
         """`count` trees, grown side by side, from `generator` alone; with `explore`, epsilon draws some words."""

@@ -1,8 +1,7 @@
 """S17's ranking function: from a cell's tree to its perplexity (S17 section 3.2, appendix B.2)."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from nasrepro.dsl import Cell
 from nasrepro.ranking.batch import TreeBatch, tree_batch
 from nasrepro.ranking.tree_lstm import TreeEncoder
+from nasrepro.threads import torch_threads
 
 _CHUNK = 1024  # cells encoded at once when predicting: larger chunks share more subtrees but leave the cache
 
@@ -73,7 +73,7 @@ class Ranker:
         for member in range(self.settings.ensemble):
             generator = torch.Generator().manual_seed(self.seed * 1000 + member)
             network = _Network(self.settings, generator)
-            with _one_thread():
+            with torch_threads(1):
                 _train(network, cells, targets, weights, self.settings, generator, progress)
             self._networks.append(network)
         return self
@@ -82,7 +82,7 @@ class Ranker:
         """Predicted log perplexity of each cell, (cells,)."""
         if not self._networks:
             raise RuntimeError("the ranker has learned nothing yet: call fit(cells, perplexities) first")
-        with _one_thread():
+        with torch_threads(1):
             chunks = [
                 self._predict(tree_batch(cells[start : start + _CHUNK], self.settings.unroll))
                 for start in range(0, len(cells), _CHUNK)
@@ -131,18 +131,6 @@ def favouring_weights(targets: Tensor, favour: float) -> Tensor:
     """How often each is drawn: exp(-favour * rank / (n - 1)), rank 0 the lowest target. (n,) -> (n,)."""
     rank = targets.argsort(stable=True).argsort().double()
     return torch.exp(-favour * rank / max(1, len(targets) - 1))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A batch of 16 trees is hundreds of tiny products: handing them to threads costs more than it brings, on a busy
-    machine many times more. And threads change the last digits, by which a resumed search would differ."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _train(

@@ -35,7 +35,7 @@ from nasrepro.files import write_atomically
 from nasrepro.search.archive import dumps
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Proposal, Record, evaluation_key
-from nasrepro.search.workers import torch_threads
+from nasrepro.threads import torch_threads
 from nasrepro.trainers.outcome import Task
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Self
 
 from nasrepro.dsl import Cell
+from nasrepro.threads import torch_threads
 from nasrepro.trainers.outcome import Outcome, Task
 
 
@@ -276,18 +277,3 @@ def _limit_memory(memory_gb: float | None) -> None:
     # Data rather than address space: CUDA reserves far more addresses than it ever uses.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gb * 2**30), hard))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Give torch, where it is loaded, so many threads: they change the order of sums, thus the last
-    digits."""
-    torch = sys.modules.get("torch")
-    before = torch.get_num_threads() if torch else 0
-    if torch:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if torch:
-            torch.set_num_threads(before)
