@@ -259,17 +259,7 @@ def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: i
     if baseline is not None and len(baseline):
         level, places = baseline["baseline"], baseline["tree"]
         ax.plot(places, level, color=style.RED, linestyle="--", linewidth=1.3, marker=".", label="baseline")
-    if not valid.all():
-        ax.scatter(
-            numbers[~valid],
-            np.full((~valid).sum(), 0.03),
-            transform=ax.get_xaxis_transform(),
-            marker="|",
-            s=26,
-            color=style.GREY,
-            label=f"failed ({(~valid).sum()})",
-        )
-        ax.margins(y=0.1)
+    style.failed_ticks(ax, numbers[~valid], height=0.03)
     ax.set_xlim(-1, len(trees))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(ax)

@@ -51,18 +51,7 @@ def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Seq
             linewidth=1.4,
             label="best so far" if len(methods) == 1 else f"{method}, best so far",
         )
-    failed = evaluations[evaluations["status"] != "ok"]
-    if len(failed):
-        ax.scatter(
-            failed["number"],
-            np.full(len(failed), 0.97),
-            transform=ax.get_xaxis_transform(),
-            marker="|",
-            s=26,
-            color=style.GREY,
-            label=f"failed ({len(failed)})",
-        )
-        ax.margins(y=0.1)
+    style.failed_ticks(ax, evaluations.loc[evaluations["status"] != "ok", "number"].to_numpy(), height=0.97)
     if paper_ticks is not None:
         low, high = min(*paper_ticks, ok["log_ppl"].min()), max(*paper_ticks, ok["log_ppl"].max())
         ax.set_ylim(low - 0.03 * (high - low), high + 0.06 * (high - low))  # room for the failed ones on top

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 P = ParamSpec("P")
 
@@ -88,6 +89,22 @@ def legend_below(ax: Axes) -> None:
     _, labels = ax.get_legend_handles_labels()
     if labels:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4.2, ncols=min(3, len(labels)))
+
+
+def failed_ticks(ax: Axes, places: NDArray[Any], height: float) -> None:
+    """A tick for each failure, at `height` of the axes, 0 to 1; nothing where none has failed."""
+    if not len(places):
+        return
+    ax.scatter(
+        places,
+        [height] * len(places),
+        transform=ax.get_xaxis_transform(),
+        marker="|",
+        s=26,
+        color=GREY,
+        label=f"failed ({len(places)})",
+    )
+    ax.margins(y=0.1)
 
 
 def paper_line(ax: Axes, value: float, label: str = "paper") -> None:

@@ -1,9 +1,6 @@
 """The agent's figures: what is drawn is what was drawn, likely and earned; nothing leaks out."""
 
-import io
-
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +10,7 @@ from matplotlib.figure import Figure
 from nasrepro.dsl import parse
 from nasrepro.dsl.constraints import words
 from nasrepro.report import agent_figures, style
+from tests.report.drawn import drawn
 
 RNG = np.random.default_rng(0)
 WORDS = list(words("core", "extended"))
@@ -141,11 +139,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_draws_has_a_title_and_leaves_no_trace(name):
-    settings, opened = dict(mpl.rcParams), plt.get_fignums()
-    fig = FIGURES[name]()
-    fig.savefig(io.BytesIO(), format="png", dpi=60)
-    assert dict(mpl.rcParams) == settings
-    assert plt.get_fignums() == opened
+    fig = drawn(FIGURES[name])
     titles = [fig.get_suptitle(), fig.axes[0].get_title(loc="left"), *(text.get_text() for text in fig.texts)]
     assert "T" in titles
     assert any(ax.get_xlabel() for ax in fig.axes)

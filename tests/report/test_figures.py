@@ -1,10 +1,7 @@
 """Figures: what is drawn is what was measured, nothing is cut off, and no setting leaks out."""
 
-import io
 import itertools
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from nasrepro.report import figures, style
+from tests.report.drawn import drawn
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -143,11 +141,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_draws_has_labels_and_leaves_no_trace(name):
-    settings, opened = dict(mpl.rcParams), plt.get_fignums()
-    fig = FIGURES[name]()
-    fig.savefig(io.BytesIO(), format="png", dpi=60)
-    assert dict(mpl.rcParams) == settings
-    assert plt.get_fignums() == opened
+    fig = drawn(FIGURES[name])
     ax = fig.axes[0]
     assert ax.get_title(loc="left") == "T" or ax.get_title() == "T"
     if name != "pipeline":
