@@ -257,7 +257,8 @@ def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     T, B, _ = x.shape
     if lengths.shape != (B,) or lengths.is_floating_point() or int(lengths.min()) < 1 or int(lengths.max()) > T:
         raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {lengths.tolist()}")
-    return lengths.to(x.device, torch.int64, copy=True).contiguous()  # nobody can change it before backward
+    copy = lengths.to(torch.int64, copy=True).contiguous()  # nobody can change it before backward
+    return copy.to(x.device, non_blocking=True)
 
 
 def _pack(states: Sequence[LayerState]) -> State:

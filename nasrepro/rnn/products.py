@@ -6,16 +6,19 @@ from torch import Tensor
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What products take: float32 takes operands as they are; bfloat16 rounds them, and sums stay float32."""
 
+# torch 2.8 and 2.9 have the operator, but refuse to add to a target that is wider than what is multiplied.
+_WIDENS = hasattr(torch.ops.aten.addmm, "dtype_out") and not torch.__version__.startswith(("2.8.", "2.9."))
+
 
 def add_product(target: Tensor, a: Tensor, b: Tensor, *, keep: bool = False, scale: float = 1.0) -> None:
     """target (n, m) = scale * a (n, k) b (k, m), plus what it held if we keep that; its dtype is a's or a wider one.
 
-    Products of narrower numbers are added up in the target's dtype: in one kernel on CUDA from torch 2.8 on, elsewhere
+    Products of narrower numbers are added up in the target's dtype: in one kernel on CUDA from torch 2.10 on, elsewhere
     by widening them first.
     """
     if a.dtype == target.dtype:
         target.addmm_(a, b, beta=int(keep), alpha=scale)
-    elif target.is_cuda and hasattr(torch.ops.aten.addmm, "dtype_out"):
+    elif target.is_cuda and _WIDENS:
         torch.addmm(target, a, b, out_dtype=target.dtype, beta=int(keep), alpha=scale, out=target)
     else:
         target.addmm_(a.to(target.dtype), b.to(target.dtype), beta=int(keep), alpha=scale)

@@ -108,8 +108,8 @@ def forecast_translation_seconds(
             torch.randint(count, (length, batch), generator=generator).to(device)
             for count, length in ((words[0], text.source_length), (words[1], T), (words[1], T))
         )
-        lengths = torch.full((batch,), text.source_length, device=device)
-        return Batch(source, lengths, inputs, targets, torch.ones_like(targets, dtype=torch.bool))
+        lengths = torch.full((batch,), text.source_length)
+        return Batch(source, lengths, inputs, targets, torch.arange(targets.numel(), device=device))
 
     few, many = pairs(settings.eval_batch), pairs(settings.batch)
     train_step = _median_seconds(lambda: translation.train_epoch(model, [many], 0.0, settings.clip, masks), steps)

@@ -163,9 +163,10 @@ def train_epoch(
         loss = model.loss(features, targets)
         loss.backward()
         norm = sgd_step(parameters, learning_rate, settings.clip)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        nats, length = torch.stack((loss.detach(), norm)).tolist()  # all that a step waits for, where a GPU works
+        if not (math.isfinite(nats) and math.isfinite(length)):
             return math.inf, False
-        total += loss.item() * targets.numel()
+        total += nats * targets.numel()
         tokens += targets.numel()
     return total / tokens, True
 

@@ -11,7 +11,7 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float, clip: flo
     """One step of gradient descent with the gradient's global norm clipped to `clip`; gradients are cleared.
 
     Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm
-    and stops.
+    and stops. On a GPU nothing waits for the norm.
     """
     weights: list[Tensor] = []
     gradients: list[Tensor] = []
@@ -21,7 +21,26 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float, clip: flo
             gradients.append(parameter.grad)
             parameter.grad = None
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if torch.isfinite(norm):
+    if norm.is_cuda:
+        _step_by_tensors(weights, gradients, learning_rate * (clip / (norm + 1e-6)).clamp(max=1.0), norm)
+    elif torch.isfinite(norm):
         scale = learning_rate * min(1.0, clip / (norm.item() + 1e-6))
         torch._foreach_add_(weights, gradients, alpha=-scale)
     return norm
+
+
+def _step_by_tensors(weights: list[Tensor], gradients: list[Tensor], rate: Tensor, norm: Tensor) -> None:
+    """weights -= rate * gradients, where the norm () is finite: all in one kernel, which reads rate () and norm there."""
+    torch._fused_sgd_(
+        weights,
+        gradients,
+        [],
+        weight_decay=0.0,
+        momentum=0.0,
+        lr=rate.float(),
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=(~norm.isfinite()).float(),
+    )

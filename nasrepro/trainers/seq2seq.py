@@ -88,7 +88,8 @@ class Seq2Seq(nn.Module):
         values = outputs.transpose(0, 1).contiguous()  # (B, S, H)
         # query' W key = query' (W key): the matrix is applied once to all keys, and not at every step to the query.
         keys = values @ self.attention_in  # (B, S, H)
-        padding = torch.arange(len(source), device=source.device) >= lengths[:, None].to(source.device)  # (B, S)
+        padding = torch.arange(len(source)) >= lengths.cpu()[:, None]  # (B, S)
+        padding = padding.to(source.device, non_blocking=True)
         return Context(values, keys, padding), self._bridge(state)
 
     def _bridge(self, state: State) -> DecoderState:
@@ -118,9 +119,14 @@ class Seq2Seq(nn.Module):
             masks = dropout_mask(embedded, (len(tokens), L, *embedded.shape[1:]), self.sizes.dropout, generator)
         return unroll(early, weights, context, state, masks, self.sizes.bptt)
 
-    def loss(self, features: Tensor, targets: Tensor, real: Tensor) -> Tensor:
-        """Mean cross-entropy of features (T, B, H) against targets (T, B) where `real` (T, B) is true, in nats: ()."""
-        return linear_cross_entropy(features[real], self.output_weight, self.output_bias, targets[real])
+    def loss(self, features: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        """Mean cross-entropy of features (T, B, H) against targets (T, B), in nats: ().
+
+        Only the words at `places` (words,) count, places in the T * B numbers of `targets`, row by row.
+        """
+        chosen = features.flatten(0, 1).index_select(0, places)  # (words, H)
+        words = targets.flatten().index_select(0, places)
+        return linear_cross_entropy(chosen, self.output_weight, self.output_bias, words)
 
     def log_probabilities(self, features: Tensor) -> Tensor:
         """features (..., H) -> log probability of every word of the target vocabulary (..., words)."""

@@ -101,13 +101,25 @@ class Batch(NamedTuple):
     source: Tensor
     """(S, B)"""
     lengths: Tensor
-    """Of the sources (B,)."""
+    """Of the sources (B,); on the CPU, wherever the rest is, where they are looked at without waiting."""
     inputs: Tensor
     """What the decoder reads: BOS and the target (T, B)."""
     targets: Tensor
     """What it shall predict: the target and EOS (T, B)."""
-    real: Tensor
-    """Where `targets` is no padding (T, B)."""
+    places: Tensor
+    """Where `targets` is no padding: places in its T * B numbers, counted row by row, ascending (words,)."""
+
+    @property
+    def words(self) -> int:
+        """How many words are predicted, EOS included."""
+        return len(self.places)
+
+    @property
+    def real(self) -> Tensor:
+        """Where `targets` is no padding (T, B)."""
+        mask = torch.zeros_like(self.targets, dtype=torch.bool)
+        mask.view(-1)[self.places] = True
+        return mask
 
 
 def make_batches(pairs: Pairs, vocab: Vocab, size: int, device: str = "cpu") -> list[tuple[list[int], Batch]]:
@@ -128,10 +140,10 @@ def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str) -> Ba
     steps = torch.tensor([len(ids) + 1 for ids in targets])
     return Batch(
         source=_columns(sources, pad).to(device),
-        lengths=torch.tensor([len(ids) for ids in sources]).to(device),
+        lengths=torch.tensor([len(ids) for ids in sources]),
         inputs=_columns([[bos, *ids] for ids in targets], pad).to(device),
         targets=after.to(device),
-        real=(torch.arange(len(after))[:, None] < steps).to(device),
+        places=(torch.arange(len(after))[:, None] < steps).flatten().nonzero()[:, 0].to(device),
     )
 
 
@@ -175,14 +187,14 @@ def train_epoch(
     for batch in batches:
         context, state = model.encode(batch.source, batch.lengths, generator)
         features, _, _ = model.decode(batch.inputs, context, state, generator)
-        loss = model.loss(features, batch.targets, batch.real)
-        count = int(batch.real.sum())
-        (loss * (count / len(batch.lengths))).backward()
+        loss = model.loss(features, batch.targets, batch.places)
+        (loss * (batch.words / len(batch.lengths))).backward()
         norm = sgd_step(parameters, learning_rate, clip)
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        nats, length = torch.stack((loss.detach(), norm)).tolist()  # all that a step waits for, where a GPU works
+        if not (math.isfinite(nats) and math.isfinite(length)):
             return math.inf, False
-        total += loss.item() * count
-        words += count
+        total += nats * batch.words
+        words += batch.words
     return total / words, True
 
 
@@ -194,9 +206,8 @@ def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
     for batch in batches:
         context, state = model.encode(batch.source, batch.lengths)
         features, _, _ = model.decode(batch.inputs, context, state)
-        count = int(batch.real.sum())
-        total += model.loss(features, batch.targets, batch.real).item() * count
-        words += count
+        total += model.loss(features, batch.targets, batch.places).item() * batch.words
+        words += batch.words
     return total / words
 
 

@@ -84,7 +84,7 @@ def test_what_is_timed_has_the_sizes_of_the_pairs(monkeypatch: pytest.MonkeyPatc
     forecast_translation_seconds(zoo["MT5"], replace(PAIRS, vocab_size=50), text, steps=1)
     source_words, target_words, (batch,) = seen[0]
     assert (source_words, target_words) == (30, 50)
-    assert (batch.source.shape, batch.inputs.shape, batch.real.sum()) == ((6, 8), (8, 8), 64)
+    assert (batch.source.shape, batch.inputs.shape, batch.words) == ((6, 8), (8, 8), 64)
 
 
 def test_it_leaves_global_randomness_alone() -> None:

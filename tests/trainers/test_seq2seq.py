@@ -36,7 +36,7 @@ def loss_of(model: Seq2Seq, sources: list[list[int]], targets: list[list[int]]) 
     features, _, _ = model.decode(pad([[START, *one] for one in targets]), context, state)
     after = pad([[*one, END] for one in targets])
     real = torch.arange(len(after))[:, None] < torch.tensor([len(one) + 1 for one in targets])
-    return model.loss(features, after, real)
+    return model.loss(features, after, real.flatten().nonzero()[:, 0])
 
 
 def loss_by_hand(model: Seq2Seq, sources: list[list[int]], targets: list[list[int]]) -> Tensor:

@@ -149,9 +149,8 @@ class _Pass:
         for rows in self._steps():
             for number, level in enumerate(self.plan.step):
                 self._forward_level("step", number, level, rows, weights)
-                self._clear(rows, _VALUES)
-            self._keep(rows, "h", "h_next")
-            self._keep(rows, "c", "c_next")
+        if "ended" in self.at:
+            self._end_sequences()
 
     def backward(self) -> dict[str, Tensor]:
         """From d_out and the last states' gradients to all that `at` has memory for; names -> gradients."""
@@ -167,6 +166,7 @@ class _Pass:
             # What a step writes is what the step before it reads.
             states = {name: states[other] for name, other in _SWAPPED.items() if name in states}
         all_rows = self._all_rows()
+        self._clear(_GRADIENTS)
         for number, level in reversed(list(enumerate(self.plan.before))):
             self._launch("backward", "before", number, level.backward, all_rows)
             self._backward_level(level, all_rows, weights)
@@ -178,10 +178,11 @@ class _Pass:
             rows[space].zero_()
         for number, level in reversed(list(enumerate(self.plan.step))):
             self._launch("backward", "step", number, level.backward, rows)
-            self._clear(rows, _GRADIENTS)
             self._backward_level(level, rows, weights)
-        self._keep(rows, "d_h_next", "d_h")
-        self._keep(rows, "d_c_next", "d_c")
+        if "ended" in rows:  # behind its end a state stays, and so does its gradient
+            for state in self.states:
+                following, here = rows[f"d_{state}_next"], rows[f"d_{state}"]
+                torch.where(rows["ended"], following, here, out=here)
 
     # --- rows: the tensors of one step, or of all steps as if they were one ---
 
@@ -271,7 +272,8 @@ class _Pass:
             count = len(tensors[0])
             programs = -(-count * (self.sizes.input if loop.wide else self.sizes.hidden) // _BLOCK)
             kernel = self.cell.named[kernel_name(direction, part, number, which)]
-            kernel[(programs,)](*tensors, count, self.sizes.hidden, self.sizes.input, BLOCK=_BLOCK)
+            many = programs * _BLOCK > 2**31 - 1
+            kernel[(programs,)](*tensors, count, self.sizes.hidden, self.sizes.input, BLOCK=_BLOCK, MANY=many)
 
     def _norm_operand(self, rows: Mapping[str, Tensor], place: Place) -> tuple[Tensor, int]:
         operand = rows[place.space][:, self.sizes.columns(place)]
@@ -294,17 +296,25 @@ class _Pass:
             *source, *given, *target, width, ADD=norm.accumulates, BLOCK=block
         )
 
-    # --- sequences that have ended: see loop.c ---
+    # --- sequences that have ended ---
+    #
+    # Rows of a batch do not mix before the gradients of weights. So steps run on behind a sequence's end, where they
+    # may as well give infinity or NaN, and what they made is put right for all steps at once: far fewer launches.
 
-    def _clear(self, rows: Mapping[str, Tensor], spaces: Sequence[str]) -> None:
-        if "ended" in rows:
-            for space in spaces:
-                if space in rows:
-                    rows[space].masked_fill_(rows["ended"], 0)
+    def _end_sequences(self) -> None:
+        """Behind its end each sequence's states stay as they were there; all else that the backward pass reads is 0."""
+        self._clear(_VALUES)
+        ended = self.at["ended"]  # (T, B, 1)
+        ends = (~ended).sum(0)  # (B, 1)
+        steps = torch.arange(self.sizes.steps + 1, device=ended.device)[:, None, None]
+        places = torch.minimum(steps, ends).expand(-1, -1, self.sizes.hidden)  # (T + 1, B, hidden)
+        for state in self.states:
+            self.at[state].copy_(self.at[state].gather(0, places))
 
-    def _keep(self, rows: Mapping[str, Tensor], source: str, target: str) -> None:
-        if "ended" in rows and source in rows:
-            rows[target].copy_(torch.where(rows["ended"], rows[source], rows[target]))
+    def _clear(self, spaces: Iterable[str]) -> None:
+        if "ended" in self.at:
+            for space in (_OF_ALL_STEPS & self.at.keys()).intersection(spaces):
+                self.at[space].masked_fill_(self.at["ended"], 0)
 
 
 _SWAPPED = {"d_h": "d_h_next", "d_h_next": "d_h", "d_c": "d_c_next", "d_c_next": "d_c"}
@@ -326,19 +336,26 @@ def _recording_stream(device: torch.device, replayed_on: int) -> torch.cuda.Stre
 class _Recording:
     """Work on tensors that stay where they are: done launch by launch the first time, replayed as a graph after."""
 
+    possible = True
+    """False, for all work of this process, once a recording has failed: up to torch 2.11 the memory allocator then goes
+    on as if it were being recorded."""
+    one_at_a_time = threading.Lock()
+
     def __init__(self, work: Callable[[], Any], device: torch.device) -> None:
         self.work = work
         self.device = device
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.refused = False
+        self.bytes = 0
+        """Memory of the graph's own, for what the work makes and drops on its way."""
 
     def __call__(self) -> None:
         if self.graph is not None:
             self.graph.replay()
-        elif self.refused:
-            self.work()
+        elif _Recording.possible:
+            with self.one_at_a_time:
+                self._record()
         else:
-            self._record()
+            self.work()
 
     def _record(self) -> None:
         current = torch.cuda.current_stream(self.device)
@@ -349,13 +366,17 @@ class _Recording:
         current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            # When a recording fails, torch.cuda.graph does not restore the stream, so an outer block does.
+            with (
+                torch.cuda.stream(current),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
+                before = torch.cuda.memory_reserved(self.device)
                 self.work()
+                self.bytes = torch.cuda.memory_reserved(self.device) - before
         except RuntimeError as error:
-            self.refused = True
-            warnings.warn(
-                f"a cell runs without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=2
-            )
+            _Recording.possible = False
+            warnings.warn(f"cells run without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=2)
         else:
             self.graph = graph
 
@@ -403,9 +424,11 @@ class _Replay:
         return _Recording(lambda: results.update(work()), self.device), at, results
 
     def bytes(self) -> int:
-        """Memory that this holds on the device, the graphs' own apart."""
+        """Memory that this holds on the device, the graphs' own included."""
         tensors = [self.at, *(at for _, at, _ in self.backward_passes.values())]
-        return sum({tensor.data_ptr(): tensor.nbytes for at in tensors for tensor in at.values()}.values())
+        recordings = [self.forward_pass, *(recording for recording, _, _ in self.backward_passes.values())]
+        of_tensors = {tensor.data_ptr(): tensor.nbytes for at in tensors for tensor in at.values()}
+        return sum(of_tensors.values()) + sum(recording.bytes for recording in recordings)
 
 
 def _copy(given: Mapping[str, Tensor], to: Mapping[str, Tensor]) -> None:
@@ -415,20 +438,28 @@ def _copy(given: Mapping[str, Tensor], to: Mapping[str, Tensor]) -> None:
 class _Replays:
     """The replays of the kinds and sizes of call that were seen most recently, within bounds of number and memory."""
 
-    most = 16
-    most_remembered = 256
-    share = 8  # of the device's memory, at most one in so many parts
+    most = 64
+    most_remembered = 4096
+    most_steps = 4096
+    """Steps of a sequence over which nothing is recorded: a graph holds the kernels of every step."""
+    wait = 200
+    """Calls for which one that was dropped runs launch by launch, lest more kinds than are kept be recorded over and
+    over: that takes some ten times as long as launching does."""
+    share = 8
+    """Of the device's memory, at most one in so many parts."""
 
     def __init__(self) -> None:
         self.calls: OrderedDict[Any, int] = OrderedDict()
         self.kept: OrderedDict[Any, _Replay] = OrderedDict()
+        self.recorded = 0
+        """How many replays were made so far."""
         self.lock = threading.Lock()
 
     def find(self, cell: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> _Replay | None:
         """The replay for a call; None when it should run launch by launch."""
         device = given["x"].device
         # In a graph that somebody else is recording, ours would have to live for as long as theirs.
-        if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        if device.type != "cuda" or _is_recording(device) or not _Recording.possible or sizes.steps > self.most_steps:
             return None
         stream = torch.cuda.current_stream(device).cuda_stream
         key = (cell, sizes, tuple(given), device, stream, _float32_precision())
@@ -441,22 +472,44 @@ class _Replays:
             if key in self.kept:
                 self.kept.move_to_end(key)
             else:
-                self.kept[key] = _Replay(cell, sizes, given)
+                try:
+                    # Not as tensors of inference_mode, should that be on, which nothing outside it could write to.
+                    with torch.inference_mode(False):
+                        self.kept[key] = _Replay(cell, sizes, given)
+                except torch.cuda.OutOfMemoryError:
+                    self.calls[key] = -self.wait
+                    return None
+                self.recorded += 1
                 self._forget(torch.cuda.get_device_properties(device).total_memory // self.share)
             return self.kept[key]
+
+    def drop(self, replay: _Replay) -> None:
+        """Forget one that the device has no memory for."""
+        with self.lock:
+            for key in [key for key, kept in self.kept.items() if kept is replay]:
+                self._drop(key)
 
     def _forget(self, most_bytes: int) -> None:
         """Drop the oldest; calls that wait for their backward pass keep theirs until then."""
         held = [(key, replay.bytes()) for key, replay in self.kept.items()]
         while len(held) > 1 and (len(held) > self.most or sum(size for _, size in held) > most_bytes):
             key, _ = held.pop(0)
-            del self.kept[key]
+            self._drop(key)
+
+    def _drop(self, key: Any) -> None:
+        del self.kept[key]
+        self.calls[key] = -self.wait
 
 
 def _float32_precision() -> object:
     """Whether float32 products may be rounded: a graph goes on doing what was set when it was recorded."""
     matmul = torch.backends.cuda.matmul
     return matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
+def _is_recording(device: torch.device) -> bool:
+    """Whether somebody is recording a CUDA graph of what runs now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 replays = _Replays()
@@ -475,11 +528,10 @@ class _Layer(torch.autograd.Function):
         sizes = _Sizes(steps, batch, given["h_first"].shape[-1], inputs)
         replay = replays.find(cell, sizes, given)
         with torch.cuda.device_of(given["x"]):
-            if replay is None:
+            made = None if replay is None else _if_memory_suffices(replay, lambda: replay.forward(given))
+            if made is None:
                 made = _made_forward(cell, sizes, given["x"])
                 _Pass(cell, sizes, given | made).forward()
-            else:
-                made = replay.forward(given)
         saved = {name: t for name, t in given.items() if not name.startswith(("h_", "c_", "bias"))} | made
         ctx.save_for_backward(*saved.values())
         ctx.saved_names, ctx.given_names = tuple(saved), names
@@ -498,13 +550,23 @@ class _Layer(torch.autograd.Function):
         saved = dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))
         given = saved | {"d_out": d_out.contiguous()} | dict(zip(("d_h_last", "d_c_last"), d_last, strict=False))
         wanted = tuple(f"d_{name}" for name, w in zip(ctx.given_names, ctx.needs_input_grad[2:], strict=True) if w)
+        results: dict[str, Tensor] | None = None
         with torch.cuda.device_of(d_out):
-            if ctx.replay is None:
+            if ctx.replay is not None and not _is_recording(d_out.device):
+                results = _if_memory_suffices(ctx.replay, lambda: ctx.replay.backward(given, wanted))
+            if results is None:
                 made = _made_backward(ctx.cell, ctx.sizes, saved, wanted)
                 results = _Pass(ctx.cell, ctx.sizes, given | made).backward()
-            else:
-                results = ctx.replay.backward(given, wanted)
         return None, None, *(results.get(f"d_{name}") for name in ctx.given_names)
+
+
+def _if_memory_suffices(replay: _Replay, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor] | None:
+    """What the work on a replay gives; None where memory runs out, of which launching takes less."""
+    try:
+        return work()
+    except torch.cuda.OutOfMemoryError:
+        replays.drop(replay)
+        return None
 
 
 def run(
@@ -527,7 +589,7 @@ def run(
     if "position" in reads:
         given["position"] = positions(state.t, len(x), state.h.shape[-1], x).expand(-1, x.shape[1], -1)
     if options.h_mask is not None:
-        given["mask"] = options.h_mask
+        given["mask"] = options.h_mask.detach()
     running = None
     if options.lengths is not None:
         running = (torch.arange(len(x), device=x.device)[:, None] < options.lengths)[..., None]  # (T, B, 1)

@@ -6,6 +6,7 @@ Triton compiles each of them once.
 
 import hashlib
 import linecache
+import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +25,8 @@ def triton_source(plan: Plan) -> str:
     """The kernels of a plan as Python text, one function for each elementwise loop, named by `kernel_name`.
 
     Arguments of a kernel: the addresses of the spaces that `spaces_of` names, all of contiguous rows; the number of
-    rows; hidden_size and input_size; and BLOCK, how many elements a program of the launch does.
+    rows; hidden_size and input_size; BLOCK, how many elements a program of the launch does; and MANY, whether there are
+    more elements than int32 counts, which takes the slower division of int64.
     """
     kernels = [
         "\n".join(_kernel(kernel_name(direction, part, number, which), loop, plan.columns))
@@ -61,10 +63,10 @@ def load_kernels(plan: Plan) -> dict[str, Any]:
         exec(compile(text, name, "exec"), module)
         if torch.cuda.is_available():
             module["triton"].runtime.driver.active.get_current_target()  # builds what Triton needs for any launch
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, OSError, AssertionError, subprocess.SubprocessError) as error:
         raise NativeError(
-            f"Triton cannot be used here ({error}). Install the triton that belongs to this torch, with pip, "
-            "and a C compiler."
+            f"Triton cannot be used here ({error or type(error).__name__}). Install the triton that belongs to this "
+            "torch, with pip, and a C compiler with Python's headers (Debian and Ubuntu: gcc and python3-dev)."
         ) from error
     return module
 
@@ -75,8 +77,9 @@ def _kernel(name: str, loop: Loop, columns: Mapping[str, int]) -> Iterator[str]:
     arguments = [*pointers, "rows", "hidden", "inputs"]
     width = "inputs" if loop.wide else "hidden"
     yield f"@triton.jit(do_not_specialize={arguments})"
-    yield f"def {name}({', '.join(arguments)}, BLOCK: tl.constexpr):"
-    yield "    element = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)"
+    yield f"def {name}({', '.join(arguments)}, BLOCK: tl.constexpr, MANY: tl.constexpr):"
+    yield "    program = tl.program_id(0).to(tl.int64) if MANY else tl.program_id(0)"
+    yield "    element = program * BLOCK + tl.arange(0, BLOCK)"
     yield f"    row = (element // {width}).to(tl.int64)"
     yield f"    unit = element % {width}"
     yield "    inside = row < rows"
