@@ -1,7 +1,8 @@
 """Trainings by the paper's own settings: S17's Table 3 on Multi30k, and candidates of its search on WikiText-2.
 
 Each is kept in the record, which ships as gpu-record.jsonl.gz, as soon as it has ended; one that is interrupted goes on
-after its last whole epoch. Rows name the device that the record names, which need not be today's.
+after its last whole epoch. Rows name the device and the time that the record names,
+which need not be today's.
 """
 
 from dataclasses import replace
@@ -88,7 +89,8 @@ def _train_candidate(name: str, task: LanguageModelTask, checkpoint: Path) -> Ev
 
 def _row(name: str, found: Evaluation) -> dict[str, str | int | float]:
     facts = {"device": found.device, "data": found.settings["corpus"], "cell": name, "seed": found.seed}
-    return facts | {"status": found.status, "reason": found.reason, "seconds": round(found.seconds, 1)}
+    ended = {"status": found.status, "reason": found.reason, "seconds": round(found.seconds, 1)}
+    return facts | ended | {"created": found.created}
 
 
 def open_record(folder: Path) -> Record:

@@ -243,6 +243,7 @@ def _make(part: Part, results: Results, limit: float) -> None:
         state = "failed" if failure else "done"
     except OutOfTime as stop:
         state, rows = "left", stop.rows
+        print("out of time: left for the next call", flush=True)
     except DataError as error:  # its words say what to do, and where it was raised says nothing
         failure = str(error)
     except Exception as error:
@@ -294,7 +295,7 @@ def join_parts(folder: Path) -> list[str]:
     A file is written once all its parts are there, which its registered hash tells. Raises DataError when they are at
     least as long as the file and do not have its hash.
     """
-    wholes = sorted({path.with_suffix("") for path in folder.glob("*/*.part-*")})
+    wholes = sorted({path.with_suffix("") for path in folder.glob("*/*.part-[0-9]*")})
     return [_join(whole) for whole in wholes]
 
 
@@ -304,7 +305,7 @@ def _join(whole: Path) -> str:
         raise DataError(f"{whole} is of no registered data set; lay the folder out as NAME/FILE.part-00")
     if whole.exists() and damage(whole, known) is None:
         return f"{whole} is whole"
-    parts = sorted(whole.parent.glob(f"{whole.name}.part-*"), key=lambda path: int(path.suffix.rpartition("-")[2]))
+    parts = sorted(whole.parent.glob(f"{whole.name}.part-[0-9]*"), key=lambda path: int(path.suffix.rpartition("-")[2]))
     write_atomically(whole, lambda path: _concatenate(parts, path))
     problem = damage(whole, known)
     if problem is None:
