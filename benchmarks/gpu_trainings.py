@@ -1,8 +1,7 @@
 """Trainings by the paper's own settings: S17's Table 3 on Multi30k, and candidates of its search on WikiText-2.
 
 Each is kept in the record, which ships as gpu-record.jsonl.gz, as soon as it has ended; one that is interrupted goes on
-after its last whole epoch. Rows name the device and the time that the record names,
-which need not be today's.
+after its last whole epoch. Rows name the device and the time that the record names, which need not be today's.
 """
 
 from dataclasses import replace
