@@ -48,7 +48,7 @@ bench: $(STAMP) ## Time the fused cells on this machine's processor, into result
 	.venv/bin/python benchmarks/fast_cells.py --out results/benchmarks
 	$(if $(SHIP),$(RUN) nasrepro ship --benchmarks)
 
-bench-gpu: $(STAMP) ## Check and time the fused cells on a GPU, into results/benchmarks/gpu/
+bench-gpu: $(STAMP) ## Check, time and train on a GPU, into results/benchmarks/gpu/ (9 minutes; again for the rest)
 	.venv/bin/python benchmarks/on_gpu.py --out results/benchmarks/gpu
 
 lint: $(STAMP) ## Check style and types

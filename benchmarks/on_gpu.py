@@ -1,22 +1,36 @@
-"""Everything that only a GPU can show, in one call: checks, times, and tables.
+"""Everything that only a GPU can show, in slices that each fit into one call of ten minutes.
 
-    python benchmarks/on_gpu.py --out FOLDER                         # on a machine with CUDA, under 10 minutes
-    python benchmarks/on_gpu.py --out FOLDER --device cpu --small    # all but torch.compile anywhere, in a minute
+    python benchmarks/on_gpu.py --out FOLDER                         # on a machine with CUDA
+    python benchmarks/on_gpu.py --out FOLDER --slice structure speed # these alone
+    python benchmarks/on_gpu.py --out FOLDER --device cpu --small    # what needs no GPU, in a minute
 
-1. checks     The tests marked `gpu`; then every zoo cell, fused, against float64 on the CPU: relative errors of values
-              and gradients with products in float32, TF32 and bfloat16.
-2. layers     One layer, forward and backward, in milliseconds: cuDNN's LSTM and GRU, and cells fused (CUDA graphs),
-              fused launch by launch, eager, and eager with each step compiled by torch.compile.
-3. decoder    Linear layer and cross-entropy, fused and by torch.
-4. models     Tokens per second of a language model's whole training step, on nn.LSTM and torch's cross-entropy, and
-              on fused cells and decoder.
-5. forecast   Hours that S17's 40 epochs on WikiText-2 would take with one candidate.
-6. translation  S17's Table 3 by its own settings on Multi30k, LSTM and MT5, one seed; the record is written to FOLDER
-              too. Without the data set, captions stand in, and the table says so.
+structure    The tests marked `gpu`, but for the longest; then every zoo cell, fused, against float64 on the CPU:
+             relative errors of values and gradients with products in float32, TF32 and bfloat16.
+speed        The longest test. One layer, forward and backward: cuDNN's LSTM and GRU, and cells fused (CUDA graphs),
+             fused launch by launch, and eager. Linear layer and cross-entropy, fused and by torch. Tokens per second
+             of a language model's training step. Hours that a candidate of S17 would take. Last, cells whose steps
+             torch.compile has compiled.
+translation  S17's Table 3 by its own settings on Multi30k, a part for each encoder and seed.
+profile      Kernels, launches and synchronisations of a training step, the GPU's time against the clock's; and how
+             many graphs are recorded when at most 16 or 64 are kept.
+search       Candidates of S17's search by its own settings on WikiText-2.
 
-TF32 in cuDNN and cuBLAS is set alike, off or on as the tables say. Writes checks.csv, layers.csv, decoder.csv,
-models.csv, forecast.csv, translation.csv and device.json to FOLDER, each as soon as it is known; each run replaces what
-is there. `--only translation` makes that part alone.
+A slice is a list of parts (`PARTS`, below, in the order in which they are made). A part that FOLDER holds from this
+device and this code is not made again; one whose seconds do not fit into what is left of `--minutes` is left for the
+next call; a training that is cut short goes on where its last epoch ended. A part that fails is noted, the others go
+on, and a later call tries it after all others. The exit status is 1 when parts have failed. The last line says what is
+done, failed and left.
+
+FOLDER gets four files, each written after every part: gpu.json (device, code, versions; seconds or failure of every
+part), gpu.csv (one table: `table[table.part == "layers"].dropna(axis=1, how="all")`), gpu.log (what the tests printed)
+and gpu-record.jsonl.gz (the trainings, as `nr.Record.load` reads them). They ship as they are. FOLDER/work holds what
+a next call goes on from. Where FOLDER itself is not brought back, `--export` names a folder that gets copies of the
+four; a FOLDER that holds the four and no work goes on from them, but for trainings in progress.
+
+`--data` names a folder of data sets, laid out as NAME/FILE, which is used as NASREPRO_MIRROR is. Where less can be
+brought at a time than there is, let the folder grow call by call; a single file that is too large is brought as
+FILE.part-00, FILE.part-01, ... (`split -d -b 50M FILE FILE.part-`), which are put together once all are there and the
+whole has the registered hash. So CIFAR-10, six files of 23 MB, takes three calls of two files and nothing else.
 
 Needs PyTorch with its Triton, pandas, and packages that machines with PyTorch often lack, all pure Python: lark,
 platformdirs, pooch, sacrebleu (with portalocker, tabulate and colorama) and sacremoses; for the tests, pytest,
@@ -28,376 +42,286 @@ pytest-timeout, hypothesis and matplotlib. A machine without a network can be gi
 """
 
 import argparse
+import hashlib
 import json
-import math
-import random
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import gpu_checks as checks
+import gpu_profile as profiling
+import gpu_speed as speed
+import gpu_trainings as trainings
 import pandas as pd
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from gpu_parts import OutOfTime, Part
 
-import nasrepro as nr
-from nasrepro.controllers import propose
+from nasrepro.datasets.files import damage, locate
+from nasrepro.datasets.registry import DATASETS, DataError, find
+from nasrepro.files import make_writable, write_atomically, write_json
 from nasrepro.hardware import device_name
 from nasrepro.report.provenance import commit, versions
-from nasrepro.rnn import interpreter
-from nasrepro.rnn.fused import cuda
-from nasrepro.rnn.interpreter import LayerState, Options
-from nasrepro.rnn.layer import RNNLayer
-from nasrepro.rnn.timing import benchmark
-from nasrepro.search.held_out import evaluate_test
-from nasrepro.search.record import Record
-from nasrepro.trainers.decoder import linear_cross_entropy
-from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds
-from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
-from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
-LOW = ("LSTM", "BC3")  # cells that are timed with products in bfloat16 too
-ROOT = Path(__file__).resolve().parents[1]
-COMPILED, COMPILED_SIZE = ("LSTM", "BC3"), 650  # what torch.compile is tried on: it takes a minute for each
+LONGEST_TEST = "test_values_and_gradients"
+
+PARTS = (
+    Part("gpu tests: structure", "structure", 60, partial(checks.gpu_tests, f"not {LONGEST_TEST}"), gpu_only=True),
+    Part("checks", "structure", 20, checks.checks),
+    Part("gpu tests: values", "speed", 90, partial(checks.gpu_tests, LONGEST_TEST), gpu_only=True),
+    Part("layers", "speed", 45, speed.layers),
+    Part("decoder", "speed", 10, speed.decoder),
+    Part("models", "speed", 15, speed.models),
+    Part("forecast", "speed", 10, speed.forecast),
+    Part("compiled layers", "speed", 110, speed.compiled, gpu_only=True),
+    *(
+        Part(
+            f"translation: {name}, seed {seed}",
+            "translation",
+            30,
+            partial(trainings.translation, name, seed),
+            "multi30k",
+        )
+        for seed in (1, 2, 3)
+        for name in trainings.ENCODERS
+    ),
+    Part("profile: language model", "profile", 15, profiling.profile_language_model),
+    Part("profile: translation", "profile", 15, profiling.profile_translation, "multi30k"),
+    Part("replays: 16", "profile", 30, partial(profiling.replays, 16), "multi30k", gpu_only=True),
+    Part("replays: 64", "profile", 30, partial(profiling.replays, 64), "multi30k", gpu_only=True),
+    Part("search: LSTM", "search", 60, partial(trainings.candidate, "LSTM"), "wikitext2"),
+    Part("search: BC3", "search", 60, partial(trainings.candidate, "BC3"), "wikitext2"),
+)
+SLICES = tuple(dict.fromkeys(part.slice for part in PARTS))
+SHIPPED = ("gpu.json", "gpu.csv", checks.LOG, trainings.RECORD)
 
 
 def main() -> None:
-    """Run every part and write the tables. A part that fails is noted in device.json, and the others go on."""
+    """Make the parts that are asked for and not yet made, as far as the time reaches."""
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--export", type=Path, help="folder for copies of the files that ship")
+    parser.add_argument("--slice", nargs="+", choices=SLICES, default=SLICES, help="make these slices alone")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop after so many minutes")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--small", action="store_true", help="tiny sizes: shows that everything runs, times nothing")
-    parts = (checks, layers, decoder, models, forecast, translation)
-    parser.add_argument("--only", nargs="+", choices=[part.__name__ for part in parts], help="make these parts alone")
+    parser.add_argument("--data", type=Path, help="folder of data sets, laid out as NAME/FILE")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --device cpu --small tries the script without one")
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.data:
+        for line in join_parts(options.data):
+            print(line, flush=True)
+        os.environ["NASREPRO_MIRROR"] = str(options.data.resolve())
 
-    device, started = device_name(options.device), time.perf_counter()
-    facts: dict[str, Any] = {"device": device, "commit": commit(), "versions": versions(), "small": options.small}
-    facts["cells"] = {name: str(cell) for name, cell in _cells().items()}
-    if options.device == "cuda" and not options.only:
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/rnn"]
-        facts["gpu tests"] = subprocess.run(command, cwd=ROOT, check=False).returncode
-    failed = {}
-    for table in parts:
-        if options.only and table.__name__ not in options.only:
-            continue
-        try:
-            frame = table(options.device, options.small, options.out)
-        except Exception:
-            failed[table.__name__] = traceback.format_exc()
-            print(failed[table.__name__], flush=True)
-            continue
-        frame.insert(0, "device", device)
-        frame.to_csv(options.out / f"{table.__name__}.csv", index=False)
-        print(frame.drop(columns="device").to_string(index=False, float_format="{:.4g}".format), flush=True)
-        facts |= {"failed": failed, "seconds": round(time.perf_counter() - started)}
-        (options.out / "device.json").write_text(json.dumps(facts, indent=1) + "\n")
-    sys.exit(bool(failed or facts.get("gpu tests")))
+    results = Results(options.out, options.export, options.device, options.small)
+    if results.of_other_size():
+        parser.error(f"{options.out} holds results of other sizes (--small or not); choose another folder")
+    parts = [p for p in PARTS if p.slice in options.slice and not (p.gpu_only and options.device == "cpu")]
+    make(parts, results, started + 60 * options.minutes)
+    states = {part.name: results.state(part) for part in parts}
+    print("; ".join(_listed(state, states) for state in ("done", "failed", "left")), flush=True)
+    sys.exit("failed" in states.values())
 
 
-# --- checks ----------------------------------------------------------------------------------------------------------
+def _listed(state: str, states: dict[str, str]) -> str:
+    names = [name for name, found in states.items() if found == state]
+    return f"{len(names)} {state}" + (f" ({'; '.join(names)})" if names else "")
 
 
-def checks(device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Relative errors of every fused zoo cell against float64 on the CPU; the worst of all gradients."""
-    size, steps, batch = (8, 5, 2) if small else (200, 35, 20)
-    x = torch.randn(steps, batch, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    rows = []
-    for name, cell in nr.zoo.items():
-        exact = nr.RNN(cell, size, size, generator=torch.Generator().manual_seed(0)).double()
-        expected = _values(exact, x)
-        for products in ("float32", "TF32", "bfloat16"):
-            fused = nr.RNN(cell, size, size, product_dtype=torch.bfloat16 if products == "bfloat16" else torch.float32)
-            fused.load_state_dict(exact.state_dict())
-            fused.to(device)
-            with _tf32(products == "TF32"):
-                found = _values(fused, x.to(device, torch.float32))
-            value, *gradients = (_relative(e, f) for e, f in zip(expected, found, strict=True))
-            rows.append({"cell": name, "products": products, "value error": value, "gradient error": max(gradients)})
-    return pd.DataFrame(rows)
+# --- what is known ---------------------------------------------------------------------------------------------------
 
 
-def _values(module: nn.Module, x: Tensor) -> list[Tensor]:
-    """Outputs, and the gradients of x and every parameter."""
-    x = x.clone().requires_grad_()
-    out, _ = module(x)
-    return [out, *torch.autograd.grad(out.square().sum(), [x, *module.parameters()])]
+class Results:
+    """What a folder holds: gpu.json and gpu.csv, read once and written after every part."""
+
+    def __init__(self, folder: Path, export: Path | None, device: str, small: bool) -> None:
+        self.folder, self.export, self.device, self.small = folder, export, device, small
+        make_writable(folder / "work")
+        self.origin = {"device": device_name(device), "commit": commit(), "code": _code()}
+        path = folder / "gpu.json"
+        self.facts: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"parts": {}}
+        table = folder / "gpu.csv"
+        self.rows: list[dict[str, Any]] = pd.read_csv(table).to_dict("records") if table.exists() else []
+
+    def of_other_size(self) -> bool:
+        """Whether the folder holds a small run's results and this one is not small, or the other way round."""
+        return self.facts.get("small", self.small) != self.small
+
+    def state(self, part: Part) -> str:
+        """Where a part stands by this device and code: "done", "failed", or "left"."""
+        entry = self.facts["parts"].get(part.name, {})
+        same = all(entry.get(name) == self.origin[name] for name in ("device", "code"))
+        return entry["state"] if same else "left"
+
+    def note(self, part: Part, state: str, seconds: float, rows: pd.DataFrame | None, failure: str = "") -> None:
+        """Write down how a part ended. Nothing of an earlier time stays; rows with a device of their own keep it."""
+        entry = {"slice": part.slice, "state": state, "seconds": round(seconds, 1), **self.origin}
+        entry["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.facts["parts"][part.name] = entry | ({"failure": failure} if failure else {})
+        self.facts |= {**self.origin, "small": self.small, "versions": _versions()}
+        self.facts["cells"] = {name: str(cell) for name, cell in speed.timed_cells().items()}
+        self.rows = [row for row in self.rows if row["part"] != part.name]
+        if rows is not None:
+            first = {"part": part.name, "device": self.origin["device"]}
+            self.rows += [first | row for row in rows.to_dict("records")]
+        write_json(self.folder / "gpu.json", self.facts)
+        table = pd.DataFrame(self.rows, columns=None if self.rows else ["part", "device"])
+        write_atomically(self.folder / "gpu.csv", lambda path: table.to_csv(path, index=False, float_format="%.6g"))
+        self.copy_out()
+
+    def copy_out(self) -> None:
+        """Put copies of what ships where it is brought back from."""
+        if self.export:
+            self.export.mkdir(parents=True, exist_ok=True)
+            for name in SHIPPED:
+                if (self.folder / name).exists():
+                    shutil.copyfile(self.folder / name, self.export / name)
 
 
-def _relative(exact: Tensor, found: Tensor) -> float:
-    return float((found.detach().double().cpu() - exact.detach()).norm() / exact.detach().norm().clamp_min(1e-30))
+@cache
+def _code() -> str:
+    """A digest of the package and of these scripts: it tells versions apart where there is no git too."""
+    here = Path(__file__).resolve().parent
+    package = [path for path in (here.parent / "nasrepro").rglob("*") if path.suffix in {".py", ".c", ".h", ".lark"}]
+    digest = hashlib.sha256()
+    for path in sorted([*package, Path(__file__), *here.glob("gpu_*.py")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-# --- one layer -------------------------------------------------------------------------------------------------------
-
-
-def layers(device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Milliseconds of one layer, forward and backward, in rounds in which every variant runs once."""
-    sizes = [(8, 2, 5)] if small else [(200, 20, 35), (650, 20, 35), (1150, 20, 70)]
-    rows = []
-    for size, batch, steps in sizes:
-        for tf32 in (False, True):
-            with _tf32(tf32):
-                rows += [
-                    {"H": size, "B": batch, "T": steps, "TF32": tf32, **row}
-                    for row in _time(
-                        _layer_variants(size, batch, steps, device, fast_only=tf32), 2 if small else 12, device
-                    )
-                ]
-    return pd.DataFrame(rows)
-
-
-def _layer_variants(
-    size: int, batch: int, steps: int, device: str, fast_only: bool
-) -> dict[tuple[str, str], Callable[[], None]]:
-    """(layer, how it runs) -> one forward and backward pass."""
-    x = torch.randn(steps, batch, size, device=device, requires_grad=True)
-    gradient = torch.randn(steps, batch, size, device=device)
-
-    def variant(module: nn.Module, graphs: bool = True) -> Callable[[], None]:
-        module.to(device)
-
-        def forward_and_backward() -> None:
-            with _graphs(graphs):
-                out, _ = module(x)
-            torch.autograd.grad(out, [x, *module.parameters()], gradient)
-
-        return forward_and_backward
-
-    variants = {("nn.LSTM", "cuDNN"): variant(nn.LSTM(size, size)), ("nn.GRU", "cuDNN"): variant(nn.GRU(size, size))}
-    for name, cell in _cells().items():
-        variants[name, "fused"] = variant(nr.RNN(cell, size, size))
-        if name in LOW:
-            low = nr.RNN(cell, size, size, product_dtype=torch.bfloat16)
-            variants[name, "fused, bfloat16 products"] = variant(low)
-        if not fast_only:
-            variants[name, "fused, without graphs"] = variant(nr.RNN(cell, size, size), graphs=False)
-            variants[name, "eager"] = variant(nr.RNN(cell, size, size, backend="reference"))
-        if name in COMPILED and size == COMPILED_SIZE and not fast_only:
-            variants[name, "eager, steps compiled"] = variant(_CompiledSteps(cell, size))
-    return variants
-
-
-def _cells() -> dict[str, nr.Cell]:
-    """The cells that are timed: four of the zoo, and three random ones of different trees with work for matrices."""
-    drawn: dict[str, nr.Cell] = {}
-    for cell in propose(1000, random.Random(0), memory=True).cells:
-        if sum(node.op == "MM" for node in cell.operators) >= 4:
-            drawn.setdefault(cell.root.text, cell)
-    randoms = {f"random {number}": cell for number, cell in enumerate(list(drawn.values())[:3])}
-    return {name: nr.zoo[name] for name in ("LSTM", "GRU", "BC3", "NASCell")} | randoms
-
-
-class _CompiledSteps(nn.Module):
-    """A layer in eager mode, one step of which torch.compile has made one function."""
-
-    def __init__(self, cell: nr.Cell, size: int) -> None:
-        super().__init__()
-        self.layer = RNNLayer(nr.RNN(cell, 1, 1).layers[0].program, size, size, True, None)
-        self.step = torch.compile(self._step, dynamic=False)
-
-    def _step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
-        state = LayerState(h, c, None, 0)
-        _, state = interpreter.run(self.layer.program, self.layer.weights(), x[None], state, Options())
-        return state.h, state.c
-
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        """x (T, B, size) -> out (T, B, size)."""
-        h = c = x.new_zeros(x.shape[1:])
-        outputs = []
-        for step in x:
-            h, c = self.step(step, h, c)
-            outputs.append(h)
-        return torch.stack(outputs), None
-
-
-def _time(
-    variants: dict[tuple[str, str], Callable[[], Any]], rounds: int, device: str
-) -> Iterator[dict[str, str | float]]:
-    """Times of all variants, beside the first's. The first call, which may compile, is timed apart."""
-    first = {}
-    for name, work in list(variants.items()):
-        start = _clock(device)
-        try:
-            work()
-        except Exception as error:  # torch.compile has many ways to fail, and the other rows do not depend on it
-            del variants[name]
-            print(f"{name} failed: {error!r}", flush=True)
-            continue
-        first[name] = _clock(device) - start
-    seconds = benchmark(variants, rounds, warmup=4, clock=lambda: _clock(device))  # type: ignore[arg-type]
-    base = pd.Series(next(iter(seconds.values())))
-    for (what, how), times in seconds.items():  # type: ignore[misc]
-        part = pd.Series(times)
-        yield {
-            "what": what,
-            "how": how,
-            "median ms": 1000 * part.median(),
-            "min ms": 1000 * part.min(),
-            "max ms": 1000 * part.max(),
-            "over the first": (part / base).median(),
-            "first call s": first[what, how],
-        }
-
-
-# --- decoder and whole models ----------------------------------------------------------------------------------------
-
-
-def decoder(device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Milliseconds of linear layer and cross-entropy over 700 tokens, forward and backward."""
-    rows = []
-    for words, width in [(50, 8)] if small else [(10_000, 200), (10_000, 400), (33_278, 200), (33_278, 400)]:
-        features = torch.randn(700, width, device=device, requires_grad=True)
-        weight = (0.05 * torch.randn(words, width, device=device)).requires_grad_()
-        bias = torch.zeros(words, device=device, requires_grad=True)
-        targets = torch.randint(words, (700,), device=device)
-        leaves = (features, weight, bias)
-
-        def by_torch(leaves: Sequence[Tensor] = leaves, targets: Tensor = targets) -> None:
-            torch.autograd.grad(F.cross_entropy(F.linear(*leaves), targets), leaves)
-
-        def fused(
-            leaves: Sequence[Tensor] = leaves, targets: Tensor = targets, products: torch.dtype = torch.float32
-        ) -> None:
-            torch.autograd.grad(linear_cross_entropy(*leaves, targets, product_dtype=products), leaves)
-
-        for tf32 in (False, True):
-            with _tf32(tf32):
-                variants = {
-                    ("F.linear, F.cross_entropy", "torch"): by_torch,
-                    ("linear_cross_entropy", "fused"): fused,
-                    ("linear_cross_entropy, bfloat16", "fused"): partial(fused, products=torch.bfloat16),
-                }
-                timed = list(_time(variants, 3 if small else 20, device))
-            rows += [{"words": words, "width": width, "TF32": tf32, **row} for row in timed]
-    return pd.DataFrame(rows)
-
-
-class _TorchModel(LanguageModel):
-    """The same language model on torch's own LSTM and loss."""
-
-    def __init__(self, words: int, settings: LanguageModelSettings) -> None:
-        super().__init__(nr.zoo["LSTM"], words, settings, seed=0)
-        self.rnn = nn.LSTM(settings.embedding, settings.hidden, settings.layers, dropout=settings.dropout)
-
-    def forward(self, tokens: Tensor, state: Any = None, generator: torch.Generator | None = None) -> Any:  # noqa: ARG002
-        x, state = self.rnn(F.dropout(F.embedding(tokens, self.embedding), self.settings.dropout), state)
-        return F.dropout(x, self.settings.dropout), state
-
-    def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(features.flatten(0, 1), self.embedding, self.bias), targets.flatten())
-
-
-def models(device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Tokens per second of a whole training step of S17's model: 2 layers of 200, 20 columns, 35 steps."""
-    settings = LanguageModelSettings(hidden=8, embedding=8, bptt=4) if small else LanguageModelSettings()
-    rows = []
-    for words in [50] if small else [10_000, 33_278]:
-        built = {("nn.LSTM", "torch"): _TorchModel(words, settings)} | {
-            (name, "fused"): LanguageModel(nr.zoo[name], words, settings, seed=0) for name in ("LSTM", "GRU", "BC3")
-        }
-        rounded = replace(settings, product_dtype="bfloat16")
-        built["LSTM, bfloat16", "fused"] = LanguageModel(nr.zoo["LSTM"], words, rounded, seed=0)
-        for tf32 in (False, True):
-            with _tf32(tf32):
-                variants = {name: _training_step(model.to(device), words, device) for name, model in built.items()}
-                timed = list(_time(variants, 3 if small else 20, device))
-            tokens = settings.batch * settings.bptt
-            rows += [
-                {"words": words, "TF32": tf32, **row, "tokens per s": 1000 * tokens / row["median ms"]} for row in timed
-            ]
-    return pd.DataFrame(rows)
-
-
-def _training_step(model: LanguageModel, words: int, device: str) -> Callable[[], None]:
-    settings = model.settings
-    text = torch.randint(words, (settings.bptt + 1, settings.batch), device=device)
-    masks = torch.Generator(device).manual_seed(0)
-    parameters = list(model.parameters())
-    state: Any = None
-
-    def step() -> None:
-        nonlocal state
-        features, state = model(text[:-1], state, masks)
-        state = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
-        model.loss(features, text[1:]).backward()
-        sgd_step(parameters, 1e-3, settings.clip)
-
-    return step
-
-
-def forecast(device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Hours that one candidate would take by S17's settings, from a few steps."""
-    settings = LanguageModelSettings(hidden=8, embedding=8) if small else LanguageModelSettings()
-    steps = 1 if small else 5
-    rows = [
-        {"cell": name, "hours": forecast_seconds(nr.zoo[name], settings, WIKITEXT2, steps, device) / 3600}
-        for name in ("LSTM", "GRU", "BC3", "NASCell")
-    ]
-    return pd.DataFrame(rows)
-
-
-def translation(device: str, small: bool, out: Path) -> pd.DataFrame:
-    """S17's Table 3 by its own settings, as far as a few minutes reach: two encoders, one seed."""
-    sizes = {"hidden": 16, "epochs": 1, "train_pairs": 200, "valid_pairs": 20, "fail_above": 1e9} if small else {}
-    settings = TranslationSettings(eval_batch=100, **sizes)  # padding changes nothing, so no sentence waits for others
+@cache
+def _versions() -> dict[str, str]:
+    found = versions() | {"CUDA": str(torch.version.cuda), "triton": "none", "driver": "none"}
     try:
-        task = TranslationTask("multi30k", settings, device)
-        task.corpus  # noqa: B018 (is it here?)
-    except nr.datasets.DataError:
-        task = TranslationTask("captions", settings, device)
-    rows = []
-    with Record(out / "translation.sqlite") as record:
-        for name in ("LSTM", "MT5"):
-            found = evaluate_test(task, nr.zoo[name], 1, record, f"S17 Table 3: {name}, seed 1")
-            epochs = {"epochs": len(found.curve), "seconds": found.seconds}
-            rows.append({"data": task.corpus_name, "encoder": name, "reason": found.reason, **epochs, **found.metrics})
-    return pd.DataFrame(rows)
+        import triton  # not everywhere where torch is
+
+        found["triton"] = triton.__version__
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        found["driver"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (ImportError, OSError, subprocess.SubprocessError):
+        pass
+    return found
 
 
-# --- how it is run ---------------------------------------------------------------------------------------------------
+# --- making parts ----------------------------------------------------------------------------------------------------
+
+
+def make(parts: Sequence[Part], results: Results, deadline: float) -> None:
+    """Make the parts that are not done and fit before the deadline (of time.monotonic); failed ones come last."""
+    results.copy_out()
+    for part in sorted((p for p in parts if results.state(p) != "done"), key=lambda p: results.state(p) == "failed"):
+        left = deadline - time.monotonic()
+        if left < (1 if results.small else part.seconds):
+            continue
+        print(f"--- {part.name}", flush=True)
+        _make(part, results, left)
+        if not _usable(results.device):
+            print(f"the device answers no more after {part.name}; a new call goes on with the others", flush=True)
+            return
+
+
+def _make(part: Part, results: Results, limit: float) -> None:
+    start = time.monotonic()
+    state, rows, failure = "failed", None, ""
+    try:
+        if part.data and not results.small:
+            _refuse_missing(part.data)
+        with _at_most(limit):
+            rows = part.work(results.device, results.small, results.folder)
+        failure = "\n".join(rows["error"].dropna()) if "error" in rows else ""
+        state = "failed" if failure else "done"
+    except OutOfTime as stop:
+        state, rows = "left", stop.rows
+        print("out of time: left for the next call", flush=True)
+    except DataError as error:  # its words say what to do, and where it was raised says nothing
+        failure = str(error)
+    except Exception as error:
+        rows, failure = getattr(error, "rows", None), traceback.format_exc()
+    if rows is not None:
+        print(rows.to_string(index=False, float_format="{:.4g}".format), flush=True)
+    if failure:
+        print(failure, flush=True)
+    results.note(part, state, time.monotonic() - start, rows, failure)
+
+
+def _usable(device: str) -> bool:
+    """Whether the device still computes: some errors of a kernel leave every later call of the process in error."""
+    try:
+        return bool(torch.ones(1, device=device).sum().item() == 1)
+    except RuntimeError:
+        return False
 
 
 @contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Let cuDNN and cuBLAS alike round what they multiply to TF32, or not."""
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = allowed
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in what runs longer."""
+
+    def stop(*_: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 30)  # and again, should a destructor have swallowed it
     try:
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-@contextmanager
-def _graphs(allowed: bool) -> Iterator[None]:
-    """Let fused cells record CUDA graphs, or not."""
-    before = cuda.CALLS_BEFORE_RECORDING
-    cuda.CALLS_BEFORE_RECORDING = before if allowed else math.inf
-    try:
-        yield
-    finally:
-        cuda.CALLS_BEFORE_RECORDING = before
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
-def _clock(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+@cache
+def _refuse_missing(name: str) -> None:
+    """Raise DataError where a file of a data set is not here or damaged."""
+    for file in find(name).files:
+        locate(find(name), file, download=False)
+
+
+def join_parts(folder: Path) -> list[str]:
+    """Put files together that were brought as FILE.part-00, FILE.part-01, ...; a sentence for each on how it stands.
+
+    A file is written once all its parts are there, which its registered hash tells. Raises DataError when they are at
+    least as long as the file and do not have its hash.
+    """
+    wholes = sorted({path.with_suffix("") for path in folder.glob("*/*.part-[0-9]*")})
+    return [_join(whole) for whole in wholes]
+
+
+def _join(whole: Path) -> str:
+    known = {(s.folder, f.name): f for s in DATASETS.values() for f in s.files}.get((whole.parent.name, whole.name))
+    if known is None:
+        raise DataError(f"{whole} is of no registered data set; lay the folder out as NAME/FILE.part-00")
+    if whole.exists() and damage(whole, known) is None:
+        return f"{whole} is whole"
+    parts = sorted(whole.parent.glob(f"{whole.name}.part-[0-9]*"), key=lambda path: int(path.suffix.rpartition("-")[2]))
+    write_atomically(whole, lambda path: _concatenate(parts, path))
+    problem = damage(whole, known)
+    if problem is None:
+        return f"{whole} is whole, of {len(parts)} parts"
+    size = whole.stat().st_size
+    whole.unlink()
+    if known.size is not None and size >= known.size:
+        raise DataError(f"{whole}, put together from {len(parts)} parts, {problem}; bring its parts again")
+    return f"{whole}: {size:,} bytes in {len(parts)} parts, of {known.length}; bring the others"
+
+
+def _concatenate(parts: Sequence[Path], to: Path) -> None:
+    with to.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, file)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""`make bench` on tiny sizes: every part runs and writes its table. How long anything takes is not asserted."""
+"""`make bench` and `make bench-gpu` on tiny sizes: every part runs and writes its rows. No time is asserted."""
 
+import hashlib
 import json
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+import nasrepro as nr
 from nasrepro.controllers import propose
+from nasrepro.datasets.registry import DataError, DataFile, DataSet
+from nasrepro.rnn.fused import cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = ROOT / "benchmarks" / "fast_cells.py"
@@ -121,3 +126,247 @@ def test_what_cannot_be_timed_is_named(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "['LSTN'] cannot be timed here" in done.stderr
+
+
+# --- on_gpu.py
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch):
+    """The GPU's benchmark as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARK.parent))
+    import on_gpu
+
+    return on_gpu
+
+
+@pytest.fixture
+def call(on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Call on_gpu.py with other parts: name -> what it does; its exit status, and gpu.json's parts."""
+
+    def call_with(works, *arguments: str, data: str = "") -> tuple[int, dict]:
+        parts = [on_gpu.Part(name, "speed", 1.0, work, data) for name, work in works.items()]
+        monkeypatch.setattr(on_gpu, "PARTS", parts)
+        monkeypatch.setattr(sys, "argv", ["on_gpu.py", "--out", str(tmp_path), "--device", "cpu", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            on_gpu.main()
+        path = tmp_path / "gpu.json"
+        return int(ended.value.code), json.loads(path.read_text("utf-8"))["parts"] if path.exists() else {}
+
+    return call_with
+
+
+def rows(**columns: object):
+    """A part that makes one row."""
+    return lambda device, small, folder: pd.DataFrame([columns])
+
+
+def failing(device: str, small: bool, folder: Path) -> pd.DataFrame:
+    raise ZeroDivisionError("what went wrong")
+
+
+@pytest.mark.slow
+def test_everything_that_needs_no_gpu_runs_anywhere_and_is_not_made_twice(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_gpu.py"), "--device", "cpu", "--small"]
+    command += ["--out", str(tmp_path / "out"), "--export", str(tmp_path / "export")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    shipped = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert {"gpu.json", "gpu.csv", "gpu-record.jsonl.gz"} <= shipped
+    assert len(shipped) <= 6
+    assert {path.name for path in (tmp_path / "export").iterdir()} == shipped
+
+    table = pd.read_csv(tmp_path / "out" / "gpu.csv")
+    facts = json.loads((tmp_path / "out" / "gpu.json").read_text("utf-8"))
+    assert set(table["part"]) == set(facts["parts"])
+    assert table["device"].notna().all()
+    steps = table[table["part"] == "profile: language model"]
+    assert (steps["numbers read"] > 0).all()
+    trained = nr.Record.load(tmp_path / "out" / "gpu-record.jsonl.gz").evaluations()
+    assert len(trained) == sum(name.startswith(("translation", "search")) for name in facts["parts"])
+
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert again.stdout.startswith(f"{len(facts['parts'])} done")  # nothing was printed but the last line
+
+
+def test_a_part_that_raises_is_noted_and_the_others_go_on(call, tmp_path: Path) -> None:
+    status, parts = call({"first": failing, "second": rows(n=2), "last": failing})
+    assert status == 1
+    assert [part["state"] for part in parts.values()] == ["failed", "done", "failed"]
+    for name in ("first", "last"):
+        assert "ZeroDivisionError: what went wrong" in parts[name]["failure"]
+        assert "in failing" in parts[name]["failure"]  # the traceback
+    assert list(pd.read_csv(tmp_path / "gpu.csv")["part"]) == ["second"]
+
+
+def test_a_part_some_of_whose_rows_are_errors_has_failed(call, tmp_path: Path) -> None:
+    status, parts = call({"layers": rows(what="LSTM", error="no compiler")})
+    assert (status, parts["layers"]["failure"]) == (1, "no compiler")
+    assert len(pd.read_csv(tmp_path / "gpu.csv")) == 1
+
+
+def test_a_later_call_makes_what_is_left_and_then_what_failed(call, capsys: pytest.CaptureFixture[str]) -> None:
+    call({"bad": failing, "good": rows(n=1)})
+    made: list[str] = []
+
+    def noting(name: str):
+        return lambda *_: made.append(name) or pd.DataFrame()
+
+    status, parts = call({name: noting(name) for name in ("bad", "good", "new")})
+    assert (status, made) == (0, ["new", "bad"])
+    assert "failure" not in parts["bad"]
+    assert capsys.readouterr().out.splitlines()[-1] == "3 done (bad; good; new); 0 failed; 0 left"
+
+
+def test_what_another_device_or_code_has_made_is_made_again(call, on_gpu, tmp_path: Path) -> None:
+    for name in ("device", "code"):
+        call({"part": rows(n=1)})
+        facts = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+        facts["parts"]["part"][name] = "another"
+        (tmp_path / "gpu.json").write_text(json.dumps(facts), "utf-8")
+        _, parts = call({"part": failing})
+        assert parts["part"]["state"] == "failed"
+        assert pd.read_csv(tmp_path / "gpu.csv").empty  # what stood there was not of this code
+
+
+def test_a_row_from_a_record_keeps_the_device_that_it_was_made_on(call, tmp_path: Path) -> None:
+    call({"new": rows(n=1), "old": rows(n=2, device="An Earlier GPU")})
+    devices = pd.read_csv(tmp_path / "gpu.csv").set_index("part")["device"]
+    assert devices["old"] == "An Earlier GPU"
+    assert devices["new"] == nr.hardware.device_name("cpu")
+
+
+def test_without_time_nothing_is_made(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call({"one": failing, "two": failing}, "--minutes", "0") == (0, {})
+    assert capsys.readouterr().out == "0 done; 0 failed; 2 left (one; two)\n"
+
+
+def test_a_part_that_runs_out_of_time_is_left_with_what_is_known(call, on_gpu, tmp_path: Path) -> None:
+    def endless(device: str, small: bool, folder: Path) -> pd.DataFrame:
+        try:
+            while True:
+                time.sleep(0.01)
+        except on_gpu.OutOfTime as stop:
+            stop.rows = pd.DataFrame([{"epoch": 1}])
+            raise
+
+    status, parts = call({"endless": endless, "next": failing}, "--minutes", "0.03")
+    assert status == 0
+    assert {name: part["state"] for name, part in parts.items()} == {"endless": "left"}
+    assert list(pd.read_csv(tmp_path / "gpu.csv")["epoch"]) == [1]
+
+
+def test_without_its_data_a_part_fails_in_words_and_trains_on_nothing_else(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASREPRO_DATA", str(tmp_path / "none"))
+    monkeypatch.setenv("NASREPRO_MIRROR", str(tmp_path / "none"))
+    status, parts = call({"translation": rows(n=1)}, data="multi30k")
+    assert status == 1
+    assert parts["translation"]["failure"].startswith("train.en.gz of multi30k is not on this machine")
+
+
+def test_small_results_and_others_do_not_mix(call, capsys: pytest.CaptureFixture[str]) -> None:
+    call({"part": rows(n=1)}, "--small")
+    assert call({"part": rows(n=1)})[0] == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_a_candidate_goes_on_after_its_last_whole_epoch_to_the_same_numbers(
+    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = on_gpu.trainings
+    (tmp_path / "cut" / "work").mkdir(parents=True)
+    whole = trainings.candidate("LSTM", "cpu", True, tmp_path / "whole")
+    train = trainings.train
+
+    def cut_short(*given, **named):
+        def stop(point: dict[str, float]) -> None:
+            if point["epoch"] == 2:
+                raise on_gpu.OutOfTime
+
+        return train(*given, **named, on_epoch=stop)
+
+    monkeypatch.setattr(trainings, "train", cut_short)
+    with pytest.raises(on_gpu.OutOfTime) as ended:
+        trainings.candidate("LSTM", "cpu", True, tmp_path / "cut")
+    assert list(ended.value.rows["epoch"]) == [1]
+    monkeypatch.setattr(trainings, "train", train)
+    made = trainings.candidate("LSTM", "cpu", True, tmp_path / "cut")
+    told = ["seconds", "created"]
+    pd.testing.assert_frame_equal(made.drop(columns=told), whole.drop(columns=told))
+
+
+def test_trainings_that_were_only_shipped_are_not_made_again(
+    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = on_gpu.trainings
+    first = trainings.translation("MT5", 1, "cpu", True, tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one" / trainings.RECORD).rename(tmp_path / "two" / trainings.RECORD)
+    monkeypatch.setattr(trainings.TranslationTask, "train", None)
+    again = trainings.translation("MT5", 1, "cpu", True, tmp_path / "two")
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_tests_run_without_other_plugins_and_those_that_fail_are_named(on_gpu, tmp_path: Path) -> None:
+    file = tmp_path / "test_two.py"
+    file.write_text(
+        "import os\n"
+        "def test_plugins(): assert os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] == '1'\n"
+        "def test_timeout(pytestconfig): assert pytestconfig.pluginmanager.has_plugin('pytest_timeout')\n"
+        "def test_bad(): assert os.environ.get('PYTEST_ADDOPTS') is None\n"
+    )
+    with pytest.raises(on_gpu.checks.PartFailed, match=r"1 of 3 tests failed .*test_two::test_bad") as failed:
+        on_gpu.checks.run_tests([file], [], tmp_path)
+    assert failed.value.rows.loc[0, "passed"] == 2
+    assert "test_bad" in (tmp_path / "gpu.log").read_text("utf-8")
+    found = on_gpu.checks.run_tests([file], ["-k", "not test_bad"], tmp_path)
+    assert dict(found.loc[0, ["tests", "passed", "failed"]]) == {"tests": 2, "passed": 2, "failed": 0}
+
+
+def test_graphs_that_are_recorded_are_counted_under_the_bound(on_gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(cuda._Recording, "_record", lambda recording: made.append(recording))
+    before = cuda.replays
+    with on_gpu.profiling._at_most_graphs(5) as recorded:
+        assert (cuda.replays.most, len(cuda.replays.kept)) == (5, 0)
+        cuda._Recording(lambda: None, torch.device("cpu"))()
+    assert recorded["graphs"] == len(made) == 1
+    cuda._Recording(lambda: None, torch.device("cpu"))()
+    assert recorded["graphs"] == 1
+    assert cuda.replays is before
+
+
+@pytest.fixture
+def registered(on_gpu, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The content of the only registered file, texts/words.txt."""
+    content = b"some words of a text"
+    file = DataFile("all", "words.txt", len(content), hashlib.sha256(content).hexdigest(), ())
+    monkeypatch.setattr(on_gpu, "DATASETS", {"texts": DataSet("texts", "texts", "", "", "", (file,))})
+    return content
+
+
+def test_files_brought_in_parts_are_put_together_once_all_are_there(on_gpu, registered: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in (0, 2):
+        (folder / f"words.txt.part-{number:02}").write_bytes(registered[8 * number : 8 * number + 8])
+    assert "12 bytes in 2 parts, of 20 bytes; bring the others" in on_gpu.join_parts(tmp_path)[0]
+    assert not (folder / "words.txt").exists()
+    (folder / "words.txt.part-01").write_bytes(registered[8:16])
+    assert on_gpu.join_parts(tmp_path) == [f"{folder / 'words.txt'} is whole, of 3 parts"]
+    assert (folder / "words.txt").read_bytes() == registered
+    assert on_gpu.join_parts(tmp_path) == [f"{folder / 'words.txt'} is whole"]
+
+
+def test_parts_that_make_another_file_are_refused(on_gpu, registered: bytes, tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    part = tmp_path / "texts" / "words.txt.part-00"
+    part.write_bytes(registered[::-1])
+    with pytest.raises(DataError, match="is not the registered file"):
+        on_gpu.join_parts(tmp_path)
+    assert not (tmp_path / "texts" / "words.txt").exists()
+    part.rename(tmp_path / "texts" / "other.txt.part-00")
+    with pytest.raises(DataError, match=r"other\.txt is of no registered data set"):
+        on_gpu.join_parts(tmp_path)
