@@ -56,6 +56,7 @@ from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.language_model import (
     LanguageModel,
     LanguageModelSettings,
+    TrainingStep,
     evaluate,
     perplexity,
     train_epoch,
@@ -352,7 +353,8 @@ def _torch_epoch(model: TorchModel, text: Tensor) -> Work:
 
 def _our_epoch(name: str, words: int, settings: LanguageModelSettings, text: Tensor) -> Work:
     model = LanguageModel(CELLS[name], words, settings, seed=0)
-    return lambda: train_epoch(model, text, 0.0, torch.Generator().manual_seed(0))
+    step = TrainingStep(model, torch.Generator().manual_seed(0))
+    return lambda: train_epoch(step, text, 0.0)
 
 
 # --- children of the search ------------------------------------------------------------------------------------------
@@ -410,11 +412,12 @@ def children(options: argparse.Namespace) -> Rows:
 
 def train_child(kind: type[LanguageModel], cell: str, corpus: Corpus, settings: LanguageModelSettings) -> float:
     """Train a cell as the search does, and return its last perplexity; whatever it is, all epochs are trained."""
-    model, masks = kind(cell, len(corpus.vocab), settings, seed=0), torch.Generator().manual_seed(0)
+    model = kind(cell, len(corpus.vocab), settings, seed=0)
+    step = TrainingStep(model, torch.Generator().manual_seed(0))
     train_columns = batchify(corpus.train[: settings.train_tokens], settings.batch)
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch)
     for _ in range(settings.epochs):
-        train_epoch(model, train_columns, settings.learning_rate, masks)
+        train_epoch(step, train_columns, settings.learning_rate)
         loss = evaluate(model, valid_columns)
     return perplexity(loss)
 

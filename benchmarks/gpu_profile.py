@@ -17,7 +17,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import nasrepro as nr
-from nasrepro.rnn.fused import cuda
+from nasrepro.rnn.recording import RecordedFunction, Recording
 from nasrepro.trainers import language_model, translation
 from nasrepro.trainers.forecast import WIKITEXT2
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
@@ -44,9 +44,10 @@ def profile_language_model(device: str, small: bool, _: Path) -> pd.DataFrame:
     columns, rows = tokens.to(device), []
     for name in CELLS:
         model = LanguageModel(nr.zoo[name], words, settings, seed=0).to(device)
-        masks = torch.Generator(device).manual_seed(0)
-        step = partial(language_model.train_epoch, model, columns, NO_RATE, masks)
-        rows += _profiled(f"language model, {name}", step, device)
+        step = language_model.TrainingStep(model, torch.Generator(device).manual_seed(0))
+        rows += _profiled(
+            f"language model, {name}", partial(language_model.train_epoch, step, columns, NO_RATE), device
+        )
     return pd.DataFrame(rows)
 
 
@@ -58,24 +59,23 @@ def profile_translation(device: str, small: bool, _: Path) -> pd.DataFrame:
     for name in CELLS:
         model = make_model(nr.zoo[name], task.corpus, task.training, seed=0).to(device)
         masks = torch.Generator(device).manual_seed(0)
-        step = partial(translation.train_epoch, model, [batch], NO_RATE, task.training.clip, masks)
-        rows += _profiled(f"translation, {name}", step, device)
+        step = translation.TrainingStep(model, task.training.clip, masks)
+        rows += _profiled(f"translation, {name}", partial(translation.train_epoch, step, [batch], NO_RATE), device)
     return pd.DataFrame(rows)
 
 
-def replays(most: int, device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Two epochs of S17's translation with at most so many graphs kept: seconds, and how many were recorded."""
+def graphs(of: str, device: str, small: bool, _: Path) -> pd.DataFrame:
+    """Epochs of S17's translation with graphs of whole steps, of layers alone, or none: seconds and recordings."""
     task = translation_task(device, small)
     model = make_model(nr.zoo["LSTM"], task.corpus, task.training, seed=0).to(device)
-    masks = torch.Generator(device).manual_seed(0)
+    step = translation.TrainingStep(model, task.training.clip, torch.Generator(device).manual_seed(0))
     batches, rows = _batches(task), []
-    with _at_most_graphs(most) as recorded:
-        for epoch in (1, 2):
+    with _graphs_of(of) as recorded:
+        for epoch in range(1, 4 if of == "steps" else 3):
             before, start = recorded["graphs"], time.perf_counter()
-            order = random.Random(epoch).sample(batches, len(batches))
-            translation.train_epoch(model, order, NO_RATE, task.training.clip, masks)
+            translation.train_epoch(step, random.Random(epoch).sample(batches, len(batches)), NO_RATE)
             seconds = time.perf_counter() - start
-            rows.append({"most": most, "epoch": epoch, "recorded": recorded["graphs"] - before, "seconds": seconds})
+            rows.append({"graphs of": of, "epoch": epoch, "recorded": recorded["graphs"] - before, "seconds": seconds})
     return pd.DataFrame(rows)
 
 
@@ -85,22 +85,21 @@ def _batches(task: TranslationTask) -> list[Batch]:
 
 
 @contextmanager
-def _at_most_graphs(most: int) -> Iterator[Counter[str]]:
-    """Let fused cells keep so many graphs, beginning with none; counts those that are recorded."""
-    replays, record = cuda.replays, cuda._Recording._record
+def _graphs_of(what: str) -> Iterator[Counter[str]]:
+    """Let graphs be recorded of whole "steps", of "layers" alone, or of "nothing"; counts those that are."""
+    record, possible, most = Recording._record, Recording.possible, RecordedFunction.most
     recorded: Counter[str] = Counter()
 
-    def counting(recording: Any) -> None:
+    def counting(recording: Recording[Any]) -> Any:
         recorded["graphs"] += 1
-        record(recording)
+        return record(recording)
 
-    fresh = type(replays)()
-    fresh.most = most
-    cuda.replays, cuda._Recording._record = fresh, counting
+    Recording._record, Recording.possible = counting, what != "nothing"
+    RecordedFunction.most = most if what == "steps" else 0
     try:
         yield recorded
     finally:
-        cuda.replays, cuda._Recording._record = replays, record
+        Recording._record, Recording.possible, RecordedFunction.most = record, possible, most
 
 
 def _profiled(what: str, step: Callable[[], Any], device: str) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ speed        The longest test. One layer, forward and backward: cuDNN's LSTM and
              of a language model's training step. Hours that a candidate of S17 would take. Last, cells whose steps
              torch.compile has compiled.
 translation  S17's Table 3 by its own settings on Multi30k, a part for each encoder and seed.
-profile      Kernels, launches and synchronisations of a training step, the GPU's time against the clock's; and how
-             many graphs are recorded when at most 16 or 64 are kept.
+profile      Kernels, launches and synchronisations of a training step, the GPU's time against the clock's; and epochs
+             of translation with CUDA graphs of whole steps, of layers alone, and with none.
 search       Candidates of S17's search by its own settings on WikiText-2.
 
 A slice is a list of parts (`PARTS`, below, in the order in which they are made). A part that FOLDER holds from this
@@ -96,8 +96,10 @@ PARTS = (
     ),
     Part("profile: language model", "profile", 15, profiling.profile_language_model),
     Part("profile: translation", "profile", 15, profiling.profile_translation, "multi30k"),
-    Part("replays: 16", "profile", 30, partial(profiling.replays, 16), "multi30k", gpu_only=True),
-    Part("replays: 64", "profile", 30, partial(profiling.replays, 64), "multi30k", gpu_only=True),
+    *(
+        Part(f"graphs of {what}", "profile", 30, partial(profiling.graphs, what), "multi30k", gpu_only=True)
+        for what in ("steps", "layers", "nothing")
+    ),
     Part("search: LSTM", "search", 60, partial(trainings.candidate, "LSTM"), "wikitext2"),
     Part("search: BC3", "search", 60, partial(trainings.candidate, "BC3"), "wikitext2"),
 )

@@ -15,7 +15,7 @@ import torch
 import nasrepro as nr
 from nasrepro.controllers import propose
 from nasrepro.datasets.registry import DataError, DataFile, DataSet
-from nasrepro.rnn.fused import cuda
+from nasrepro.rnn.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = ROOT / "benchmarks" / "fast_cells.py"
@@ -325,17 +325,15 @@ def test_tests_run_without_other_plugins_and_those_that_fail_are_named(on_gpu, t
     assert dict(found.loc[0, ["tests", "passed", "failed"]]) == {"tests": 2, "passed": 2, "failed": 0}
 
 
-def test_graphs_that_are_recorded_are_counted_under_the_bound(on_gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_are_recorded_are_counted(on_gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
-    monkeypatch.setattr(cuda._Recording, "_record", lambda recording: made.append(recording))
-    before = cuda.replays
-    with on_gpu.profiling._at_most_graphs(5) as recorded:
-        assert (cuda.replays.most, len(cuda.replays.kept)) == (5, 0)
-        cuda._Recording(lambda: None, torch.device("cpu"))()
+    monkeypatch.setattr(Recording, "_record", lambda recording: made.append(recording))
+    with on_gpu.profiling._graphs_of("steps") as recorded:
+        Recording(lambda: None, torch.device("cpu"))()
     assert recorded["graphs"] == len(made) == 1
-    cuda._Recording(lambda: None, torch.device("cpu"))()
-    assert recorded["graphs"] == 1
-    assert cuda.replays is before
+    with on_gpu.profiling._graphs_of("nothing") as recorded:
+        Recording(lambda: None, torch.device("cpu"))()
+    assert (recorded["graphs"], len(made), Recording.possible) == (0, 1, True)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers import translation
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
-from nasrepro.trainers.seq2seq import Seq2Seq
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 ALL = list(profiles.profiles.values())
@@ -114,7 +113,8 @@ def test_the_share_of_a_translation_is_what_the_schedules_multiply(monkeypatch: 
     corpus = parallel_from_text("toy", pairs, pairs[:9], pairs[:9])
     seen, falling = [0], iter(range(1000, 0, -1))
 
-    def count(model: Seq2Seq, batches: list[translation.Batch], *_: object) -> tuple[float, bool]:
+    def count(step: translation.TrainingStep, batches: list[translation.Batch], *_: object) -> tuple[float, bool]:
+        model = step.model
         weights = sum(weight.numel() for weight in model.decoder_weight[1:])  # those above the first have equal sizes
         layers = model.sizes.layers
         seen[0] += sum(len(batch.lengths) for batch in batches) * weights * layers // (layers - 1)

@@ -17,7 +17,13 @@ from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell
 from nasrepro.trainers import translation
 from nasrepro.trainers.beam import beam_search
-from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings, evaluate, train_epoch
+from nasrepro.trainers.language_model import (
+    LanguageModel,
+    LanguageModelSettings,
+    TrainingStep,
+    evaluate,
+    train_epoch,
+)
 from nasrepro.trainers.seq2seq import Seq2Seq
 from nasrepro.trainers.translation import Batch, TranslationSettings
 
@@ -80,7 +86,8 @@ def forecast_seconds(
 
     train_columns, valid_columns = columns(settings.batch), columns(settings.eval_batch)
     # A learning rate of 0 does all the work of a step and lets no cell explode while it is timed.
-    train_step = _median_seconds(lambda: train_epoch(model, train_columns, 0.0, masks), steps)
+    step = TrainingStep(model, masks)
+    train_step = _median_seconds(lambda: train_epoch(step, train_columns, 0.0), steps)
     valid_step = _median_seconds(lambda: evaluate(model, valid_columns), steps)
     train_tokens = min(text.train, settings.train_tokens or text.train)
     valid_tokens = min(text.valid, settings.valid_tokens or text.valid)
@@ -108,11 +115,12 @@ def forecast_translation_seconds(
             torch.randint(count, (length, batch), generator=generator).to(device)
             for count, length in ((words[0], text.source_length), (words[1], T), (words[1], T))
         )
-        lengths = torch.full((batch,), text.source_length)
+        lengths = torch.full((batch,), text.source_length, device=device)
         return Batch(source, lengths, inputs, targets, torch.arange(targets.numel(), device=device))
 
     few, many = pairs(settings.eval_batch), pairs(settings.batch)
-    train_step = _median_seconds(lambda: translation.train_epoch(model, [many], 0.0, settings.clip, masks), steps)
+    step = translation.TrainingStep(model, settings.clip, masks)
+    train_step = _median_seconds(lambda: translation.train_epoch(step, [many], 0.0), steps)
     valid_step = _median_seconds(lambda: translation.evaluate(model, [few]), steps)
     # No word is number -1, so no translation ends before its length.
     beam_step = _median_seconds(lambda: beam_search(model, few.source, few.lengths, 0, -1, settings.beam, T), steps)

@@ -11,7 +11,7 @@ Read from top to bottom: settings, model, one epoch, evaluation, training, and t
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,8 @@ from nasrepro.hardware import device_name
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
 from nasrepro.rnn.products import PRODUCT_DTYPES
+from nasrepro.rnn.recording import RecordedFunction
+from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
@@ -109,7 +111,7 @@ class LanguageModel(nn.Module):
         embedding = torch.empty(words, settings.embedding).uniform_(-reach, reach, generator=generator)
         self.embedding = nn.Parameter(embedding)
         self.bias = nn.Parameter(torch.zeros(words))
-        self.rnn: nn.Module = RNN(
+        self.rnn = RNN(
             cell,
             settings.embedding,
             settings.hidden,
@@ -148,23 +150,58 @@ def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield columns[start:stop], columns[start + 1 : stop + 1]
 
 
-def train_epoch(
-    model: LanguageModel, columns: Tensor, learning_rate: float, generator: torch.Generator
-) -> tuple[float, bool]:
-    """One pass over the training text (N, B): the mean training loss, and whether loss and gradients stayed finite."""
-    model.train()
-    settings = model.settings
-    parameters = list(model.parameters())
-    state: State | None = None
-    total, tokens = 0.0, 0
-    for inputs, targets in windows(columns, settings.bptt):
-        state = None if state is None else state.detach()
-        features, state = model(inputs, state, generator)
-        loss = model.loss(features, targets)
+class TrainingStep:
+    """One step of gradient descent on a window of text; on a GPU replayed as one CUDA graph.
+
+    `generator` draws the dropout masks. The state is carried from step to step.
+    """
+
+    def __init__(self, model: LanguageModel, generator: torch.Generator) -> None:
+        self.model = model
+        self.generator = generator
+        self.parameters = list(model.parameters())
+        # What steps read and change stays where it is, so that a graph of one step is a graph of all.
+        self.learning_rate = torch.zeros((), dtype=torch.float64, device=model.embedding.device)
+        self.state = model.rnn.initial_state(model.settings.batch)
+        # But a timestep is no tensor: where it counts, no step is like another.
+        recorded = "PosEnc" not in model.rnn.cell.sources
+        self._step = RecordedFunction(self._descend, [generator]) if recorded else self._descend
+
+    def begin(self, learning_rate: float) -> None:
+        """Go to the beginning of a text."""
+        self.learning_rate.fill_(learning_rate)
+        for part in self.state:
+            for tensor in layers(part):
+                tensor.zero_()
+        self.state = replace(self.state, t=0)
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+        """A step on inputs and targets (T, B): the mean loss in nats, and the gradient's norm."""
+        (numbers,) = self._step(inputs, targets)
+        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
+        return nats, norm
+
+    def _descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
+        """inputs and targets (T, B) -> loss and norm (2,)."""
+        features, after = self.model(inputs, self.state, self.generator)
+        loss = self.model.loss(features, targets)
         loss.backward()
-        norm = sgd_step(parameters, learning_rate, settings.clip)
-        nats, length = torch.stack((loss.detach(), norm)).tolist()  # all that a step waits for, where a GPU works
-        if not (math.isfinite(nats) and math.isfinite(length)):
+        norm = sgd_step(self.parameters, self.learning_rate, self.model.settings.clip)
+        for part, new in zip(self.state, after, strict=True):
+            for tensor, value in zip(layers(part), layers(new), strict=True):
+                tensor.copy_(value.detach())
+        self.state = replace(self.state, t=after.t)
+        return (torch.stack((loss.detach(), norm)),)
+
+
+def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tuple[float, bool]:
+    """One pass over the training text (N, B): the mean training loss, and whether loss and gradients stayed finite."""
+    step.model.train()
+    step.begin(learning_rate)
+    total, tokens = 0.0, 0
+    for inputs, targets in windows(columns, step.model.settings.bptt):
+        nats, norm = step(inputs, targets)
+        if not (math.isfinite(nats) and math.isfinite(norm)):
             return math.inf, False
         total += nats * targets.numel()
         tokens += targets.numel()
@@ -208,12 +245,13 @@ def train(
     train_columns = batchify(corpus.train[: settings.train_tokens], settings.batch).to(device)
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
 
+    step = TrainingStep(model, masks)
     run = _Run(settings.learning_rate, {name: value.clone() for name, value in model.state_dict().items()})
     identity = f"{cell}, {_written(settings)}, seed {seed}, data {corpus.hash}"
     if checkpoint is not None:
         load_checkpoint(checkpoint, identity, model, masks, run)
     while run.reason == "" and len(run.curve) < settings.epochs:
-        train_loss, finite = train_epoch(model, train_columns, run.learning_rate, masks)
+        train_loss, finite = train_epoch(step, train_columns, run.learning_rate)
         valid_loss = evaluate(model, valid_columns) if finite else math.inf
         run.note(train_loss, valid_loss, model, settings)
         if on_epoch is not None and finite:

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float, clip: float) -> Tensor:
+def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float | Tensor, clip: float) -> Tensor:
     """One step of gradient descent with the gradient's global norm clipped to `clip`; gradients are cleared.
+
+    A learning rate that changes while the step is replayed as a CUDA graph is a tensor (), on the weights' device.
 
     Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm
     and stops. On a GPU nothing waits for the norm.
@@ -24,13 +26,13 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float, clip: flo
     if norm.is_cuda:
         _step_by_tensors(weights, gradients, learning_rate * (clip / (norm + 1e-6)).clamp(max=1.0), norm)
     elif torch.isfinite(norm):
-        scale = learning_rate * min(1.0, clip / (norm.item() + 1e-6))
+        scale = float(learning_rate) * min(1.0, clip / (norm.item() + 1e-6))
         torch._foreach_add_(weights, gradients, alpha=-scale)
     return norm
 
 
 def _step_by_tensors(weights: list[Tensor], gradients: list[Tensor], rate: Tensor, norm: Tensor) -> None:
-    """weights -= rate * gradients, where the norm () is finite: all in one kernel, which reads rate () and norm there."""
+    """weights -= rate * gradients, if the norm () is finite: in one kernel, which reads rate () and norm by itself."""
     torch._fused_sgd_(
         weights,
         gradients,

@@ -88,8 +88,7 @@ class Seq2Seq(nn.Module):
         values = outputs.transpose(0, 1).contiguous()  # (B, S, H)
         # query' W key = query' (W key): the matrix is applied once to all keys, and not at every step to the query.
         keys = values @ self.attention_in  # (B, S, H)
-        padding = torch.arange(len(source)) >= lengths.cpu()[:, None]  # (B, S)
-        padding = padding.to(source.device, non_blocking=True)
+        padding = torch.arange(len(source), device=source.device) >= lengths[:, None].to(source.device)  # (B, S)
         return Context(values, keys, padding), self._bridge(state)
 
     def _bridge(self, state: State) -> DecoderState:

@@ -23,6 +23,7 @@ from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
 from nasrepro.dsl import Cell
 from nasrepro.hardware import device_name
+from nasrepro.rnn.recording import RecordedFunction
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
@@ -101,7 +102,7 @@ class Batch(NamedTuple):
     source: Tensor
     """(S, B)"""
     lengths: Tensor
-    """Of the sources (B,); on the CPU, wherever the rest is, where they are looked at without waiting."""
+    """Of the sources (B,)."""
     inputs: Tensor
     """What the decoder reads: BOS and the target (T, B)."""
     targets: Tensor
@@ -140,7 +141,7 @@ def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str) -> Ba
     steps = torch.tensor([len(ids) + 1 for ids in targets])
     return Batch(
         source=_columns(sources, pad).to(device),
-        lengths=torch.tensor([len(ids) for ids in sources]),
+        lengths=torch.tensor([len(ids) for ids in sources]).to(device),
         inputs=_columns([[bos, *ids] for ids in targets], pad).to(device),
         targets=after.to(device),
         places=(torch.arange(len(after))[:, None] < steps).flatten().nonzero()[:, 0].to(device),
@@ -174,24 +175,48 @@ def model_sizes(settings: TranslationSettings, source_words: int, target_words: 
     )
 
 
-def train_epoch(
-    model: Seq2Seq, batches: Sequence[Batch], learning_rate: float, clip: float, generator: torch.Generator
-) -> tuple[float, bool]:
-    """One pass over batches in their order: the mean training loss in nats, and whether all stayed finite.
+class TrainingStep:
+    """One step of gradient descent on a batch; on a GPU replayed as a CUDA graph, one for each size of batches.
 
     As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
+    `generator` draws the dropout masks.
     """
-    model.train()
-    parameters = list(model.parameters())
+
+    def __init__(self, model: Seq2Seq, clip: float, generator: torch.Generator) -> None:
+        self.model = model
+        self.clip = clip
+        self.generator = generator
+        self.parameters = list(model.parameters())
+        # What steps read stays where it is, so that a graph of one step is a graph of all.
+        self.learning_rate = torch.zeros((), dtype=torch.float64, device=model.output_bias.device)
+        self._step = RecordedFunction(self._descend, [generator])
+
+    def __call__(self, batch: Batch) -> tuple[float, float]:
+        """A step: the batch's mean loss in nats, and the gradient's norm."""
+        (numbers,) = self._step(*batch)
+        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
+        return nats, norm
+
+    def _descend(
+        self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
+    ) -> tuple[Tensor]:
+        """The parts of a batch -> loss and norm (2,)."""
+        context, state = self.model.encode(source, lengths, self.generator)
+        features, _, _ = self.model.decode(inputs, context, state, self.generator)
+        loss = self.model.loss(features, targets, places)
+        (loss * (len(places) / len(lengths))).backward()
+        norm = sgd_step(self.parameters, self.learning_rate, self.clip)
+        return (torch.stack((loss.detach(), norm)),)
+
+
+def train_epoch(step: TrainingStep, batches: Sequence[Batch], learning_rate: float) -> tuple[float, bool]:
+    """One pass over batches in their order: the mean training loss in nats, and whether all stayed finite."""
+    step.model.train()
+    step.learning_rate.fill_(learning_rate)
     total, words = 0.0, 0
     for batch in batches:
-        context, state = model.encode(batch.source, batch.lengths, generator)
-        features, _, _ = model.decode(batch.inputs, context, state, generator)
-        loss = model.loss(features, batch.targets, batch.places)
-        (loss * (batch.words / len(batch.lengths))).backward()
-        norm = sgd_step(parameters, learning_rate, clip)
-        nats, length = torch.stack((loss.detach(), norm)).tolist()  # all that a step waits for, where a GPU works
-        if not (math.isfinite(nats) and math.isfinite(length)):
+        nats, norm = step(batch)
+        if not (math.isfinite(nats) and math.isfinite(norm)):
             return math.inf, False
         total += nats * batch.words
         words += batch.words
@@ -278,6 +303,7 @@ def train(
         )
     )
 
+    step = TrainingStep(model, settings.clip, masks)
     run = _Run(settings.learning_rate, _copy(model))
     identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
     if checkpoint is not None:
@@ -285,7 +311,7 @@ def train(
     while not run.is_over(settings):
         # The order of an epoch depends on its number alone, so that a training that goes on goes on alike.
         order = random.Random(f"{seed}/{len(run.curve)}").sample(train_batches, len(train_batches))
-        train_loss, finite = train_epoch(model, order, run.learning_rate, settings.clip, masks)
+        train_loss, finite = train_epoch(step, order, run.learning_rate)
         valid_loss = evaluate(model, valid_batches) if finite else math.inf
         run.note(train_loss, valid_loss, model, settings)
         if on_epoch is not None and run.reason == "":

@@ -268,5 +268,5 @@ def _replay_all(monkeypatch: pytest.MonkeyPatch) -> None:
         made[:] = made or [cuda._Replay(*arguments)]
         return made[0]
 
-    monkeypatch.setattr(cuda, "_Recording", lambda work, device: work)
+    monkeypatch.setattr(cuda, "Recording", lambda work, device: work)
     monkeypatch.setattr(cuda.replays, "find", find)

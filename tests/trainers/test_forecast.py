@@ -78,12 +78,12 @@ def test_what_is_timed_has_the_sizes_of_the_pairs(monkeypatch: pytest.MonkeyPatc
     seen = []
     monkeypatch.setattr(
         "nasrepro.trainers.forecast.translation.train_epoch",
-        lambda model, batches, *_: seen.append((model.sizes.source_words, model.sizes.target_words, batches)),
+        lambda step, batches, *_: seen.append((step.model.sizes, batches)),
     )
     text = PairsSize(30, 400, train=80, valid=20, source_length=6, target_length=7)
     forecast_translation_seconds(zoo["MT5"], replace(PAIRS, vocab_size=50), text, steps=1)
-    source_words, target_words, (batch,) = seen[0]
-    assert (source_words, target_words) == (30, 50)
+    sizes, (batch,) = seen[0]
+    assert (sizes.source_words, sizes.target_words) == (30, 50)
     assert (batch.source.shape, batch.inputs.shape, batch.words) == ((6, 8), (8, 8), 64)
 
 

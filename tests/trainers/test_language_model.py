@@ -22,6 +22,7 @@ from nasrepro.trainers.language_model import (
     LanguageModel,
     LanguageModelSettings,
     LanguageModelTask,
+    TrainingStep,
     _written,
     evaluate,
     perplexity,
@@ -64,6 +65,7 @@ class TorchLSTM(nn.Module):
         super().__init__()
         layers = len(ours.layers)
         hidden = ours.hidden_size
+        self.cell, self.initial_state = ours.cell, ours.initial_state
         self.lstm = nn.LSTM(ours.input_size, hidden, layers)
         products = [node for node in ours.cell.operators if node.op == "MM"]
         for number, layer in enumerate(ours.layers):
@@ -96,7 +98,7 @@ def test_perplexity_of_the_lstm_equals_torchs(level: str) -> None:
     before = perplexity(evaluate(ours, valid_columns))
     assert before == pytest.approx(perplexity(evaluate(theirs, valid_columns)), rel=1e-4)
     for model in (ours, theirs):
-        train_epoch(model, train_columns, 20.0, torch.Generator())
+        train_epoch(TrainingStep(model, torch.Generator()), train_columns, 20.0)
     after = perplexity(evaluate(ours, valid_columns))
     assert after < 0.9 * before
     assert after == pytest.approx(perplexity(evaluate(theirs, valid_columns)), rel=1e-4)

@@ -2,14 +2,12 @@
 
     _Pass      what a layer does with its tensors over a sequence, forward and backward: loop.c, launch by launch
     _Layer     one autograd node for it
-    _Replay    a pass on tensors of its own, recorded as CUDA graphs: a step's few small kernels take less time than
-               launching them one by one does, and a graph is launched once for a whole sequence
+    _Replay    a pass on tensors of its own, recorded as CUDA graphs, each launched once for a whole sequence
 
 Products follow torch.backends.cuda.matmul, which says whether float32 may be rounded to TF32.
 """
 
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_o
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.products import add_product
 from nasrepro.rnn.program import Program
+from nasrepro.rnn.recording import Recording, is_recording, may_record
 
 CALLS_BEFORE_RECORDING: float = 2
 """Calls of the same kind and sizes that run launch by launch before graphs are recorded; math.inf: never."""
@@ -323,64 +322,6 @@ _SWAPPED = {"d_h": "d_h_next", "d_h_next": "d_h", "d_c": "d_c_next", "d_c_next":
 # --- CUDA graphs -----------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=64)
-def _recording_stream(device: torch.device, replayed_on: int) -> torch.cuda.Stream:  # noqa: ARG001
-    """The stream on which graphs for a given other stream are recorded.
-
-    Graphs share the cuBLAS workspace of the stream that they were recorded on, so two that may be replayed at the same
-    time must not share that stream.
-    """
-    return torch.cuda.Stream(device)
-
-
-class _Recording:
-    """Work on tensors that stay where they are: done launch by launch the first time, replayed as a graph after."""
-
-    possible = True
-    """False, for all work of this process, once a recording has failed: up to torch 2.11 the memory allocator then goes
-    on as if it were being recorded."""
-    one_at_a_time = threading.Lock()
-
-    def __init__(self, work: Callable[[], Any], device: torch.device) -> None:
-        self.work = work
-        self.device = device
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.bytes = 0
-        """Memory of the graph's own, for what the work makes and drops on its way."""
-
-    def __call__(self) -> None:
-        if self.graph is not None:
-            self.graph.replay()
-        elif _Recording.possible:
-            with self.one_at_a_time:
-                self._record()
-        else:
-            self.work()
-
-    def _record(self) -> None:
-        current = torch.cuda.current_stream(self.device)
-        stream = _recording_stream(self.device, current.cuda_stream)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            self.work()  # this call's result; and whatever is made on a stream's first use is made now
-        current.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # When a recording fails, torch.cuda.graph does not restore the stream, so an outer block does.
-            with (
-                torch.cuda.stream(current),
-                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-            ):
-                before = torch.cuda.memory_reserved(self.device)
-                self.work()
-                self.bytes = torch.cuda.memory_reserved(self.device) - before
-        except RuntimeError as error:
-            _Recording.possible = False
-            warnings.warn(f"cells run without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=2)
-        else:
-            self.graph = graph
-
-
 class _Replay:
     """Passes of one kind and size as graphs. What a call gives is copied in, what it gets is copied out, so any number
     of calls may wait for their backward pass.
@@ -393,8 +334,8 @@ class _Replay:
         self.at = {name: torch.empty_like(tensor) for name, tensor in given.items()} | weights | made
         self.made = list(made)
         self.device = given["x"].device
-        self.forward_pass = _Recording(_Pass(cell, sizes, self.at).forward, self.device)
-        self.backward_passes: dict[tuple[str, ...], tuple[_Recording, dict[str, Tensor], dict[str, Tensor]]] = {}
+        self.forward_pass = Recording(_Pass(cell, sizes, self.at).forward, self.device)
+        self.backward_passes: dict[tuple[str, ...], tuple[Recording[dict[str, Tensor]], dict[str, Tensor]]] = {}
         self.lock = threading.Lock()
 
     def forward(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -409,24 +350,22 @@ class _Replay:
         with self.lock:
             if wanted not in self.backward_passes:
                 self.backward_passes[wanted] = self._backward_pass(given, wanted)
-            recording, at, results = self.backward_passes[wanted]
+            recording, at = self.backward_passes[wanted]
             _copy(given, at)
-            recording()
+            results = recording()
             return {name: results[name].clone() for name in wanted}
 
     def _backward_pass(
         self, given: Mapping[str, Tensor], wanted: tuple[str, ...]
-    ) -> tuple[_Recording, dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[Recording[dict[str, Tensor]], dict[str, Tensor]]:
         gradients = {name: torch.empty_like(tensor) for name, tensor in given.items() if name not in self.at}
         at = self.at | gradients | _made_backward(self.cell, self.sizes, self.at, wanted)
-        results: dict[str, Tensor] = {}
-        work = _Pass(self.cell, self.sizes, at).backward
-        return _Recording(lambda: results.update(work()), self.device), at, results
+        return Recording(_Pass(self.cell, self.sizes, at).backward, self.device), at
 
     def bytes(self) -> int:
         """Memory that this holds on the device, the graphs' own included."""
-        tensors = [self.at, *(at for _, at, _ in self.backward_passes.values())]
-        recordings = [self.forward_pass, *(recording for recording, _, _ in self.backward_passes.values())]
+        tensors = [self.at, *(at for _, at in self.backward_passes.values())]
+        recordings: list[Recording[Any]] = [self.forward_pass, *(one for one, _ in self.backward_passes.values())]
         of_tensors = {tensor.data_ptr(): tensor.nbytes for at in tensors for tensor in at.values()}
         return sum(of_tensors.values()) + sum(recording.bytes for recording in recordings)
 
@@ -458,8 +397,8 @@ class _Replays:
     def find(self, cell: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> _Replay | None:
         """The replay for a call; None when it should run launch by launch."""
         device = given["x"].device
-        # In a graph that somebody else is recording, ours would have to live for as long as theirs.
-        if device.type != "cuda" or _is_recording(device) or not _Recording.possible or sizes.steps > self.most_steps:
+        # Also not within another graph: ours would have to live for as long as that one.
+        if not may_record(device) or sizes.steps > self.most_steps:
             return None
         stream = torch.cuda.current_stream(device).cuda_stream
         key = (cell, sizes, tuple(given), device, stream, _float32_precision())
@@ -507,11 +446,6 @@ def _float32_precision() -> object:
     return matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
-def _is_recording(device: torch.device) -> bool:
-    """Whether somebody is recording a CUDA graph of what runs now."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
 replays = _Replays()
 
 
@@ -552,7 +486,7 @@ class _Layer(torch.autograd.Function):
         wanted = tuple(f"d_{name}" for name, w in zip(ctx.given_names, ctx.needs_input_grad[2:], strict=True) if w)
         results: dict[str, Tensor] | None = None
         with torch.cuda.device_of(d_out):
-            if ctx.replay is not None and not _is_recording(d_out.device):
+            if ctx.replay is not None and not is_recording(d_out.device):
                 results = _if_memory_suffices(ctx.replay, lambda: ctx.replay.backward(given, wanted))
             if results is None:
                 made = _made_backward(ctx.cell, ctx.sizes, saved, wanted)

@@ -1,0 +1,195 @@
+"""CUDA graphs: work on tensors that stay where they are, recorded once and then launched as one.
+
+A small model's step is hundreds of kernels of a few microseconds each, and to launch one takes longer than that. A
+graph is launched once for all of them.
+"""
+
+import gc
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class Recording(Generic[T]):
+    """Work on tensors that stay where they are: done launch by launch the first time, replayed as a graph after.
+
+    What the work returns is the same objects every time from the second call on, holding other numbers. `generators`
+    are those that it draws from; a replay draws on from where they are. Recordings with one `pool`
+    (torch.cuda.graph_pool_handle) share memory: a replay may overwrite what an other's returned.
+    """
+
+    possible = True
+    """False, for all work of this process, once a recording has failed: up to torch 2.11 the memory allocator then goes
+    on as if it were being recorded."""
+    one_at_a_time = threading.RLock()
+
+    def __init__(
+        self,
+        work: Callable[[], T],
+        device: torch.device,
+        generators: Sequence[torch.Generator] = (),
+        pool: Any = None,
+    ) -> None:
+        self.work = work
+        self.device = device
+        self.generators = generators
+        self.pool = pool
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.bytes = 0
+        """Memory of the graph's own, for what the work makes on its way."""
+
+    def __call__(self) -> T:
+        """Do the work; what it returns."""
+        if self.graph is not None:
+            self.graph.replay()
+            return self.result
+        if Recording.possible:
+            with self.one_at_a_time:
+                return self._record()
+        return self.work()
+
+    def _record(self) -> T:
+        current = torch.cuda.current_stream(self.device)
+        stream = _recording_stream(self.device, current.cuda_stream)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            done = self.work()  # this call's result; and whatever is made on a stream's first use is made now
+            try:
+                self._capture()
+            except RuntimeError as error:
+                Recording.possible = False
+                warnings.warn(
+                    f"cells run without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=3
+                )
+        current.wait_stream(stream)
+        return done
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        pool = torch.cuda.graph_pool_handle() if self.pool is None else self.pool
+        # Not by torch.cuda.graph, which gives all unused memory back before, and takes its time for it.
+        with _no_garbage_collection():
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                before = torch.cuda.memory_reserved(self.device)
+                self.result = self.work()
+                self.bytes = torch.cuda.memory_reserved(self.device) - before
+            finally:
+                graph.capture_end()
+        self.graph = graph
+
+
+def can_draw_from_generators() -> bool:
+    """Whether recordings may draw from generators other than torch's own: from torch 2.4 on."""
+    return hasattr(torch.cuda.CUDAGraph, "register_generator_state")
+
+
+def is_recording(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded of what runs now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+class _Inside(threading.local):
+    another = False
+
+
+_inside = _Inside()
+
+
+@contextmanager
+def part_of_another() -> Iterator[None]:
+    """Let nothing within record a graph of its own: it is part of work that is, or will be, recorded as a whole."""
+    before, _inside.another = _inside.another, True
+    try:
+        yield
+    finally:
+        _inside.another = before
+
+
+def may_record(device: torch.device) -> bool:
+    """Whether what runs now may record a graph of its own."""
+    return device.type == "cuda" and Recording.possible and not _inside.another and not is_recording(device)
+
+
+@lru_cache(maxsize=64)
+def _recording_stream(device: torch.device, replayed_on: int) -> torch.cuda.Stream:  # noqa: ARG001
+    """The stream on which graphs for a given other stream are recorded.
+
+    Graphs share the cuBLAS workspace of the stream that they were recorded on, so two that may be replayed at the same
+    time must not share that stream.
+    """
+    return torch.cuda.Stream(device)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A graph that is destroyed while another is recorded would spoil the recording."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+class RecordedFunction:
+    """A function of tensors, on a GPU recorded as a graph for each kind of arguments.
+
+    Whatever else the function reads or changes, such as weights, must stay where it is. What it returns is overwritten
+    by the next call. The first call of a kind runs launch by launch, and so do all where graphs cannot be had.
+    """
+
+    most = 512
+    """Kinds of arguments that are recorded; others run launch by launch."""
+
+    def __init__(
+        self, function: Callable[..., tuple[torch.Tensor, ...]], generators: Sequence[torch.Generator] = ()
+    ) -> None:
+        self.function = function
+        self.generators = generators
+        self.seen: set[Any] = set()
+        self.recorded: dict[Any, _RecordedCall] = {}
+        self.pool: Any = None
+
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the function makes of the arguments."""
+        key = tuple((argument.shape, argument.dtype, argument.device) for argument in arguments)
+        if key not in self.recorded:
+            if not self._records(arguments[0].device) or len(self.recorded) >= self.most:
+                return self.function(*arguments)
+            if key not in self.seen:
+                self.seen.add(key)
+                with part_of_another():
+                    return self.function(*arguments)
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
+            self.recorded[key] = _RecordedCall(self, arguments)
+        return self.recorded[key](arguments)
+
+    def _records(self, device: torch.device) -> bool:
+        return may_record(device) and (not self.generators or can_draw_from_generators())
+
+
+class _RecordedCall:
+    def __init__(self, owner: RecordedFunction, arguments: Sequence[torch.Tensor]) -> None:
+        with torch.cuda.device(arguments[0].device) if arguments[0].is_cuda else nullcontext():
+            self.arguments = [torch.empty_like(argument) for argument in arguments]
+        self.recording = Recording(
+            lambda: owner.function(*self.arguments), arguments[0].device, owner.generators, owner.pool
+        )
+
+    def __call__(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        for kept, argument in zip(self.arguments, arguments, strict=True):
+            kept.copy_(argument)
+        with part_of_another():
+            return self.recording()
