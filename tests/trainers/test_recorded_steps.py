@@ -81,6 +81,7 @@ def test_translation_learns_alike_with_and_without_graphs(cell: str, pairs: Para
 @pytest.mark.gpu
 def test_a_step_waits_for_the_gpu_once(pairs: ParallelCorpus) -> None:
     model = LanguageModel(zoo["LSTM"], WORDS, LANGUAGE_MODEL, seed=1).cuda()
+    translator = make_model("Tanh(MM(x_t))", pairs, TRANSLATION, 1).cuda()
     text = torch.randint(WORDS, (10, LANGUAGE_MODEL.batch)).cuda()
     steps = [
         (language_model.TrainingStep(model, torch.Generator("cuda")), (text[:-1], text[1:])),
