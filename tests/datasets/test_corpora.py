@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from nasrepro.datasets import DataError, PennTreebank, WikiText2, batchify, load
 from nasrepro.datasets.corpora import ptb_characters
@@ -99,6 +100,26 @@ def test_readers_give_torchtexts_lines(mirror):
         assert hashlib.md5(file, usedforsecurity=False).hexdigest() == md5[split]
     assert [len(list(lines)) for lines in WikiText2()] == [36_718, 3_760, 4_358]
     assert "".join(WikiText2(split="valid")) == read_text("wikitext2", "valid")
+
+
+def test_readers_are_read_any_number_of_times(mirror):
+    valid = PennTreebank(split="valid")
+    lines = read_text("ptb", "valid").split("\n")
+    first = lines[0].strip()
+    for _ in range(2):
+        assert next(iter(valid)) == first
+        assert len(list(valid)) == len(valid) == 3_370
+    assert (valid[0], valid[-1]) == (first, lines[-2].strip())
+    assert list(valid[1:3]) == [line.strip() for line in lines[1:3]]
+    assert first in valid
+    assert len(repr(valid)) < 80
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataloader_takes_a_reader(mirror, workers):
+    valid = PennTreebank(split="valid")
+    loader = DataLoader(valid, batch_size=100, shuffle=True, num_workers=workers)
+    assert Counter(line for batch in loader for line in batch) == Counter(valid)
 
 
 def test_vocabulary_is_cut_to_the_most_frequent(ptb):
