@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, overload
 import platformdirs
 
 from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, read_pairs
-from nasrepro.datasets.registry import DataError, MissingData, find
+from nasrepro.datasets.registry import DataError, MissingData, find, refuse_registered
 from nasrepro.datasets.strings import refuse_string
 from nasrepro.datasets.vocabulary import Vocab, build_vocab_from_iterator
 
@@ -168,18 +168,21 @@ def parallel_from_text(
 ) -> ParallelCorpus:
     """A corpus from your own (English, German) sentence pairs, prepared in the same way as the registered ones.
 
+    A search takes it too: `TranslationTask(own=corpus)`.
+
     Args:
-        name: what it is called in records.
+        name: what it is called in records; not the name of a registered data set.
         train, valid, test: the sentence pairs of each split.
         vocab_size: as in `load_parallel`; of no effect where `vocabularies` are given.
         vocabularies: source and target vocabulary of another data set, for a model that was trained with them. `note`
             then says what share of the text they do not know.
         licence, source: as in `ParallelCorpus`.
 
-    Raises: DataError for a split without pairs or with something else than pairs of strings, an empty sentence in valid
-        or test, or vocabularies that lack the special tokens or know less than half of the text; TypeError for a
-        split that is a string.
+    Raises: DataError for a registered name, a split without pairs or with something else than pairs of strings, an
+        empty sentence in valid or test, or vocabularies that lack the special tokens or know less than half of the
+        text; TypeError for a split that is a string.
     """
+    refuse_registered(name)
     given = {"train": train, "valid": valid, "test": test}
     texts = {split: _sentence_pairs(name, split, pairs) for split, pairs in given.items()}
     return _corpus(name, texts, vocab_size, vocabularies, licence, source, [])

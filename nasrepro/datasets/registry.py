@@ -362,3 +362,9 @@ def find(name: str) -> DataSet:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def refuse_registered(name: str) -> None:
+    """Raise DataError where one's own text would be called as a registered data set, whose numbers are compared."""
+    if name in DATASETS:
+        raise DataError(f"{name!r} is the name of a registered data set, so results on your text need another name.")

@@ -184,6 +184,11 @@ def test_what_is_no_sentence_pair_is_named_with_its_place(train, error, message)
         tokenise("A dog.", "en")
 
 
+def test_own_pairs_are_not_called_as_a_registered_data_set():
+    with pytest.raises(DataError, match="'multi30k' is the name of a registered data set"):
+        parallel_from_text("multi30k", TRAIN, VALID, TEST)
+
+
 def test_pairs_may_come_from_an_iterator():
     english, german = zip(*TRAIN, strict=True)
     corpus = parallel_from_text("mine", zip(english, german, strict=True), iter(VALID), iter(TEST))
