@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import reprlib
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nasrepro.datasets.readers import SPLITS, read_text
-from nasrepro.datasets.registry import DataError, find, unknown
+from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, lines_of, read_lines, read_text
+from nasrepro.datasets.registry import DataError, find, refuse_registered, unknown
 from nasrepro.datasets.vocabulary import Vocab
 
 UNK, EOS = "<unk>", "<eos>"
 
 Ids = npt.NDArray[np.int64]
+Text = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,7 +34,7 @@ class Corpus:
     The test split is private on purpose: it is read through `Record.read_test`, which logs the reading.
 
     Attributes:
-        name: the registered name, such as "ptb".
+        name: the registered name, such as "ptb", or that of your own text.
         level: "word" or "char".
         vocab: tokens and ids, ids in order of first appearance over train, valid, test.
         train: ids (N,), int64.
@@ -80,6 +84,92 @@ def load(
     dataset = find(name)
     if dataset.pairs:
         raise DataError(f"{name} holds sentences in two languages: use load_parallel({name!r}).")
+    _check_arguments(level, vocab_size)
+    notes = []
+    if name == "pydoc":
+        version = platform.python_version()
+        notes.append(f"stand-in: the language reference of Python {version}; it differs between versions")
+    texts = [read_text(name, split, root, download) for split in SPLITS]
+    if name == "ptb" and level == "char":
+        texts = list(map(ptb_characters, texts))
+    # The other texts come with their rare words replaced; without it `<unk>` would never be trained.
+    replace_rare = name == "pydoc"
+    return _corpus(name, level, texts, replace_rare, vocab_size, dataset.licence, dataset.source, notes)
+
+
+def corpus_from_text(
+    name: str,
+    train: Text,
+    valid: Text,
+    test: Text,
+    level: str = "word",
+    vocab_size: int | None = None,
+    licence: str = "not stated",
+    source: str = "text given in Python",
+) -> Corpus:
+    """A corpus from your own text, prepared in the same way as the registered ones, every line ended by `<eos>`.
+
+    >>> lines = "the dog runs\\nthe cat sleeps\\na dog sleeps\\n"
+    >>> corpus_from_text("mine", train=lines, valid="the cat runs", test="a cat runs").vocab.get_itos()
+    ['the', 'dog', '<unk>', '<eos>', 'sleeps']
+
+    A text that marks its rare words by `<unk>` itself, as the Penn Treebank does, is taken as it is. Otherwise words
+    that the training text holds once, or not at all, become `<unk>`, and `note` says so.
+
+    A search takes it too: `LanguageModelTask(own=corpus)`.
+
+    Args:
+        name: what it is called in records; not the name of a registered data set.
+        train, valid, test: the text of each split: a string, or the path of a UTF-8 file (a `Path`; `.gz` is unpacked).
+        level, vocab_size: as in `load`.
+        licence, source: as in `Corpus`.
+
+    Raises: DataError for a registered name, a file that cannot be read, an empty text, training text in which no word
+        occurs twice, or a vocab_size that makes no sense; TypeError for what is neither string nor path.
+    """
+    refuse_registered(name)
+    _check_arguments(level, vocab_size)
+    texts = [_own_text(name, split, text) for split, text in zip(SPLITS, (train, valid, test), strict=True)]
+    words = Counter(texts[0].split())
+    replace_rare = level == "word" and UNK not in words
+    if replace_rare and max(words.values()) < 2:
+        raise DataError(
+            f"No word of the training text of {name} occurs twice, so there is none to learn. A string is the text "
+            f"itself: pass a Path for a file, more text, or level='char'."
+        )
+    notes = [f"words that the training text holds less than twice became {UNK}"] if replace_rare else []
+    return _corpus(name, level, texts, replace_rare, vocab_size, licence, source, notes)
+
+
+def _own_text(name: str, split: str, given: Text) -> str:
+    """The text of one split, every line ended by a newline."""
+    if isinstance(given, str):
+        if _names_a_file(given):
+            raise DataError(f"{split}={given!r} is the name of a file, not a text: pass Path({given!r}) to read it.")
+        lines = lines_of(given.removeprefix(BYTE_ORDER_MARK))
+    elif isinstance(given, os.PathLike):
+        try:
+            lines = read_lines(Path(given))
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{given}, the {split} split of {name}, cannot be read: {error}.") from error
+    else:
+        raise TypeError(
+            f"{split} is a text or the Path of a file, got {reprlib.repr(given)}: "
+            f"pass a list of lines as '\\n'.join(lines)"
+        )
+    if not any(map(str.strip, lines)):
+        raise DataError(f"The {split} split of {name} is empty. Give it some text.")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a character that none may have
+        return False
+
+
+def _check_arguments(level: str, vocab_size: int | None) -> None:
     if level not in ("word", "char"):
         raise unknown("level", level, ("word", "char"))
     if vocab_size is not None and (level == "char" or vocab_size < 3):
@@ -88,21 +178,27 @@ def load(
             f"Leave it out to keep every token."
         )
 
-    notes = []
-    if name == "pydoc":
-        version = platform.python_version()
-        notes.append(f"stand-in: the language reference of Python {version}; it differs between versions")
-    texts = [read_text(name, split, root, download) for split in SPLITS]
+
+def _corpus(
+    name: str,
+    level: str,
+    texts: list[str],
+    replace_rare: bool,
+    vocab_size: int | None,
+    licence: str,
+    source: str,
+    notes: list[str],
+) -> Corpus:
+    """Cut the texts of train, valid and test into tokens, leave rare ones out, and number them."""
     if level == "char":
-        vocab, ids = _encode_characters([_characters(name, text) for text in texts])
+        vocab, ids = _encode_characters([_without_margins(text) for text in texts])
     else:
         splits = [text.replace("\n", f" {EOS} ").split() for text in texts]
-        if name == "pydoc":
-            # The other texts come with their rare words replaced; without it `<unk>` would never be trained.
+        if replace_rare:
             splits = _replace_rare(splits, min_count=2)
         if vocab_size is not None and vocab_size < len(set(chain.from_iterable(splits))):
             splits = _replace_rare(splits, vocab_size=vocab_size)
-            notes.append(f"vocabulary cut to {vocab_size:,}")
+            notes = [*notes, f"vocabulary cut to {vocab_size:,}"]
         vocab, ids = _encode_words(splits)
     train, valid, test = map(torch.from_numpy, ids)
     return Corpus(
@@ -112,8 +208,8 @@ def load(
         train=train,
         valid=valid,
         hash=_hash(vocab, ids),
-        licence=dataset.licence,
-        source=dataset.source,
+        licence=licence,
+        source=source,
         note="; ".join(notes),
         _test=test,
     )
@@ -146,13 +242,10 @@ def ptb_characters(words: str) -> str:
 
     (In the published files one more space follows every character, newlines included.)
     """
-    return "\n".join(line.strip(" ") for line in words.split("\n")).replace(" ", "_")
+    return _without_margins(words).replace(" ", "_")
 
 
-def _characters(name: str, text: str) -> str:
-    """The text without margins; spaces become `_` in the Penn Treebank alone, as published."""
-    if name == "ptb":
-        return ptb_characters(text)
+def _without_margins(text: str) -> str:
     return "\n".join(line.strip(" ") for line in text.split("\n"))
 
 

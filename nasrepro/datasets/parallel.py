@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import reprlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from functools import cache
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import platformdirs
 
-from nasrepro.datasets.readers import SPLITS, read_pairs
-from nasrepro.datasets.registry import DataError, MissingData, find
+from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, read_pairs
+from nasrepro.datasets.registry import DataError, MissingData, find, refuse_registered
+from nasrepro.datasets.strings import refuse_string
 from nasrepro.datasets.vocabulary import Vocab, build_vocab_from_iterator
 
 PAD, UNK, BOS, EOS = "<blank>", "<unk>", "<s>", "</s>"  # OpenNMT's names; ids 0, 1, 2, 3 in both vocabularies
@@ -36,9 +38,19 @@ Text = Sequence[tuple[str, str]]  # sentence pairs as published
 Words = list[list[str]]  # sentences as tokens
 
 
+class Pair(NamedTuple):
+    """One sentence pair of a split: the fields of `Pairs` for it alone."""
+
+    source: list[int]
+    target: list[int]
+    text: str
+    tokens: list[str]
+    source_tokens: list[str]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Pairs:
-    """The sentence pairs of one split, in the order of the text; a slice of it is a Pairs too.
+class Pairs(Sequence[Pair]):
+    """The sentence pairs of one split, in the order of the text; a slice of it is a Pairs too, an element a Pair.
 
     Attributes:
         source: ids of each source sentence, without `<s>` and `</s>`, at least one.
@@ -57,8 +69,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, part: slice) -> Pairs:
-        return Pairs(self.source[part], self.target[part], self.text[part], self.tokens[part], self.source_tokens[part])
+    @overload
+    def __getitem__(self, part: int) -> Pair: ...
+    @overload
+    def __getitem__(self, part: slice) -> Pairs: ...
+    def __getitem__(self, part: int | slice) -> Pair | Pairs:
+        if isinstance(part, slice):
+            words = (self.tokens[part], self.source_tokens[part])
+            return Pairs(self.source[part], self.target[part], self.text[part], *words)
+        return Pair(self.source[part], self.target[part], self.text[part], self.tokens[part], self.source_tokens[part])
 
     def __repr__(self) -> str:
         first = f": {' '.join(self.source_tokens[0])!r} -> {self.text[0]!r}, ..." if self.text else ""
@@ -149,18 +168,23 @@ def parallel_from_text(
 ) -> ParallelCorpus:
     """A corpus from your own (English, German) sentence pairs, prepared in the same way as the registered ones.
 
+    A search takes it too: `TranslationTask(own=corpus)`.
+
     Args:
-        name: what it is called in records.
+        name: what it is called in records; not the name of a registered data set.
         train, valid, test: the sentence pairs of each split.
         vocab_size: as in `load_parallel`; of no effect where `vocabularies` are given.
         vocabularies: source and target vocabulary of another data set, for a model that was trained with them. `note`
             then says what share of the text they do not know.
         licence, source: as in `ParallelCorpus`.
 
-    Raises: DataError for a split without pairs, an empty sentence in valid or test, or vocabularies that lack the
-        special tokens or know less than half of the text.
+    Raises: DataError for a registered name, a split without pairs or with something else than pairs of strings, an
+        empty sentence in valid or test, or vocabularies that lack the special tokens or know less than half of the
+        text; TypeError for a split that is a string.
     """
-    texts = {"train": train, "valid": valid, "test": test}
+    refuse_registered(name)
+    given = {"train": train, "valid": valid, "test": test}
+    texts = {split: _sentence_pairs(name, split, pairs) for split, pairs in given.items()}
     return _corpus(name, texts, vocab_size, vocabularies, licence, source, [])
 
 
@@ -170,6 +194,7 @@ def tokenise(sentences: Sequence[str], language: str) -> Words:
     A hyphen inside a word becomes the token `@-@`. Long texts take the tokeniser most of a minute, so their tokens are
     kept in the user's cache folder, under a name that the text, the language and sacremoses' version decide.
     """
+    refuse_string(sentences, "sentences", "a list of sentences")
     if sum(map(len, sentences)) < 100_000:
         return _tokenise(sentences, language)
     key = json.dumps([version("sacremoses"), language, *sentences])
@@ -209,6 +234,21 @@ def _keep(path: Path, text: str) -> None:
             part.replace(path)
     except OSError:
         return
+
+
+def _sentence_pairs(name: str, split: str, pairs: Iterable[Any]) -> Text:
+    """The pairs of a split without byte order marks, which text that was read as plain UTF-8 may begin with."""
+    refuse_string(pairs, split, "a list of (English, German) sentence pairs")
+    checked = []
+    for place, pair in enumerate(pairs, start=1):
+        sides = list(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else [pair]
+        if len(sides) != 2 or not all(isinstance(side, str) for side in sides):
+            raise DataError(
+                f"Pair {place} of the {split} split of {name} is {reprlib.repr(pair)}. "
+                f"Give an English and a German sentence, two strings."
+            )
+        checked.append((sides[0].removeprefix(BYTE_ORDER_MARK), sides[1].removeprefix(BYTE_ORDER_MARK)))
+    return checked
 
 
 def _corpus(

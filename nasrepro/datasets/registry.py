@@ -23,8 +23,8 @@ class DataFile:
     """One file of a data set, as published.
 
     Attributes:
-        split: "train", "valid" or "test"; with its language where each has a file of its own, such as "train.en"; "all"
-            where one file holds everything.
+        split: "train", "valid" or "test", or the name of a further set for these; with its language where each has a
+            file of its own, such as "train.en"; "all" where one file holds everything.
         name: the file's name inside the data set's folder.
         size: length in bytes; None where it is not known.
         sha256: hex digest of the whole file, or "" where git's digest alone is known.
@@ -277,6 +277,62 @@ _ROWS = (
             ),
             _file(_IWSLT2016, "train.en", "train.de-en.en", None, git_blob="878a9ee5b5c6474f6f6f1af2381bd4bd516bc6ca"),
             _file(_IWSLT2016, "train.de", "train.de-en.de", None, git_blob="ae73f10c50fe506ba2cabf9f54ea655511498560"),
+            _file(
+                _IWSLT2016,
+                "dev2010.en",
+                "IWSLT16.TED.dev2010.de-en.en",
+                96_478,
+                "56989441a1a503e0718a592b31a152b944bfd707d1ee1f9305de8caf88ce9e60",
+            ),
+            _file(
+                _IWSLT2016,
+                "dev2010.de",
+                "IWSLT16.TED.dev2010.de-en.de",
+                108_705,
+                "9f2c2a4487cd329d22cb440f303920e1d368cf04c4c6e974b56149548991f6ea",
+            ),
+            _file(
+                _IWSLT2016,
+                "tst2010.en",
+                "IWSLT16.TED.tst2010.de-en.en",
+                147_509,
+                "f60a0923afe861dff8be62986c4a239bfd09eee3183ad9d17af1b6d363d0ddae",
+            ),
+            _file(
+                _IWSLT2016,
+                "tst2010.de",
+                "IWSLT16.TED.tst2010.de-en.de",
+                165_899,
+                "3ed4c594f00ec3052b58325218142db800e671cc5d14331254e41ebfe42d56d8",
+            ),
+            _file(
+                _IWSLT2016,
+                "tst2011.en",
+                "IWSLT16.TED.tst2011.de-en.en",
+                125_789,
+                "84e1e460256adfd142e9c7faf9c036d98ead475218b59784069ec3790ea16444",
+            ),
+            _file(
+                _IWSLT2016,
+                "tst2011.de",
+                "IWSLT16.TED.tst2011.de-en.de",
+                144_270,
+                "605877ad3a8c612344f6544c77a2cbcae0ab8f73dc9dca9c041a04e2703e2bab",
+            ),
+            _file(
+                _IWSLT2016,
+                "tst2012.en",
+                "IWSLT16.TED.tst2012.de-en.en",
+                145_373,
+                "1e5b82072b5947a188c669a18ee7d15cac38a75e5c2d2d9ac75efe3e911cc4b3",
+            ),
+            _file(
+                _IWSLT2016,
+                "tst2012.de",
+                "IWSLT16.TED.tst2012.de-en.de",
+                163_100,
+                "9f81bb3ca9e15c40c3af665d582b0aaf8a447d01d54cb02db2eda06a5b4d1ad6",
+            ),
         ),
     ),
     DataSet(
@@ -306,3 +362,9 @@ def find(name: str) -> DataSet:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def refuse_registered(name: str) -> None:
+    """Raise DataError where one's own text would be called as a registered data set, whose numbers are compared."""
+    if name in DATASETS:
+        raise DataError(f"{name!r} is the name of a registered data set, so results on your text need another name.")

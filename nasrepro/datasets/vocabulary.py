@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from nasrepro.datasets.strings import refuse_string
 
 
 class Vocab:
-    """Tokens and their indices, both ways.
+    """Tokens and their indices, both ways: `vocab[token]` is an index, a loop over `vocab` gives the tokens in order.
 
-    As in torchtext, an unknown token has the default index if one is set and is a RuntimeError otherwise.
+    As in torchtext, an unknown token has the default index if one is set and is a RuntimeError otherwise, and one
+    string in place of a list of tokens is a TypeError.
     """
 
     def __init__(self, tokens: Sequence[str], default_index: int | None = None) -> None:
+        refuse_string(tokens, "tokens", "a list of tokens")
         self._itos = list(tokens)
         self._stoi = {token: index for index, token in enumerate(self._itos)}
         self._default_index = default_index
@@ -27,7 +31,15 @@ class Vocab:
     def __contains__(self, token: object) -> bool:
         return token in self._stoi
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._itos)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._itos)
+
     def __getitem__(self, token: str) -> int:
+        if not isinstance(token, str):  # with a default index, any number would be an unknown token
+            raise TypeError(f"a Vocab is indexed by token, got {token!r}: lookup_token gives the token at an index")
         if token in self._stoi:
             return self._stoi[token]
         if self._default_index is None:
@@ -71,10 +83,12 @@ class Vocab:
 
     def lookup_tokens(self, indices: Iterable[int]) -> list[str]:
         """The tokens at `indices`. Raises RuntimeError if one is out of range."""
+        refuse_string(indices, "indices", "a list of numbers")
         return [self.lookup_token(index) for index in indices]
 
     def lookup_indices(self, tokens: Iterable[str]) -> list[int]:
         """The indices of `tokens`. Raises RuntimeError for an unknown one unless a default index is set."""
+        refuse_string(tokens, "tokens", "a list of tokens, such as sentence.split(), or vocab[token] for one")
         return [self[token] for token in tokens]
 
     def get_stoi(self) -> dict[str, int]:
@@ -109,6 +123,7 @@ def vocab(
 
     Unlike torchtext's function of this name it leaves `ordered_dict` as it was.
     """
+    refuse_string(specials, "specials", "a list of tokens")
     special = list(specials or ())
     tokens = [token for token, count in ordered_dict.items() if count >= min_freq and token not in special]
     return Vocab(special + tokens if special_first else tokens + special)
@@ -123,9 +138,15 @@ def build_vocab_from_iterator(
 ) -> Vocab:
     """A Vocab of the tokens in `iterator`, the most frequent first, ties in alphabetical order.
 
-    `max_tokens` bounds the size, specials included. As in torchtext, an AssertionError if they fill it alone.
+    `max_tokens` bounds the size, specials included. As in torchtext, an AssertionError if they fill it alone. Unlike
+    torchtext it takes no line for a list of its letters: that is a TypeError.
     """
-    counts = Counter(token for tokens in iterator for token in tokens)
+    refuse_string(iterator, "iterator", "an iterator over lists of tokens")
+    refuse_string(specials, "specials", "a list of tokens")
+    counts: Counter[str] = Counter()
+    for place, tokens in enumerate(iterator):
+        refuse_string(tokens, f"item {place} of iterator", "line.split() for words, or list(line) for characters")
+        counts.update(tokens)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     if max_tokens is not None:
         room = max_tokens - len(specials or ())

@@ -142,7 +142,9 @@ def matrix_on_source() -> Rule:
 
 
 def only_words(allowed: Sequence[str]) -> Rule:
-    """Only these operators and sources occur."""
+    """Only these operators and sources occur. Raises TypeError for one word in place of a list of words."""
+    if isinstance(allowed, str):
+        raise TypeError(f"only_words takes a list of words, got the string {allowed!r}: pass [{allowed!r}]")
     known = frozenset(allowed)
 
     def check(cell: Cell) -> str | None:

@@ -89,7 +89,7 @@ class Papers(Mapping[str, Entry]):
         try:
             return self._entries[key]
         except KeyError:
-            near = difflib.get_close_matches(key, self._entries, n=3)
+            near = difflib.get_close_matches(str(key), self._entries, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; the identifiers are in {PATH.name}"
             raise KeyError(f"the papers have no entry {key!r}{hint}") from None
 

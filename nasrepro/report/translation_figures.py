@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from nasrepro.datasets.strings import refuse_string
 from nasrepro.report import style
 from nasrepro.report.style import colours, legend_below, new_axes, styled
 
@@ -149,7 +150,11 @@ def marked(tokens: Sequence[str], reference: Sequence[str]) -> str:
 
     >>> marked("ein hund schläft im park .".split(), "ein hund liegt im park .".split())
     'ein hund [schläft] im park .'
+
+    Raises TypeError for a string, whose letters would be compared.
     """
+    for what, words in (("tokens", tokens), ("reference", reference)):
+        refuse_string(words, what, "a list of tokens, such as sentence.split()")
     agreed = {
         place
         for block in SequenceMatcher(None, tokens, reference, autojunk=False).get_matching_blocks()

@@ -248,6 +248,13 @@ class Record:
             raise KeyError(f"{self!r} holds no evaluation {key}")
         return evaluation
 
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.get(key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys of all evaluations, ordered."""
+        return iter([row["key"] for row in self._rows("SELECT key FROM evaluations ORDER BY key")])
+
     def put(self, evaluation: Evaluation) -> None:
         """Write an evaluation. One that is already there stays as it is: results never change."""
         row = asdict(evaluation)
@@ -258,6 +265,8 @@ class Record:
 
     def forget(self, keys: Sequence[str]) -> None:
         """Delete evaluations, so that they are made again: for failures that were the machine's fault."""
+        if isinstance(keys, str):
+            raise TypeError(f"forget takes a list of keys, got the string {keys!r}: pass [{keys!r}]")
         with self._transaction():
             self._connection().executemany("DELETE FROM evaluations WHERE key = ?", [(key,) for key in keys])
 

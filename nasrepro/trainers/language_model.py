@@ -33,6 +33,7 @@ from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, train
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
 from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.settings import require_counts
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding.
@@ -87,6 +88,7 @@ class LanguageModelSettings:
     def __post_init__(self) -> None:
         if self.product_dtype not in PRODUCT_DTYPES:
             raise ValueError(f"product_dtype must be one of {', '.join(PRODUCT_DTYPES)}, got {self.product_dtype!r}")
+        require_counts(self, "batch", "bptt", "eval_batch", "train_tokens", "valid_tokens")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -148,6 +150,26 @@ def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(columns) - 1, bptt):
         stop = min(start + bptt, len(columns) - 1)
         yield columns[start:stop], columns[start + 1 : stop + 1]
+
+
+def check_lengths(corpus: Corpus, settings: LanguageModelSettings) -> None:
+    """Raise ValueError where the training or the validation text, as far as the settings use it, is too short."""
+    for text, ids, limit, columns in (
+        ("training", corpus.train, "train_tokens", "batch"),
+        ("validation", corpus.valid, "valid_tokens", "eval_batch"),
+    ):
+        used = len(ids[: getattr(settings, limit)])
+        shorter = f"raise {limit}" if used < len(ids) else "take a longer text"
+        _check_length(f"the {text} text of {corpus.name}", used, columns, getattr(settings, columns), shorter)
+
+
+def _check_length(text: str, tokens: int, setting: str, columns: int, or_else: str) -> None:
+    """Raise ValueError where not every column would hold a token to read and one to predict."""
+    if tokens < 2 * columns:
+        raise ValueError(
+            f"{text} is too short: it has {tokens:,} tokens, and {setting}={columns} columns of one to read and one to "
+            f"predict take {2 * columns:,}, {2 * columns - tokens:,} more; lower {setting} or {or_else}"
+        )
 
 
 class TrainingStep:
@@ -237,8 +259,11 @@ def train(
     failed when loss or gradient is no longer finite ("exploded"), or by the rule on `fail_above`. `on_epoch` sees
     every point of the curve as it is made. With a `checkpoint` path, training that was interrupted goes on after its
     last whole epoch to the same numbers.
+
+    Raises ValueError where a text is too short for its columns.
     """
     settings = settings or LanguageModelSettings()
+    check_lengths(corpus, settings)
     started = time.perf_counter()
     model = LanguageModel(cell, len(corpus.vocab), settings, seed).to(device)
     masks = torch.Generator(device).manual_seed(seed)
@@ -327,7 +352,9 @@ def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
 
 @dataclass(frozen=True)
 class LanguageModelTask:
-    """Judging cells as language models on one corpus: what a search runs. Pickles by its settings, not its data."""
+    """Judging cells as language models on one corpus: what a search runs. Pickles by its settings, not its data, unless
+    the data is one's own.
+    """
 
     corpus_name: str = "pydoc"
     level: str = "word"
@@ -336,14 +363,27 @@ class LanguageModelTask:
     device: str = "cpu"
     checkpoints: str | None = None
     """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
+    own: Corpus | None = None
+    """A corpus of one's own, such as `corpus_from_text` makes: name and level are then its, and it goes along when the
+    task is pickled."""
 
     name = "language model"
     version = VERSION
 
+    def __post_init__(self) -> None:
+        if self.own is None:
+            return
+        if self.vocab_size is not None:
+            raise ValueError(f"vocab_size={self.vocab_size} cannot cut the corpus given as own: cut it when making it")
+        object.__setattr__(self, "corpus_name", self.own.name)
+        object.__setattr__(self, "level", self.own.level)
+
     @property
     def corpus(self) -> Corpus:
-        """The data, loaded when first asked for."""
-        return _corpus(self.corpus_name, self.level, self.vocab_size)
+        """The data, loaded when first asked for. Raises ValueError where it is too short for the settings."""
+        corpus = _corpus(self.corpus_name, self.level, self.vocab_size) if self.own is None else self.own
+        check_lengths(corpus, self.training)
+        return corpus
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -372,6 +412,7 @@ class LanguageModelTask:
             return train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path)
 
     def test(self, model: LanguageModel, split: Tensor) -> dict[str, float]:
-        """`test_ppl`, the model's perplexity on a test split (N,)."""
+        """`test_ppl`, the model's perplexity on a test split (N,). Raises ValueError where that is too short."""
+        _check_length("the test text", len(split), "eval_batch", self.training.eval_batch, "take a longer text")
         columns = batchify(split, self.training.eval_batch).to(self.device)
         return {"test_ppl": perplexity(evaluate(model, columns))}

@@ -30,6 +30,7 @@ from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, train
 from nasrepro.trainers.optimise import sgd_step
 from nasrepro.trainers.outcome import Outcome, perplexity
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
+from nasrepro.trainers.settings import require_counts
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding."""
@@ -81,6 +82,9 @@ class TranslationSettings:
     """Use only the first so many pairs of the training text. None: all of it, as the paper."""
     valid_pairs: int | None = None
     """Use only the first so many pairs of the validation text. None: all of it, as the paper."""
+
+    def __post_init__(self) -> None:
+        require_counts(self, "batch", "bptt", "eval_batch", "train_pairs", "valid_pairs")
 
     @property
     def epochs_at_most(self) -> int:
@@ -290,8 +294,13 @@ def train(
     (sacrebleu's) and `valid_multi_bleu`. It has failed when loss or gradient is no longer finite ("exploded"), or by
     the rule on `fail_above`. `on_epoch` sees every point of the curve as it is made. With a `checkpoint` path,
     training that was interrupted goes on after its last whole epoch to the same numbers.
+
+    Raises ValueError where there is no pair to train or to validate on.
     """
     settings = settings or TranslationSettings()
+    for split, pairs in (("training", corpus.train), ("validation", corpus.valid)):
+        if not pairs:
+            raise ValueError(f"{corpus.name} has no {split} pairs: take a corpus with 1 or more")
     started = time.perf_counter()
     model = make_model(cell, corpus, settings, seed).to(device)
     masks = torch.Generator(device).manual_seed(seed)
@@ -394,21 +403,30 @@ def _corpus(name: str, vocab_size: int) -> ParallelCorpus:
 
 @dataclass(frozen=True)
 class TranslationTask:
-    """Judging cells as encoders of a translation model: what a search runs. Pickles by its settings, not its data."""
+    """Judging cells as encoders of a translation model: what a search runs. Pickles by its settings, not its data,
+    unless the data is one's own.
+    """
 
     corpus_name: str = "captions"
     training: TranslationSettings = field(default_factory=TranslationSettings)
     device: str = "cpu"
     checkpoints: str | None = None
     """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
+    own: ParallelCorpus | None = None
+    """A corpus of one's own, such as `parallel_from_text` makes: the name is then its, the vocabularies are as it has
+    them, and it goes along when the task is pickled."""
 
     name = "translation"
     version = VERSION
 
+    def __post_init__(self) -> None:
+        if self.own is not None:
+            object.__setattr__(self, "corpus_name", self.own.name)
+
     @property
     def corpus(self) -> ParallelCorpus:
         """The data, loaded when first asked for."""
-        return _corpus(self.corpus_name, self.training.vocab_size)
+        return _corpus(self.corpus_name, self.training.vocab_size) if self.own is None else self.own
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -437,7 +455,12 @@ class TranslationTask:
             return train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path)
 
     def test(self, model: Seq2Seq, split: Pairs) -> dict[str, float]:
-        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu` of the model on a test split."""
+        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu` of the model on a test split.
+
+        Raises ValueError for one without pairs.
+        """
+        if not split:
+            raise ValueError("the test split has no pairs: take one with 1 or more")
         batches = make_batches(split, self.corpus.target_vocab, self.training.eval_batch, self.device)
         found = scores(model, split, self.corpus, self.training, self.device)
         loss = evaluate(model, [batch for _, batch in batches])

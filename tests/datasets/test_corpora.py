@@ -1,5 +1,7 @@
 """Corpora have the published sizes, the published character text, and ids that read back as the text."""
 
+import doctest
+import gzip
 import hashlib
 import os
 import subprocess
@@ -11,8 +13,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from nasrepro.datasets import DataError, PennTreebank, WikiText2, batchify, load
+from nasrepro.datasets import DataError, PennTreebank, WikiText2, batchify, corpora, corpus_from_text, load
 from nasrepro.datasets.corpora import ptb_characters
 from nasrepro.datasets.readers import read_text
 
@@ -101,6 +104,26 @@ def test_readers_give_torchtexts_lines(mirror):
     assert "".join(WikiText2(split="valid")) == read_text("wikitext2", "valid")
 
 
+def test_readers_are_read_any_number_of_times(mirror):
+    valid = PennTreebank(split="valid")
+    lines = read_text("ptb", "valid").split("\n")
+    first = lines[0].strip()
+    for _ in range(2):
+        assert next(iter(valid)) == first
+        assert len(list(valid)) == len(valid) == 3_370
+    assert (valid[0], valid[-1]) == (first, lines[-2].strip())
+    assert list(valid[1:3]) == [line.strip() for line in lines[1:3]]
+    assert first in valid
+    assert len(repr(valid)) < 80
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataloader_takes_a_reader(mirror, workers):
+    valid = PennTreebank(split="valid")
+    loader = DataLoader(valid, batch_size=100, shuffle=True, num_workers=workers)
+    assert Counter(line for batch in loader for line in batch) == Counter(valid)
+
+
 def test_vocabulary_is_cut_to_the_most_frequent(ptb):
     cut = load("ptb", vocab_size=500)
     assert len(cut.vocab) == 500
@@ -165,6 +188,88 @@ def test_hash_is_the_same_in_another_process(pydoc):
 def test_repr_hides_the_ids(pydoc):
     assert len(repr(pydoc)) < 300
     assert "_test" not in repr(pydoc)
+
+
+# --- one's own text ----------------------------------------------------------------------------------------
+
+LINES = "the dog runs\nthe cat sleeps\na dog sleeps\n"
+
+
+def test_your_own_files_give_what_the_registered_ones_give(mirror, ptb):
+    # The same files under another name: the same ids, and a hash that does not depend on the name.
+    own = corpus_from_text("mine", *(mirror / "ptb" / f"ptb.{split}.txt" for split in SPLITS))
+    assert own.hash == ptb.hash
+    assert own.note == ""
+    assert (own.name, own.licence) == ("mine", "not stated")
+
+
+@pytest.mark.parametrize(("level", "size"), [("word", None), ("word", 500), ("char", None)])
+def test_your_own_strings_are_prepared_as_the_text_of_python_is(level, size):
+    texts = [read_text("pydoc", split) for split in SPLITS]
+    own, pydoc = corpus_from_text("mine", *texts, level=level, vocab_size=size), load("pydoc", level, size)
+    assert own.hash == pydoc.hash
+    assert sizes(own) == sizes(pydoc)
+    assert ("less than twice became <unk>" in own.note) == (level == "word")
+    assert ("cut to 500" in own.note) == (size == 500)
+
+
+def test_words_of_your_own_text_that_could_not_be_learnt_become_unk():
+    corpus = corpus_from_text("mine", LINES, "the cat runs", "a bird sleeps")
+    assert " ".join(corpus.vocab.lookup_tokens(corpus.train.tolist())) == (
+        "the dog <unk> <eos> the <unk> sleeps <eos> <unk> dog sleeps <eos>"
+    )
+    assert corpus.vocab.lookup_tokens(corpus._test.tolist()) == ["<unk>", "<unk>", "sleeps", "<eos>"]
+    prepared = corpus_from_text("mine", LINES + "<unk> dog\n", "the cat runs", "a bird sleeps")
+    assert prepared.vocab.lookup_tokens(prepared._test.tolist()) == ["a", "bird", "sleeps", "<eos>"]
+    assert prepared.note == ""
+
+
+def test_the_form_of_a_file_changes_nothing(tmp_path):
+    expected = corpus_from_text("mine", LINES, LINES, LINES)
+    forms = {
+        "mark.txt": LINES.encode("utf-8-sig"),
+        "windows.txt": LINES.replace("\n", "\r\n").encode(),
+        "packed.txt.gz": gzip.compress(LINES.encode()),
+        "unfinished.txt": LINES.rstrip("\n").encode(),
+    }
+    for name, content in forms.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert corpus_from_text("mine", path, path, path).hash == expected.hash
+    text = "\ufeff" + LINES  # as `open` gives it
+    assert corpus_from_text("mine", text, text, text).hash == expected.hash
+
+
+def test_own_text_that_is_not_as_it_should_be(tmp_path):
+    (tmp_path / "a text.txt").write_text(LINES)
+    (tmp_path / "latin.txt").write_bytes("eins\nzwölf\n".encode("latin-1"))
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(LINES.encode())[:-9])
+    good = {"train": LINES, "valid": LINES, "test": LINES}
+    for changes, message in [
+        ({"train": str(tmp_path / "a text.txt")}, r"train=.*a text\.txt' is the name of a file.*pass Path\("),
+        ({"valid": tmp_path / "missing.txt"}, r"missing\.txt, the valid split of mine, cannot be read"),
+        ({"valid": tmp_path}, "the valid split of mine, cannot be read"),
+        ({"test": tmp_path / "cut.txt.gz"}, r"cut\.txt\.gz, the test split of mine, cannot be read"),
+        ({"test": tmp_path / "latin.txt"}, r"latin\.txt, line 2, is not UTF-8"),
+        ({"train": ""}, "The train split of mine is empty"),
+        ({"test": " \n\n"}, "The test split of mine is empty"),
+        ({"train": "train.txt"}, r"No word of the training text of mine occurs twice.*pass a Path"),
+        ({"name": "ptb"}, "'ptb' is the name of a registered data set"),
+        ({"level": "letter"}, "level: 'letter'"),
+        ({"level": "char", "vocab_size": 9}, "vocab_size=9 with level='char'"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            corpus_from_text(**{"name": "mine", **good, **changes})
+    with pytest.raises(TypeError, match=r"train is a text or the Path of a file, got \['the dog'\].*join\(lines\)"):
+        corpus_from_text("mine", ["the dog"], LINES, LINES)
+
+
+def test_the_documented_example_of_own_text():
+    assert doctest.testmod(corpora).attempted > 0
+    assert doctest.testmod(corpora).failed == 0
+
+
+# --- arguments ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,20 @@ def test_a_corpus_of_your_own():
     assert corpus._test.source == [[1, 8, 9, 5]]  # "the" is not in training: <unk>
     assert corpus._test.source_tokens == [["the", "cat", "runs", "."]]
     assert corpus.note == ""
-    assert len(corpus.train[1:]) == 2
-    assert corpus.train[1:].source == corpus.train.source[1:]
-    assert corpus.train[1:].text == corpus.train.text[1:]
+
+
+def test_pairs_are_a_sequence():
+    pairs = parallel_from_text("mine", TRAIN, VALID, TEST).train
+    assert [pair.text for pair in pairs] == ["Ein Hund läuft.", "Eine Katze schläft.", "Ein Hund!"]
+    assert [pair.source for pair in reversed(pairs)] == pairs.source[::-1]
+    assert pairs[-1] == ([4, 6, 7], pairs.target[2], "Ein Hund!", ["ein", "hund", "!"], ["a", "dog", "!"])
+    assert pairs[0] in pairs
+    assert [column[1:] for column in vars(pairs).values()] == list(vars(pairs[1:]).values())
+    assert len(pairs[:-1]) == 2
+    assert bool(pairs)
+    assert not pairs[:0]
+    with pytest.raises(IndexError):
+        pairs[3]
 
 
 def test_the_vocabulary_is_cut_and_the_note_says_so():
@@ -154,6 +165,42 @@ def test_an_empty_side_in_a_scored_split_is_an_error(split):
 def test_a_split_without_pairs_is_an_error(texts):
     with pytest.raises(DataError, match=r"mine has no sentence pairs for (train|valid|test)"):
         parallel_from_text("mine", *texts)
+
+
+@pytest.mark.parametrize(
+    ("train", "error", "message"),
+    [
+        ("A dog runs.", TypeError, r"train is the string 'A dog runs\.'.*sentence pairs"),
+        (["ab", "cd"], DataError, "Pair 1 of the train split of mine is 'ab'"),
+        ([*TRAIN, ("A dog.", "Ein Hund.", "Un chien.")], DataError, "Pair 4 of the train split"),
+        ([(["a", "dog"], ["ein", "hund"])], DataError, "Pair 1 .* two strings"),
+        ([7], DataError, "Pair 1 of the train split of mine is 7"),
+    ],
+)
+def test_what_is_no_sentence_pair_is_named_with_its_place(train, error, message):
+    with pytest.raises(error, match=message):
+        parallel_from_text("mine", train, VALID, TEST)
+    with pytest.raises(TypeError, match="sentences is the string"):
+        tokenise("A dog.", "en")
+
+
+def test_own_pairs_are_not_called_as_a_registered_data_set():
+    with pytest.raises(DataError, match="'multi30k' is the name of a registered data set"):
+        parallel_from_text("multi30k", TRAIN, VALID, TEST)
+
+
+def test_pairs_may_come_from_an_iterator():
+    english, german = zip(*TRAIN, strict=True)
+    corpus = parallel_from_text("mine", zip(english, german, strict=True), iter(VALID), iter(TEST))
+    assert corpus.hash == parallel_from_text("mine", TRAIN, VALID, TEST).hash
+
+
+def test_a_byte_order_mark_is_no_word(tmp_path):
+    (tmp_path / "a.en").write_text("A dog.\n", encoding="utf-8-sig")
+    (tmp_path / "a.de.gz").write_bytes(gzip.compress("Ein Hund.\n".encode("utf-8-sig")))
+    assert paired_lines(tmp_path / "a.en", tmp_path / "a.de.gz") == [("A dog.", "Ein Hund.")]
+    marked = [("\ufeff" + TRAIN[0][0], "\ufeff" + TRAIN[0][1]), *TRAIN[1:]]  # as `open` gives the first line
+    assert parallel_from_text("mine", marked, VALID, TEST).hash == parallel_from_text("mine", TRAIN, VALID, TEST).hash
 
 
 def test_files_of_unequal_length_are_named_with_the_first_line_alone(tmp_path):
@@ -289,21 +336,39 @@ def test_multi30k_ids_read_back_as_the_words(multi30k):
 def test_multi30k_as_torchtext_gives_it(mirror):
     # numbers of lines as torchtext 0.18 lists them; from German by default
     train, valid, test = Multi30k()
-    first = next(train)
+    first = next(iter(train))
     assert first == (
         "Zwei junge weiße Männer sind im Freien in der Nähe vieler Büsche.",
         "Two young, White males are outside near many bushes.",
     )
-    assert (len(list(train)), len(list(valid)), len(list(test))) == (28_999, 1_014, 1_000)
-    assert next(Multi30k(split="train", language_pair=("en", "de"))) == first[::-1]
+    for _ in range(2):
+        assert (len(list(train)), len(list(valid)), len(list(test))) == (29_000, 1_014, 1_000)
+    assert Multi30k(split="train", language_pair=["en", "de"])[0] == first[::-1]
 
 
 def test_iwslt_as_torchtext_gives_it(mirror):
     valid, test = IWSLT2016(split=("valid", "test"))
     assert (len(list(valid)), len(list(test))) == (993, 1_305)
-    german, english = next(IWSLT2016(split="valid"))
+    german, english = next(iter(valid))
     assert english == "When I was 11, I remember waking up one morning to the sound of joy in my house.\n"
     assert german.startswith("Als ich 11 Jahre alt war")
+
+
+def test_iwslt_has_torchtexts_sets(mirror):
+    # numbers of lines as torchtext 0.18 lists them
+    counts = {"dev2010": 887, "tst2010": 1_565, "tst2011": 1_433, "tst2012": 1_700, "tst2013": 993, "tst2014": 1_305}
+    for name, count in counts.items():
+        valid, test = IWSLT2016(split=("valid", "test"), language_pair=("en", "de"), valid_set=name, test_set=name)
+        assert len(list(valid)) == count
+        assert list(valid) == list(test)
+    with pytest.raises(DataError, match=r"valid_set of iwslt2016: 'tst2031'. Did you mean 'tst20"):
+        IWSLT2016(valid_set="tst2031")
+    with pytest.raises(DataError, match=r"test_set of iwslt2016: 'dev'.*tst2014"):
+        IWSLT2016(split="valid", test_set="dev")
+    with pytest.raises(DataError, match=r"language pair \('fr', 'en'\) of iwslt2016"):
+        IWSLT2016(split="valid", language_pair=("fr", "en"))
+    with pytest.raises(DataError, match="split of iwslt2016: 'dev2010'"):
+        IWSLT2016(split="dev2010")
 
 
 def test_tatoebas_splits_share_no_english_sentence(mirror):

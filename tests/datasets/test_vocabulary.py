@@ -72,6 +72,44 @@ def test_insert_is_list_insert(tokens, data):
         made.append_token("a longer token")
 
 
+@given(TOKENS)
+def test_a_loop_over_it_gives_the_tokens_as_over_their_list(tokens):
+    made = Vocab(tokens, default_index=0)  # a default index once made any number a token: the loop had no end
+    assert list(zip(made, range(len(tokens) + 1), strict=False)) == list(zip(tokens, range(len(tokens)), strict=True))
+    assert list(reversed(made)) == tokens[::-1]
+    assert [made[token] for token in made] == list(range(len(tokens)))
+    assert bool(made) == bool(tokens)
+    assert 0 not in made
+
+
+@pytest.mark.parametrize("index", [0, -1, slice(1), None])
+@pytest.mark.parametrize("default", [None, 0])
+def test_it_is_indexed_by_token_alone(index, default):
+    # as torchtext's, which takes no number either
+    with pytest.raises(TypeError, match="indexed by token"):
+        Vocab(["<unk>", "a"], default_index=default)[index]
+
+
+@pytest.mark.parametrize(
+    ("call", "place"),
+    [
+        (lambda: Vocab("ab"), "tokens is the string 'ab'"),
+        (lambda: Vocab(["<unk>"], 0).lookup_indices("ab cd"), "tokens is the string 'ab cd'"),
+        (lambda: Vocab(["<unk>"], 0)("ab"), "tokens is the string 'ab'"),
+        (lambda: Vocab(["<unk>"], 0).lookup_indices(b"ab"), "tokens is the string b'ab'"),
+        (lambda: Vocab(["<unk>"], 0).lookup_tokens("00"), "indices is the string '00'"),
+        (lambda: vocab({"a": 1}, specials="<unk>"), "specials is the string '<unk>'"),
+        (lambda: build_vocab_from_iterator([["a"]], specials="<unk>"), "specials is the string '<unk>'"),
+        (lambda: build_vocab_from_iterator("a dog"), "iterator is the string 'a dog'"),
+        (lambda: build_vocab_from_iterator(iter([["a"], "a dog"])), r"item 1 of iterator .*: pass line\.split\(\)"),
+        (lambda: Vocab("a" * 100_000), "^.{1,200}$"),
+    ],
+)
+def test_a_string_is_no_list_of_tokens(call, place):
+    with pytest.raises(TypeError, match=place):
+        call()
+
+
 def test_errors():
     made = Vocab(["a"])
     for index in (-1, 1):

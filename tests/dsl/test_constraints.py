@@ -133,3 +133,8 @@ def test_words_are_the_paper_s_two_sets():
     assert set(words("core")) == core
     assert set(words("extended")) == {"Sub", "Div", "Sin", "Cos", "LayerNorm", "SeLU", "PosEnc"}
     assert set(words("zl17")) == {"Max"}
+
+
+def test_one_word_is_no_list_of_words():
+    with pytest.raises(TypeError, match=r"pass \['Tanh'\]"):
+        only_words("Tanh")

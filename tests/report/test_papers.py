@@ -141,6 +141,12 @@ def test_a_mistyped_identifier_names_the_nearest():
         PAPERS.table("S17 Table 9")
 
 
+def test_what_is_no_identifier_is_missing_as_from_any_mapping():
+    assert PAPERS.get(0) is None
+    with pytest.raises(KeyError, match="no entry 0"):
+        PAPERS[0]
+
+
 RAW = {"id": "s17.x", "paper": "S17", "kind": "number", "where": "Table 9", "text": "x", "status": "verified"}
 S17 = {"title": "t", "authors": "a", "year": 2017, "arxiv": "1", "read_in": "it"}
 

@@ -120,3 +120,5 @@ def test_marks_take_nothing_away_and_what_is_unmarked_is_a_part_of_the_reference
 def test_a_translation_that_is_the_reference_has_no_marks():
     assert figures.marked(WORDS, WORDS) == " ".join(WORDS)
     assert figures.marked(["hund"], ["ziege"]) == "[hund]"
+    with pytest.raises(TypeError, match="reference is the string"):
+        figures.marked(["hund"], "ein hund")

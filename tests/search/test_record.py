@@ -110,6 +110,23 @@ def test_a_result_never_changes() -> None:
     assert record.evaluations() == [first]
 
 
+def test_a_record_is_looked_into_by_key() -> None:
+    record, keys = filled(), sorted(evaluation(name).key for name in ("LSTM", "GRU", "MGU"))
+    assert list(record) == keys
+    assert [key in record for key in keys] == [True] * 3
+    assert "0" * 64 not in record
+    assert 0 not in record
+    assert list(Record()) == []
+    assert bool(Record()), "an empty record is a record"
+
+
+def test_one_key_is_no_list_of_keys() -> None:
+    record = filled()
+    with pytest.raises(TypeError, match="list of keys"):
+        record.forget(evaluation("GRU").key)
+    assert len(record.evaluations()) == 3
+
+
 def test_forgotten_evaluations_are_gone_and_others_stay() -> None:
     record = filled()
     record.forget([evaluation("GRU").key])

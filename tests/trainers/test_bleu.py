@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -64,3 +64,20 @@ def test_every_translation_needs_a_reference(function) -> None:  # type: ignore[
         function([REFERENCE, REFERENCE], [REFERENCE])
     with pytest.raises(ValueError, match="got 0 for 0"):
         function([], [])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bleu(["ein hund ."], ["ein hund ."]), r"hypotheses\[0\] is the string .*: pass its tokens"),
+        (lambda: bleu([["ein", "hund"], "ein hund"], ["ein hund"] * 2), r"hypotheses\[1\] is the string"),
+        (lambda: bleu("ein", ["e", "i", "n"]), "hypotheses is the string 'ein'"),
+        (lambda: bleu([["a"], ["b"]], "ab"), "text is the string 'ab'"),
+        (lambda: bleu([["ein"]], [["ein"]]), r"text\[0\] is \['ein'\]: pass the sentence as published"),  # type: ignore[list-item]
+        (lambda: multi_bleu(["ein hund"], [["ein", "hund"]]), r"hypotheses\[0\] is the string"),
+        (lambda: multi_bleu([["ein", "hund"]], ["ein hund"]), r"tokens\[0\] is the string 'ein hund'"),
+    ],
+)
+def test_letters_are_not_counted_for_words(call: Callable[[], float], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()

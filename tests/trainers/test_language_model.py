@@ -17,6 +17,7 @@ from nasrepro import datasets
 from nasrepro.datasets import Corpus, Vocab, batchify
 from nasrepro.dsl import parse, zoo
 from nasrepro.rnn import RNN, State
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers import language_model
 from nasrepro.trainers.language_model import (
     LanguageModel,
@@ -326,6 +327,70 @@ def test_a_long_task_goes_on_from_its_checkpoint_and_leaves_none_behind(tmp_path
     assert task.evaluate(zoo["GRU"], 0, on_epoch=seen.append).metrics == plain.metrics
     assert seen[0]["epoch"] == 2  # the epoch in which it was stopped had not reached the disk
     assert not list(tmp_path.iterdir())
+
+
+# ---- texts that are too short
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"valid_tokens": 5}, "validation text of pydoc is too short: it has 5 tokens, and eval_batch=3 columns"),
+        ({"valid_tokens": 5}, "take 6, 1 more; lower eval_batch or raise valid_tokens"),
+        ({"train_tokens": 7}, "training text of pydoc.* 7 tokens, .*batch=4 .* 8, 1 more; lower batch or raise train_"),
+        ({"batch": 10**6, "train_tokens": None}, "lower batch or take a longer text"),
+        ({"eval_batch": 10**6, "valid_tokens": 10**7}, "lower eval_batch or take a longer text"),
+    ],
+)
+def test_a_text_shorter_than_its_columns_is_named_before_training(
+    characters: Corpus, changes: dict[str, Any], message: str
+) -> None:
+    settings = replace(TINY, **changes)
+    with pytest.raises(ValueError, match=message):
+        train(zoo["GRU"], characters, settings, on_epoch=lambda _: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message):  # a search asks for it before it has workers
+        len(LanguageModelTask(level="char", training=settings).data_hash)
+
+
+def test_the_shortest_texts_that_can_be_used(characters: Corpus) -> None:
+    outcome, model = train(zoo["GRU"], characters, replace(TINY, train_tokens=8, valid_tokens=6))
+    assert outcome.status == "ok"
+    task = LanguageModelTask(level="char", training=TINY)
+    assert task.test(model, characters.valid[:6])["test_ppl"] > 1
+    with pytest.raises(ValueError, match="the test text is too short: it has 5 tokens"):
+        task.test(model, characters.valid[:5])
+
+
+@pytest.mark.parametrize("name", ["batch", "bptt", "eval_batch", "train_tokens", "valid_tokens"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_settings_that_count_are_one_or_more(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got {value}"):
+        replace(TINY, **{name: value})  # type: ignore[arg-type]
+
+
+# ---- one's own text
+
+
+LINES = "the dog sleeps and the cat runs\nthe cat sleeps and the dog runs\n" * 20
+
+
+def test_a_task_takes_ones_own_text_to_its_workers() -> None:
+    corpus = datasets.corpus_from_text("mine", LINES, LINES, LINES)
+    task = LanguageModelTask(own=corpus, training=replace(TINY, valid_tokens=None))
+    assert (task.corpus_name, task.level, task.data_hash) == ("mine", "word", corpus.hash)
+    assert task.settings["corpus"] == "mine"
+    expected = train(zoo["GRU"], corpus, task.training, 4)[0].metrics
+    with Workers(task, count=1) as workers:
+        ((_, outcome),) = workers.map([Job(zoo["GRU"], 4)])
+    assert outcome.metrics == pytest.approx(expected, rel=1e-6)
+
+
+def test_own_text_letter_by_letter() -> None:
+    corpus = datasets.corpus_from_text("mine", LINES, LINES, LINES, level="char")
+    task = LanguageModelTask(own=corpus)
+    assert (task.level, task.data_words) == ("char", "mine-characters")
+    with pytest.raises(ValueError, match="vocab_size=500 cannot cut the corpus given as own"):
+        replace(task, vocab_size=500)
 
 
 # ---- settings, task

@@ -86,9 +86,7 @@ def test_a_step_waits_for_the_gpu_once(pairs: ParallelCorpus) -> None:
     steps = [
         (language_model.TrainingStep(model, torch.Generator("cuda")), (text[:-1], text[1:])),
         (
-            translation.TrainingStep(
-                make_model("Tanh(MM(x_t))", pairs, TRANSLATION, 1).cuda(), 5.0, torch.Generator("cuda")
-            ),
+            translation.TrainingStep(translator, TRANSLATION.clip, torch.Generator("cuda")),
             make_batches(pairs.train, pairs.target_vocab, 5, "cuda")[0][1],
         ),
     ]

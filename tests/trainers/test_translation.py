@@ -88,6 +88,20 @@ def test_the_size_of_batches_changes_no_loss(corpus: ParallelCorpus) -> None:
     assert found == pytest.approx([found[0]] * 3, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["batch", "bptt", "eval_batch", "train_pairs", "valid_pairs"])
+@pytest.mark.parametrize("value", [0, -5])
+def test_settings_that_count_are_one_or_more(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be 1 or more, got {value}"):
+        replace(TINY, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("split", "words"), [("train", "training"), ("valid", "validation")])
+def test_a_split_without_pairs_is_named_before_training(corpus: ParallelCorpus, split: str, words: str) -> None:
+    without: dict[str, Any] = {split: getattr(corpus, split)[:0]}
+    with pytest.raises(ValueError, match=f"toy has no {words} pairs"):
+        train(zoo["LSTM"], replace(corpus, **without), TINY, on_epoch=lambda _: pytest.fail("trained"))
+
+
 # ---- the schedule
 
 
@@ -225,6 +239,15 @@ def test_a_task_pickles_without_its_data_and_names_what_decides(task: Translatio
     assert json.loads(json.dumps(task.settings)) == {"corpus": "toy", **vars(TINY)}
     assert replace(task, device="cuda").settings == task.settings
     assert task.data_words == "toy"
+
+
+def test_a_task_takes_ones_own_pairs_along(corpus: ParallelCorpus) -> None:
+    task = TranslationTask(own=corpus, training=replace(TINY, epochs=1))
+    assert (task.corpus_name, task.data_words, task.settings["corpus"]) == ("toy", "toy", "toy")
+    travelled = pickle.loads(pickle.dumps(task))
+    assert travelled.data_hash == task.data_hash == corpus.hash
+    expected = train(zoo["MT5"], corpus, task.training, 1)[0].metrics
+    assert travelled.evaluate(zoo["MT5"], 1).metrics == expected
 
 
 def test_the_test_split_is_read_once_for_a_row(task: TranslationTask, tmp_path: Path) -> None:
