@@ -30,7 +30,7 @@ from nasrepro.rnn.products import PRODUCT_DTYPES
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding.
@@ -83,6 +83,7 @@ class LanguageModelSettings:
     such numbers, with gradients good to about two digits. [ours]"""
 
     def __post_init__(self) -> None:
+        use_declared_types(self)
         if self.product_dtype not in PRODUCT_DTYPES:
             raise ValueError(f"product_dtype must be one of {', '.join(PRODUCT_DTYPES)}, got {self.product_dtype!r}")
 
