@@ -503,6 +503,7 @@ def _leave_wal(db: sqlite3.Connection) -> None:
     """SQLite's older journal, which needs no shared memory: readers wait for the writer."""
     db.execute("PRAGMA journal_mode=DELETE")
     db.execute("PRAGMA locking_mode=NORMAL")
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # with which others are let in again
 
 
 def _copy(path: Path) -> sqlite3.Connection:
