@@ -68,8 +68,8 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
         return False
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["identity"]
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        found = dict(content)["identity"]  # a file of another program's holds anything
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of ours, or damaged; delete it to start anew ({error})"
         ) from None
