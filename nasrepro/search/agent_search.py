@@ -10,6 +10,7 @@ import pickle
 import random
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -31,12 +32,12 @@ from nasrepro.controllers import (
 )
 from nasrepro.dsl import Cell, Node, parse
 from nasrepro.dsl.constraints import has_memory_place, must_use
-from nasrepro.files import write_atomically
 from nasrepro.search.archive import dumps
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Proposal, Record, evaluation_key
 from nasrepro.threads import torch_threads
-from nasrepro.trainers.outcome import Task
+from nasrepro.trainers.checkpoint import write_tensors
+from nasrepro.trainers.outcome import Task, use_declared_types
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +80,7 @@ class AgentSearchSettings:
     """The random generator, and the pre-training on it."""
 
     def __post_init__(self) -> None:
+        use_declared_types(self)
         if self.method not in ("agent", "random"):
             raise ValueError(f"method is 'agent' or 'random', got {self.method!r}")
         if min(self.cells, self.step, self.patience) < 1:
@@ -140,7 +142,8 @@ class Learner:
             facts = pretrain(agent, settings.priors, torch.Generator().manual_seed(rng.getrandbits(31)))
             content = {"facts": facts, "agent": agent.state_dict()}
             if path is not None:
-                write_atomically(path, lambda temporary: torch.save(content, temporary))
+                with suppress(OSError):  # where it cannot be kept, as beside a record to read only, it is made again
+                    write_tensors(path, content)
         return cls(Reinforce(agent, settings.reinforce), facts)
 
     @torch_threads(1)

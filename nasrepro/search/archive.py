@@ -6,10 +6,12 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nasrepro.files import write_atomically
+from nasrepro.trainers.outcome import number as plain_number
 
 FORMAT = 1
 
@@ -19,8 +21,13 @@ class RecordError(RuntimeError):
 
 
 def dumps(value: Any) -> str:
-    """JSON with one spelling per value: sorted keys, no spaces. Raises ValueError for nan and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON with one spelling per value: sorted keys, no spaces.
+
+    Infinity and NaN are spelled so, as Python and JSON5 do; NumPy's numbers and tensors of one element as Python's own.
+    Raises TypeError for what JSON cannot hold.
+    """
+    plain = partial(plain_number, name="a value in a record")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=plain)
 
 
 def write(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
@@ -74,6 +81,10 @@ def _lines(path: Path) -> Iterator[str]:
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.strerror:  # the system's, where gzip's own have no number
+            raise RecordError(
+                f"{path} cannot be read ({error.strerror}); choose another file, or ask for permission"
+            ) from error
         raise RecordError(f"{path} is damaged ({error}); fetch or export it again") from error
 
 

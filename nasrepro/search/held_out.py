@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from tqdm.auto import tqdm
 
 from nasrepro.dsl import Cell
-from nasrepro.search.loop import evaluate
+from nasrepro.search.loop import evaluate, has_crashed
 from nasrepro.search.record import Evaluation, Record, RecordError, TestSplit, evaluation_key
-from nasrepro.search.workers import Job, WorkerError, Workers
+from nasrepro.search.workers import Job, WorkerError, Workers, device_of
 from nasrepro.trainers.outcome import Outcome, Task
 
 
@@ -57,6 +57,11 @@ class HeldOut:
     def data_hash(self) -> str:
         """The task's."""
         return self.task.data_hash
+
+    @property
+    def device(self) -> str:
+        """The task's."""
+        return device_of(self.task)
 
 
 @dataclass(frozen=True)
@@ -118,18 +123,14 @@ def evaluate_tests(
     return found
 
 
-def _has_crashed(evaluation: Evaluation) -> bool:
-    return evaluation.reason.startswith("crashed") or evaluation.reason == "out of memory"
-
-
 def _forget_crashes(keys: Iterable[str], record: Record) -> None:
     found = [record.get(key) for key in keys]
-    record.forget([evaluation.key for evaluation in found if evaluation is not None and _has_crashed(evaluation)])
+    record.forget([evaluation.key for evaluation in found if evaluation is not None and has_crashed(evaluation)])
 
 
 def _refuse_crashes(found: Mapping[str, Evaluation]) -> None:
     """Raise WorkerError when trainings crashed: a row of results is no place for the machine's faults."""
-    crashed = {row: evaluation for row, evaluation in found.items() if _has_crashed(evaluation)}
+    crashed = {row: evaluation for row, evaluation in found.items() if has_crashed(evaluation)}
     if crashed:
         row, first = next(iter(crashed.items()))
         raise WorkerError(

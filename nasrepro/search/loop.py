@@ -24,10 +24,11 @@ from nasrepro.dsl import Cell, parse
 from nasrepro.ranking import Ranker, RankerSettings
 from nasrepro.search.agent_search import AgentSearch, AgentSearchSettings
 from nasrepro.search.archive import dumps
+from nasrepro.search.faults import OUT_OF_MEMORY
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Evaluation, Proposal, Record, evaluation_key
-from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.outcome import Task, TaskIdentity
+from nasrepro.search.workers import GPU_GB, Job, Workers
+from nasrepro.trainers.outcome import Task, TaskIdentity, use_declared_types, whole
 
 
 class SearchError(RuntimeError):
@@ -69,6 +70,7 @@ class SearchSettings:
     """A step without a new cell ends the search: the generator has none left."""
 
     def __post_init__(self) -> None:
+        use_declared_types(self)
         if self.method not in ("ranked", "random"):
             raise ValueError(f"method is 'ranked' or 'random', got {self.method!r}")
         if self.cells < 1 or self.step < 1 or self.memory_after < 0 or not 0 <= self.sampled <= self.step:
@@ -103,19 +105,22 @@ def search(
     threads: int = 1,
     memory_gb: float | None = None,
     progress: bool = True,
+    gpu_gb: float = GPU_GB,
 ) -> Search:
     """Run a search, or go on with it: what the record holds is neither trained nor proposed again.
 
-    Which search it is, the settings say. `workers`, `timeout_s`, `threads` and `memory_gb` are those of `Workers`.
+    Which search it is, the settings say. `workers`, `timeout_s`, `threads`, `memory_gb` and `gpu_gb` are those of
+    `Workers`.
     Ctrl-C stops at once and loses only the cells in training. A search that finds no new cells, in so many steps in a
     row as the settings' `patience`, ends before its budget.
 
-    Raises SearchError when all cells of a step crash, WorkerError when the task cannot be loaded in a worker.
+    Raises SearchError when all cells of a step crash, WorkerError when the machine fails or the task cannot be loaded
+    in a worker. Run again when that is mended, it goes on.
     """
     name = search_id(task, settings)
     record.begin(name, search_identity(task, settings))
     with (
-        Workers(task, workers, timeout_s, threads, memory_gb) as pool,
+        Workers(task, workers, timeout_s, threads, memory_gb, gpu_gb) as pool,
         # No smoothing: rankings come once in a step, and the estimate of the time left has to count them in.
         tqdm(total=settings.cells, unit="cell", smoothing=0, disable=not progress) as bar,
     ):
@@ -236,9 +241,11 @@ def evaluate(
 
     Cells are trained in canonical form, so that equal keys mean equal numbers.
 
-    Raises SearchError when four cells or more were asked for and all of them crashed: that is a fault of
-    the task or of the machine, so none of it stays in the record.
+    Raises SearchError when four cells or more were asked for and all of them crashed or lacked memory: that is a fault
+    of the task or of the machine, so none of it stays in the record. Raises WorkerError when the machine fails, and
+    RecordError, before any training, for a record that may only be read.
     """
+    seed = whole(seed, "seed")
     keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
     jobs = {key: Job(cell.canonical(), seed) for key, cell in zip(keys, cells, strict=True)}
     missing = [job for key, job in jobs.items() if record.get(key) is None]
@@ -246,15 +253,22 @@ def evaluate(
         known = len(jobs) - len(missing)
         bar.n, bar.initial = bar.n + known, bar.initial + known
         bar.refresh()
+    if missing:
+        record.demand_writable()
     for job, outcome in workers.map(missing):
         record.put(Evaluation.of(workers.task, job.cell, seed, outcome))
         if bar is not None:
             bar.update()
     evaluations = [record[key] for key in keys]
-    if len(jobs) >= 4 and all(evaluation.reason.startswith("crashed") for evaluation in evaluations):
+    if len(jobs) >= 4 and all(has_crashed(evaluation) for evaluation in evaluations):
         record.forget(keys)
         raise SearchError(
-            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: not the cells but the "
-            "task or the machine is at fault. Nothing of it was kept; workers=0 runs the task in this process"
+            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: not the cells but the task, its "
+            "limits or the machine is at fault. Nothing of it was kept; workers=0 runs the task in this process"
         )
     return evaluations
+
+
+def has_crashed(evaluation: Evaluation) -> bool:
+    """Whether a training broke down, which may not be the cell's fault, instead of leading nowhere."""
+    return evaluation.reason.startswith("crashed") or evaluation.reason == OUT_OF_MEMORY

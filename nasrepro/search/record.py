@@ -7,9 +7,11 @@ loses at most what it was computing, because every fact is one transaction.
 import json
 import math
 import re
+import shutil
 import sqlite3
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -21,7 +23,7 @@ from nasrepro.dsl import Cell
 from nasrepro.search import archive
 from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
-from nasrepro.trainers.outcome import Outcome, TaskIdentity
+from nasrepro.trainers.outcome import Outcome, TaskIdentity, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _APPLICATION = 0x6E617372  # "nasr": tells our files from other programs' SQLite files
 _WAIT = 30.0  # seconds to wait for another process's write
+
+# SQLite's errors, by the code that a family of them shares.
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_NO_ACCESS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
 
 _TABLES = {
     "searches": "id TEXT PRIMARY KEY, settings TEXT, created TEXT",
@@ -90,7 +96,7 @@ class Evaluation:
             canonical=str(cell.canonical()),
             hash=cell.hash,
             settings=task.settings,
-            seed=seed,
+            seed=whole(seed, "seed"),
             data=task.data_hash,
             created=_now(),
             **{f.name: getattr(outcome, f.name) for f in fields(outcome)},
@@ -141,8 +147,11 @@ class TestSplit(Protocol):
 
 
 def evaluation_key(task: TaskIdentity, cell: Cell, seed: int) -> str:
-    """64 hex digits that name an evaluation: equal for cells that are equal up to canonical form."""
-    return _key(task.name, str(cell.canonical()), task.settings, seed, task.data_hash, task.version)
+    """64 hex digits that name an evaluation: equal for cells that are equal up to canonical form.
+
+    Raises ValueError for a seed that is no whole number.
+    """
+    return _key(task.name, str(cell.canonical()), task.settings, whole(seed, "seed"), task.data_hash, task.version)
 
 
 def _key(task: str, canonical: str, settings: Mapping[str, Any], seed: int, data: str, version: int) -> str:
@@ -160,6 +169,9 @@ class Record:
     >>> record.evaluations()
     []
 
+    One that may only be read, because of its file or its folder, is read all the same (where SQLite cannot follow what
+    others write to it, as it was when it was opened); every call that would write raises RecordError.
+
     Raises RecordError when the file cannot be made, is no record, is of another version, or stays locked.
     """
 
@@ -174,32 +186,49 @@ class Record:
                     f"{self.path.parent} cannot be made ({error.strerror}); choose another folder"
                 ) from error
         with self._errors():
-            self._db = sqlite3.connect(self.path or ":memory:", timeout=_WAIT, isolation_level=None)
-            self._open(self._db)
+            if self.path is None:
+                self._db = self._prepare(_connect(":memory:"), _use_wal)
+            else:
+                self._db = self._open(self.path)
 
-    def _open(self, db: sqlite3.Connection) -> None:
-        self._check(db)  # before the first write: another program's file stays as it is
-        self._into_wal(db)  # readers and one writer at a time, safe under kill -9
-        db.execute("PRAGMA synchronous=FULL")  # and under power failure: an evaluation costs more than a flush
-        with self._transaction():
-            if self._check(db):
-                return
-            for name, columns in _TABLES.items():
-                db.execute(f"CREATE TABLE {name} ({columns})")
-            db.execute(f"PRAGMA application_id={_APPLICATION}")
-            db.execute(f"PRAGMA user_version={SCHEMA}")
-
-    def _into_wal(self, db: sqlite3.Connection) -> None:
-        # SQLite does not wait for its turn when two connections change a new file's mode at once, so we do.
-        deadline = time.monotonic() + _WAIT
-        while True:
+    def _open(self, path: Path) -> sqlite3.Connection:
+        """The file, opened in the first of three ways that works where it lies."""
+        try:
+            return self._prepare(_connect(path), _use_wal)
+        except sqlite3.OperationalError as error:
+            if _family(error) not in _NO_ACCESS or not path.is_file():
+                raise
+        try:
+            return self._prepare(_connect_alone(path), _leave_wal)
+        except sqlite3.OperationalError as error:
             try:
-                db.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
+                return self._prepare(_copy(path), lambda _: None)
+            except OSError:
+                raise error from None
+
+    def _prepare(
+        self, db: sqlite3.Connection, choose_journal: Callable[[sqlite3.Connection], None]
+    ) -> sqlite3.Connection:
+        """Choose how writes are kept safe, and make the tables in an empty file. On an error `db` is closed."""
+        try:
+            is_record = self._check(db)  # before the first write: another program's file stays as it is
+            choose_journal(db)
+            db.execute("PRAGMA synchronous=FULL")  # safe under power failure: an evaluation costs more than a flush
+            if not is_record:
+                with _all_or_nothing(db):
+                    self._make_tables(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _make_tables(self, db: sqlite3.Connection) -> None:
+        if self._check(db):  # another process was faster
+            return
+        for name, columns in _TABLES.items():
+            db.execute(f"CREATE TABLE {name} ({columns})")
+        db.execute(f"PRAGMA application_id={_APPLICATION}")
+        db.execute(f"PRAGMA user_version={SCHEMA}")
 
     def _check(self, db: sqlite3.Connection) -> bool:
         """True for a record of this version, False for an empty file."""
@@ -267,8 +296,15 @@ class Record:
         """Delete evaluations, so that they are made again: for failures that were the machine's fault."""
         if isinstance(keys, str):
             raise TypeError(f"forget takes a list of keys, got the string {keys!r}: pass [{keys!r}]")
+        if not keys:  # nothing to write, so a record to read only will do
+            return
         with self._transaction():
             self._connection().executemany("DELETE FROM evaluations WHERE key = ?", [(key,) for key in keys])
+
+    def demand_writable(self) -> None:
+        """Raise RecordError at once where nothing can be written, instead of after hours of training."""
+        with self._transaction():
+            self._connection().execute(f"PRAGMA user_version={SCHEMA}")  # a write that changes nothing
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, ordered by key: the order in which they finished says nothing."""
@@ -286,6 +322,8 @@ class Record:
 
     def begin(self, search: str, settings: Mapping[str, Any]) -> None:
         """Write that a search exists. Doing it again changes nothing."""
+        if search in self.searches():  # and needs no permission to write
+            return
         with self._transaction():
             self._insert("searches", {"id": search, "settings": settings, "created": _now()})
 
@@ -344,7 +382,7 @@ class Record:
 
         Raises RecordError where the file cannot be written.
         """
-        with self._transaction():  # one moment in a search that may be going on
+        with self._errors(), _all_or_nothing(self._connection(), "DEFERRED"):  # one moment in a search that may go on
             rows = [(table, row) for table in _TABLES for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
         archive.write(Path(path), rows)
 
@@ -377,28 +415,35 @@ class Record:
         try:
             yield
         except sqlite3.Error as error:
-            advice = {
-                "unable to open database file": "choose a folder that exists and that you may write to",
-                "attempt to write a readonly database": "choose a folder that you may write to",
-                "file is not a database": "it is another kind of file, or damaged; choose another file",
-                "database is locked": f"another program kept it for {_WAIT:.0f} s; stop that one, run again",
-                "database or disk is full": "make room, then run again",
-            }.get(str(error), "see the message before")
-            raise RecordError(f"the record {self.path or 'in memory'}: {error}; {advice}") from error
+            raise RecordError(f"the record {self.path or 'in memory'}: {error}; {self._advice(error)}") from error
+
+    def _advice(self, error: sqlite3.Error) -> str:
+        closed = "it may only be read here: give yourself permission to write to file and folder, or work on a copy"
+        locked = f"another program kept it for {_WAIT:.0f} s; stop that one, run again"
+        return {
+            sqlite3.SQLITE_CANTOPEN: "choose a folder that exists and that you may write to",
+            sqlite3.SQLITE_READONLY: closed,
+            sqlite3.SQLITE_PERM: closed,
+            sqlite3.SQLITE_NOTADB: "it is another kind of file, or damaged; choose another file",
+            sqlite3.SQLITE_BUSY: locked,
+            sqlite3.SQLITE_LOCKED: locked,
+            sqlite3.SQLITE_FULL: "make room, then run again",
+            sqlite3.SQLITE_IOERR: "its disk or network folder fails; copy the file to another one",
+            sqlite3.SQLITE_CORRUPT: self._rescue(),
+            sqlite3.SQLITE_ERROR: self._rescue(),  # such as a table that is gone
+        }.get(_family(error), "a record holds text and numbers, and belongs to the thread that has opened it")
+
+    def _rescue(self) -> str:
+        return (
+            "the file is damaged: put it aside and begin another, with `import_` where an exported file is at hand; "
+            f"`sqlite3 {self.path} .recover | sqlite3 NEW` saves what can still be read"
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing. IMMEDIATE: a writer waits for its turn at the beginning, not halfway."""
-        with self._errors():
-            db = self._connection()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:  # on a full disk SQLite has rolled back by itself
-                    db.execute("ROLLBACK")
-                raise
+        """All or nothing, in words that help."""
+        with self._errors(), _all_or_nothing(self._connection()):
+            yield
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
@@ -419,10 +464,88 @@ class Record:
             cursor = self._connection().execute(query, parameters)
             rows = cursor.fetchall()
         names = [column[0] for column in cursor.description]
-        return [
-            {name: json.loads(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
-            for row in rows
-        ]
+        try:
+            return [
+                {name: json.loads(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
+                for row in rows
+            ]
+        except (json.JSONDecodeError, TypeError) as error:
+            raise RecordError(f"the record {self.path}: a row is not JSON ({error}); {self._rescue()}") from error
+
+
+# ---- ways to open a file
+
+
+def _connect(path: str | Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
+
+
+def _family(error: sqlite3.Error) -> int:
+    """The code that SQLite's errors of one kind share; 0 for an error of Python's own."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Let readers go on while one writes; safe under kill -9."""
+    # SQLite does not wait for its turn when two connections change a new file's mode at once, so we do.
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _family(error) == sqlite3.SQLITE_READONLY:
+                return  # to read, either journal will do
+            if _family(error) not in _BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def _connect_alone(path: Path) -> sqlite3.Connection:
+    """A connection that shares no memory with others, and so works where there is none to share: on some networks."""
+    db = _connect(path)
+    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+    return db
+
+
+def _leave_wal(db: sqlite3.Connection) -> None:
+    """SQLite's older journal, which needs no shared memory: readers wait for the writer."""
+    db.execute("PRAGMA journal_mode=DELETE")
+    db.execute("PRAGMA locking_mode=NORMAL")
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # with which others are let in again
+
+
+def _copy(path: Path) -> sqlite3.Connection:
+    """A copy in memory that refuses to be written to: even to read, SQLite writes beside the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):  # the second holds the last writes of a process that was killed
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                shutil.copyfile(source, Path(folder) / f"record{suffix}")
+        db, copy = _connect(":memory:"), _connect(Path(folder) / "record")
+        try:
+            copy.execute("PRAGMA journal_mode=DELETE")
+            copy.backup(db)
+        finally:
+            copy.close()
+    db.execute("PRAGMA query_only=ON")
+    return db
+
+
+@contextmanager
+def _all_or_nothing(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """A transaction. IMMEDIATE: a writer waits for its turn at the beginning, not halfway. DEFERRED: for a reader."""
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # on a full disk SQLite has rolled back by itself
+            db.execute("ROLLBACK")
+        raise
+
+
+# ---- rows
 
 
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:

@@ -18,15 +18,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from nasrepro.dsl import Cell
+from nasrepro.search import gpu
+from nasrepro.search.faults import OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
+from nasrepro.search.faults import WorkerError as WorkerError
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.outcome import Outcome, Task
 
-
-class WorkerError(RuntimeError):
-    """The workers are at fault, not the cells: for instance, the task cannot be loaded in a new process."""
+GPU_GB = 2.0
+"""What a process has of a GPU's memory, at least, where several share it."""
 
 
 class Job(NamedTuple):
@@ -34,6 +37,9 @@ class Job(NamedTuple):
 
     cell: Cell
     seed: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}, seed {self.seed}"
 
 
 class Workers:
@@ -46,7 +52,10 @@ class Workers:
         count: number of processes; 0 evaluates in this process, where nothing is isolated, for debugging.
         timeout_s: a cell that takes longer is killed and counts as failed ("timed out"); None waits for ever.
         threads: threads of each process.
-        memory_gb: limit on the memory that a process allocates (Linux; not the GPU's), None for no limit.
+        memory_gb: limit on the memory that a process allocates (Linux; not the GPU's), None for no limit. A cell that
+            wants more counts as failed ("out of memory"); without a limit it is the machine that lacks memory.
+        gpu_gb: a GPU is shared by `count` processes, or by as many as have so much of its memory each. A cell that
+            wants more than its share is tried again with the GPU to itself: results do not depend on this either.
 
     >>> with Workers(task, count=2) as workers:                                 # doctest: +SKIP
     ...     for job, outcome in workers.map([Job(cell, seed=0) for cell in cells]):
@@ -60,31 +69,62 @@ class Workers:
         timeout_s: float | None = None,
         threads: int = 1,
         memory_gb: float | None = None,
+        gpu_gb: float = GPU_GB,
     ) -> None:
         if count < 0 or threads < 1:
             raise ValueError(f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}")
+        if gpu_gb <= 0:
+            raise ValueError(f"gpu_gb is above 0, got {gpu_gb}")
         self.task = task
         self.count = count
         self.timeout_s = timeout_s
         self.threads = threads
         self.memory_gb = memory_gb
+        self.gpu_gb = gpu_gb
         self._workers: list[_Worker] = []
 
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Evaluate all jobs; yields each with its outcome, in the order in which they finish.
 
-        Raises WorkerError when a process cannot load the task.
+        Raises WorkerError when a process cannot load the task, or when the machine fails instead of a cell.
         """
-        waiting = deque(jobs)
+        waiting = list(jobs)
+        if not waiting:
+            return
         if self.count == 0:
             with torch_threads(self.threads):
                 for job in waiting:
-                    yield job, _attempt(self.task, job)[0]
+                    yield job, _attempt(self.task, job, Room(device=device_of(self.task)))[0]
             return
+        count, share = self._divide_gpu()
+        crowded: list[Job] = []
+        for job, outcome in self._map(waiting, count, share):
+            if outcome.reason == OUT_OF_MEMORY and _is_part(share):
+                crowded.append(job)
+            else:
+                yield job, outcome
+        if crowded:
+            self.close()  # which leaves the GPU to one
+            with Workers(self.task, 1, self.timeout_s, self.threads, self.memory_gb) as alone:
+                yield from alone.map(crowded)
+
+    def _divide_gpu(self) -> tuple[int, float | None]:
+        """How many processes there are room for, and each one's share of the GPU's memory, None without a GPU."""
+        device = device_of(self.task)
+        if not gpu.is_gpu(device):
+            return self.count, None
+        try:
+            return gpu.divide(device, self.count, self.gpu_gb)
+        except (RuntimeError, AssertionError) as error:
+            raise WorkerError(_no_gpu(device, error)) from error
+
+    def _map(self, jobs: Iterable[Job], count: int, share: float | None) -> Iterator[tuple[Job, Outcome]]:
+        """`map` in `count` processes with equal shares of the GPU."""
+        waiting = deque(jobs)
         running = 0
         while waiting or running:
-            while len(self._workers) < min(self.count, running + len(waiting)):
-                self._workers.append(_Worker(self.task, self.threads, self.memory_gb))
+            while len(self._workers) < min(count, running + len(waiting)):
+                self._workers.append(_Worker(self.task, self.threads, self.memory_gb, share))
             for worker in self._workers:
                 if worker.is_ready and worker.job is None and waiting:
                     worker.send(waiting.popleft(), self.timeout_s)
@@ -125,13 +165,14 @@ class _Worker:
     """The parent's view of one process: ready when its task is loaded, dead once it was killed or has
     ended."""
 
-    def __init__(self, task: Task, threads: int, memory_gb: float | None) -> None:
+    def __init__(self, task: Task, threads: int, memory_gb: float | None, gpu_share: float | None) -> None:
+        _demand_loadable_main()
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
         self.process = context.Process(
             target=_work,
-            args=(theirs, pickle.dumps(task), threads, memory_gb),
+            args=(theirs, _pickled(task), threads, memory_gb, gpu_share),
             daemon=True,
             name="nasrepro worker",
         )
@@ -155,7 +196,7 @@ class _Worker:
     def receive(self) -> Outcome | None:
         """The outcome of the job, however it ended; None when the process has just become ready.
 
-        Raises WorkerError when the process could not load the task.
+        Raises WorkerError when the process could not load the task, or when the machine has failed.
         """
         seconds = time.monotonic() - self.since
         if self.is_late and not self.connection.poll():
@@ -183,22 +224,59 @@ class _Worker:
         self.process.join(timeout=5)  # the pipe closes a moment before the exit code is known
         self.kill()
         code = self.process.exitcode
-        if not self.is_ready:
-            raise WorkerError(
-                f"a worker process ended with code {code} before it was ready; its message stands above. "
-                'A script that starts workers needs `if __name__ == "__main__":` around its main part'
-            )
-        if code == -signal.SIGKILL:  # not ours: the system's answer to a process that takes all memory
-            return "out of memory"
+        if self.is_ready:
+            return cells_death(code, str(self.job))
         if code is not None and code < 0:
-            return f"crashed: {signal.Signals(-code).name}"
-        return f"crashed: exit {code}"
+            raise WorkerError(f"a worker process was ended by {signal_name(-code)} before it was ready; run again")
+        raise WorkerError(
+            f"a worker process ended with code {code} before it was ready; its message stands above. "
+            'A script that starts workers needs `if __name__ == "__main__":` around its main part'
+        )
 
     def kill(self) -> None:
         self.process.kill()
         self.process.join()
         self.connection.close()
         self.is_dead = True
+
+
+def device_of(task: Task) -> str:
+    """Where a task computes: "cpu", unless it says otherwise."""
+    return str(getattr(task, "device", "cpu"))
+
+
+def _is_part(share: float | None) -> bool:
+    """Whether others have a share of the GPU as well."""
+    return share is not None and share < 1
+
+
+def _no_gpu(device: str, error: Exception) -> str:
+    cause = str(error).partition("\n")[0]
+    return (
+        f"the device {device!r} cannot be used: {cause}. See whether `nvidia-smi` finds it and who fills its memory, "
+        'or train with device "cpu"'
+    )
+
+
+def _demand_loadable_main() -> None:
+    """Raise WorkerError for a program that a new process would look for in vain."""
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and path is not None and not Path(path).exists():
+        raise WorkerError(
+            f"worker processes begin by loading the main program, and {path} is no file, as with `python - <<EOF`: "
+            'save the program as a file, with `if __name__ == "__main__":` around its main part, or use workers=0'
+        )
+
+
+def _pickled(task: Task) -> bytes:
+    try:
+        return pickle.dumps(task)
+    except Exception as error:  # pickle lets through whatever the task's own methods raise
+        raise WorkerError(
+            f"the task cannot be sent to a worker process ({type(error).__name__}: {error}): define its class at the "
+            "top level of a module, and keep open files, locks and lambdas out of it; or use workers=0"
+        ) from error
 
 
 @contextmanager
@@ -217,7 +295,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 # ---- what runs in the worker process
 
 
-def _work(connection: Connection, task_bytes: bytes, threads: int, memory_gb: float | None) -> None:
+def _work(
+    connection: Connection, task_bytes: bytes, threads: int, memory_gb: float | None, gpu_share: float | None
+) -> None:
     # Ctrl-C in a terminal reaches every process; what is to become of this one is for the parent to decide.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -226,37 +306,50 @@ def _work(connection: Connection, task_bytes: bytes, threads: int, memory_gb: fl
     try:
         task: Task = pickle.loads(task_bytes)
         _ = task.data_hash  # loads the data now: missing data is not the first cell's fault, nor on its clock
-    except Exception:
-        connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}")
+    except Exception as error:
+        connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}{_hint(error)}")
         return
-    _limit_memory(memory_gb)
+    device = device_of(task)
+    if gpu_share is not None:
+        try:
+            gpu.claim(device, gpu_share)
+        except (RuntimeError, AssertionError) as error:
+            connection.send(_no_gpu(device, error))
+            return
+    room = Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=_is_part(gpu_share))
     with torch_threads(threads), suppress(EOFError):  # end of file: the parent has closed its end
         connection.send(None)
         while True:
-            connection.send(_attempt(task, connection.recv()))
+            job = connection.recv()
+            try:
+                answer: tuple[Outcome, bool] | str = _attempt(task, job, room)
+            except WorkerError as error:
+                answer = str(error)
+            connection.send(answer)
 
 
-def _attempt(task: Task, job: Job) -> tuple[Outcome, bool]:
-    """The outcome, and whether the process is fit for another cell."""
+def _hint(error: Exception) -> str:
+    """What to do where the task's class was typed in, and so is in no file that a worker could load."""
+    if isinstance(error, AttributeError) and "__main__" in str(error):
+        return (
+            "Worker processes do not see what is defined at a prompt or in a notebook: put the task's class into a "
+            "module, a .py file that can be imported, or use workers=0"
+        )
+    return ""
+
+
+def _attempt(task: Task, job: Job, room: Room) -> tuple[Outcome, bool]:
+    """The outcome, and whether the process is fit for another cell. Raises WorkerError where the machine has failed."""
     start = time.monotonic()
     try:
         return task.evaluate(job.cell, job.seed), True
     except Exception as error:
         seconds = time.monotonic() - start
-        if _is_memory_error(error):
-            return Outcome("failed", "out of memory", seconds=seconds), False
-        print(f"{job.cell}, seed {job.seed}:\n{traceback.format_exc()}", file=sys.stderr)
-        first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Outcome("failed", f"crashed: {first_line[:200]}", seconds=seconds), False
-
-
-def _is_memory_error(error: Exception) -> bool:
-    signs = (
-        "out of memory",
-        "can't allocate memory",
-        "not enough memory",
-    )  # CUDA, torch on Linux, torch on Windows
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in signs)
+        reason = cells_fault(error, room, str(job))
+        if reason != OUT_OF_MEMORY:
+            print(f"{job}:\n{traceback.format_exc()}", file=sys.stderr)
+    gpu.empty_caches()  # now that nothing holds the error any more
+    return Outcome("failed", reason, seconds=seconds), False
 
 
 def _die_with_parent() -> None:
@@ -267,13 +360,15 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _limit_memory(memory_gb: float | None) -> None:
+def _limit_memory(memory_gb: float | None) -> bool:
+    """Set the limit, and say whether it holds."""
     if memory_gb is None:
-        return
+        return False
     try:
         import resource  # absent on Windows
     except ImportError:
-        return
+        return False
     # Data rather than address space: CUDA reserves far more addresses than it ever uses.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gb * 2**30), hard))
+    return True

@@ -1,5 +1,6 @@
 """Checkpoints of a training run: written whole or not at all, and read back to the same numbers."""
 
+import io
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ import torch
 from torch import nn
 
 from nasrepro.files import write_atomically
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is of another training, or damaged: which file, and what to do."""
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def training_checkpoint(folder: str | None, *identity: object) -> Iterator[Path 
 def save_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Generator, run: Any) -> None:
     """Write model, dropout generator and the dataclass `run` to `path`, replacing what was there at once.
 
-    `identity` says which training this is, in words.
+    `identity` says which training this is, in words. Raises OSError, with its number, where nothing can be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -38,23 +43,38 @@ def save_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
         "masks": masks.get_state(),
         "run": {field.name: getattr(run, field.name) for field in fields(run)},
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    write_tensors(path, content)
+
+
+def write_tensors(path: Path, content: Any) -> None:
+    """What `torch.save` writes, whole or not at all. Raises OSError where the disk is full or the folder closed.
+
+    Written by torch itself, the same file on a full disk is a RuntimeError that names neither disk nor file.
+    """
+    saved = io.BytesIO()
+    torch.save(content, saved)
+    try:
+        write_atomically(path, lambda temporary: temporary.write_bytes(saved.getbuffer()))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk alone names no file
 
 
 def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Generator, run: Any) -> bool:
     """Put what `save_checkpoint` wrote back into model, generator and run; False when there is no such file.
 
-    Raises ValueError when the file is of another training or cannot be read.
+    Raises CheckpointError when the file is of another training or cannot be read.
     """
     if not path.exists():
         return False
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["identity"]
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a checkpoint of ours, or damaged; delete it to start anew ({error})") from None
+        found = dict(content)["identity"]  # a file of another program's holds anything
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of ours, or damaged; delete it to start anew ({error})"
+        ) from None
     if found != identity:
-        raise ValueError(f"{path} is a checkpoint of another model or run ({found}); delete it to start anew")
+        raise CheckpointError(f"{path} is a checkpoint of another model or run ({found}); delete it to start anew")
     model.load_state_dict(content["model"])
     masks.set_state(content["masks"])
     for name, value in content["run"].items():

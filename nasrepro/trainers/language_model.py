@@ -32,7 +32,7 @@ from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
 from nasrepro.trainers.settings import require_counts
 
 VERSION = 1
@@ -86,6 +86,7 @@ class LanguageModelSettings:
     such numbers, with gradients good to about two digits. [ours]"""
 
     def __post_init__(self) -> None:
+        use_declared_types(self)
         if self.product_dtype not in PRODUCT_DTYPES:
             raise ValueError(f"product_dtype must be one of {', '.join(PRODUCT_DTYPES)}, got {self.product_dtype!r}")
         require_counts(self, "batch", "bptt", "eval_batch", "train_tokens", "valid_tokens")

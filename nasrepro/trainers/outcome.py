@@ -4,9 +4,12 @@ Nothing here needs torch, so that a record is read without it.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from decimal import Decimal
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, Literal, Protocol, get_args, get_type_hints
 
 from nasrepro.dsl import Cell
 
@@ -21,13 +24,15 @@ class Outcome:
         status: "ok" or "failed".
         reason: "" when ok, else a few words: "exploded", "above 500 after 5 epochs", "timed out",
             "out of memory", "crashed: ...".
-        metrics: final numbers by name; language models report `valid_ppl`, validation perplexity.
+        metrics: final numbers by name; language models report `valid_ppl`, validation perplexity. NumPy's numbers and
+            tensors of one element become Python's own, here and below.
         curve: one dict of numbers per epoch.
         parameters: number of trained weights, 0 where the child died before it could say.
         device: where it ran, such as "cpu" or the name of a GPU.
         seconds: wall time of the evaluation.
 
-    Raises ValueError for a failure without a reason, or a reason without a failure.
+    Raises ValueError for a failure without a reason, or a reason without a failure; TypeError for metrics that are no
+    numbers.
     """
 
     status: Literal["ok", "failed"]
@@ -43,6 +48,10 @@ class Outcome:
             raise ValueError(
                 f"an outcome is ok without a reason or failed with one, got {self.status!r}, {self.reason!r}"
             )
+        object.__setattr__(self, "metrics", _numbers(self.metrics))
+        object.__setattr__(self, "curve", [_numbers(point) for point in self.curve])
+        object.__setattr__(self, "parameters", whole(self.parameters, "parameters"))
+        object.__setattr__(self, "seconds", float(number(self.seconds, "seconds")))
 
 
 class TaskIdentity(Protocol):
@@ -58,7 +67,7 @@ class TaskIdentity(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every choice that changes a number, JSON-able."""
+        """Every choice that changes a number, JSON-able. `use_declared_types` keeps 20 and 20.0 from being two."""
 
     @property
     def data_hash(self) -> str:
@@ -79,3 +88,66 @@ class Task(TaskIdentity, Protocol):
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
+
+
+# ---- numbers of other libraries
+
+
+def number(value: Any, name: str) -> int | float:
+    """A number of any library (NumPy's, a tensor of one element, a fraction) as one of Python's own.
+
+    Raises TypeError, which calls it `name`, for what is no number.
+    """
+    try:
+        found = value.item() if hasattr(value, "item") else value
+    except (ValueError, RuntimeError):  # NumPy's and torch's answer where there are several elements
+        found = None
+    if isinstance(found, bool):
+        return found
+    if isinstance(found, Integral):
+        return int(found)
+    if isinstance(found, Real | Decimal):
+        return float(found)
+    raise TypeError(f"{name} is a number, got {value!r}")
+
+
+def whole(value: Any, name: str) -> int:
+    """A whole number of any library and type, 3.0 among them, as Python's own. Raises ValueError for any other."""
+    found = number(value, name)
+    if not math.isfinite(found) or found != int(found):
+        raise ValueError(f"{name} is a whole number, got {value!r}")
+    return int(found)
+
+
+def use_declared_types(settings: Any) -> None:
+    """Give the numbers in a frozen dataclass of settings, and in those nested there, the types that it declares.
+
+    20 and 20.0 are equal numbers, but not in the text of which a record's keys are made. Call it in `__post_init__`.
+    Raises TypeError or ValueError, naming the field, for a value that is no such number: nan is none.
+    """
+    kinds = get_type_hints(type(settings))
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        object.__setattr__(settings, each.name, _declared(value, kinds[each.name], each.name))
+
+
+def _declared(value: Any, kind: Any, name: str) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = replace(value)
+        use_declared_types(inner)
+        return inner
+    kinds = [each for each in get_args(kind) if each is not NoneType]
+    if isinstance(value, Mapping) and len(kinds) == 2:
+        return {key: _declared(each, kinds[1], f"{name}[{key!r}]") for key, each in value.items()}
+    if kind is float or (value is not None and kinds == [float]):
+        found = float(number(value, name)) + 0.0  # which makes -0.0 the 0.0 that it equals
+        if math.isnan(found):
+            raise ValueError(f"{name} is a number, got nan")
+        return found
+    if kind is int or (value is not None and kinds == [int]):
+        return whole(value, name)
+    return bool(value) if kind is bool else value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: number(value, name) for name, value in values.items()}

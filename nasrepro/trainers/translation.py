@@ -28,7 +28,7 @@ from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
 from nasrepro.trainers.settings import require_counts
 
@@ -84,6 +84,7 @@ class TranslationSettings:
     """Use only the first so many pairs of the validation text. None: all of it, as the paper."""
 
     def __post_init__(self) -> None:
+        use_declared_types(self)
         require_counts(self, "batch", "bptt", "eval_batch", "train_pairs", "valid_pairs")
 
     @property

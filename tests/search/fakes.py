@@ -1,6 +1,7 @@
 """A task made of arithmetic: it needs no data and no torch, and misbehaves for the cells that it is told
 to."""
 
+import importlib
 import os
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nasrepro.dsl import Cell, zoo
-from nasrepro.search import Evaluation, Record
+from nasrepro.search import Evaluation, Record, gpu
 from nasrepro.trainers.outcome import Outcome
 
 
@@ -57,6 +58,34 @@ class FakeTask:
             time.sleep(3600)
         elif how == "memory":
             _ = [bytearray(2**30) for _ in range(64)]
+        elif how == "disk":
+            Path("/dev/full").write_bytes(b"a checkpoint")
+        elif how == "data":
+            Path("no such folder", "train.txt").read_text()
+        elif how == "library":
+            importlib.import_module("no_such_library")
+
+
+@dataclass
+class PlayedGpuTask(FakeTask):
+    """Where it is loaded, there is a GPU that nobody else uses. `needs`: the share of it that cells want, by hash."""
+
+    device: str = "cuda:1"
+    needs: dict[str, float] = field(default_factory=dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        gpu.claim = self._claim  # in a worker process, which ends with the test
+        gpu.share_of_others = lambda device: 0.1
+
+    def _claim(self, device: str, share: float) -> None:
+        assert device == self.device
+        self.share = share
+
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        if self.needs.get(cell.hash, 0.0) > self.share:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return super().evaluate(cell, seed, on_epoch)
 
 
 class UnloadableTask(FakeTask):

@@ -23,10 +23,10 @@ from nasrepro.profiles import load
 from nasrepro.ranking import Ranker
 from nasrepro.search import Record, RecordError, Search, loop, replay
 from nasrepro.search.loop import SearchError, SearchSettings, evaluate, search, search_id, select
-from nasrepro.search.workers import Job, Workers
+from nasrepro.search.workers import Job, WorkerError, Workers
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, fake_perplexity
-from tests.search.killable import SETTINGS, command
+from tests.search.killable import AGENT_SETTINGS, SETTINGS, command
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = FakeTask(failing=True)
@@ -280,6 +280,50 @@ def test_a_task_that_always_crashes_stops_the_search_and_leaves_no_results() -> 
         run(record, Broken())
     assert record.evaluations() == []
     assert len(run(record, FakeTask()).trials) == 33  # mended, it goes on
+
+
+def test_the_machines_fault_ends_the_search_and_stands_in_no_row(history: Search, unbroken: Record) -> None:
+    bad = history.frame().hash[11]
+    record = Record()
+    with pytest.raises(WorkerError, match="No space left on device"):
+        run(record, replace(TASK, behaviour={bad: "disk"}))
+    assert bad not in {evaluation.hash for evaluation in record.evaluations()}
+    assert len(record.evaluations()) == 11
+    run(record)  # there is room again
+    assert rows(record) == rows(unbroken)
+
+
+def test_a_limit_that_no_cell_keeps_stops_the_search_and_leaves_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTask, "evaluate", lambda *_: Outcome("failed", "out of memory"))
+    record = Record()
+    with pytest.raises(SearchError, match=r"all 8 cells crashed, .*'out of memory'.* its limits"):
+        run(record)
+    assert record.evaluations() == []
+
+
+def test_settings_with_equal_numbers_make_one_search() -> None:
+    equal = replace(
+        SETTINGS,
+        cells=np.int64(33),
+        step=8.0,
+        temperature=1,
+        growth=replace(SETTINGS.growth, weights={"MM": 2}),
+        ranker=replace(SETTINGS.ranker, learning_rate=np.float64(1e-3), favour=1),
+    )
+    same = replace(SETTINGS, growth=replace(SETTINGS.growth, weights={"MM": 2.0}))
+    assert search_id(TASK, equal) == search_id(TASK, same) != search_id(TASK, SETTINGS)
+    assert equal == same
+    agent = replace(AGENT_SETTINGS, reinforce=replace(AGENT_SETTINGS.reinforce, clip=1), step=np.int8(5))
+    assert search_id(TASK, agent) == search_id(TASK, AGENT_SETTINGS)
+
+
+def test_seeds_of_any_library_are_trained(tmp_path: Path) -> None:
+    """Through a worker and into a file: what torch and SQLite take from Python's own int only."""
+    with Record(tmp_path / "r.db") as record, Workers(FakeTask(), 0) as workers:
+        for seed in (np.int64(5), 5.0):
+            (found,) = evaluate([zoo["GRU"]], seed, record, workers)  # type: ignore[arg-type]
+            assert found.perplexity == fake_perplexity(zoo["GRU"], 5)
+        assert len(record.evaluations()) == 1
 
 
 def test_cells_that_crash_here_and_there_are_failures(history: Search) -> None:

@@ -1,15 +1,21 @@
 """The record keeps what was written, refuses what is damaged, and is shared by processes."""
 
 import gzip
+import hashlib
 import json
 import math
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,10 +25,13 @@ from nasrepro.dsl import parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search import record as record_module
 from nasrepro.search.record import Proposal
+from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 from tests.search.fakes import FakeTask, write_many
 from tests.strategies import cells
 
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 TASK = FakeTask()
 LSTM, GRU = zoo["LSTM"], zoo["GRU"]
 numbers = st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=3)
@@ -71,6 +80,148 @@ def test_a_key_is_what_sha256_gives_outside() -> None:
     cell = parse("Tanh(Add(MM(x_t), MM(h_{t-1})))")
     assert str(cell.canonical()) == "Tanh(Add(MM(h_{t-1}), MM(x_t)))"
     assert evaluation_key(TASK, cell, 0) == "23a70e83e2923e7023d8058aa9155f289ac0e482cad886ada88feb65e0c64515"
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.jsonl.gz")), ids=lambda path: path.name)
+def test_keys_and_numbers_of_the_shipped_records_are_what_they_were(path: Path) -> None:
+    """Keys by the definition, from each row's own content, and numbers as the file spells them."""
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    shipped = [row for row in map(json.loads, lines[1:]) if row["table"] == "evaluations"]
+    assert len(shipped) > 50
+    record = Record.load(path)
+    for row in shipped:
+        content = [row[name] for name in ("task", "canonical", "settings", "seed", "data", "version")]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert hashlib.sha256(text.encode()).hexdigest() == row["key"]
+        task = FakeTask(name=row["task"], version=row["version"], settings=row["settings"], data_hash=row["data"])
+        assert evaluation_key(task, parse(row["cell"]), row["seed"]) == row["key"]
+        found = record[row["key"]]
+        assert json.dumps(found.settings) == json.dumps(row["settings"])
+        for name in ("metrics", "curve", "parameters", "seconds", "status", "reason"):
+            assert json.dumps(getattr(found, name)) == json.dumps(row[name]).replace("null", "NaN")
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.jsonl.gz")), ids=lambda path: path.name)
+def test_shipped_settings_come_out_of_their_classes_as_they_went_in(path: Path) -> None:
+    """To the letter: 20 for 20.0 would make other keys."""
+    kinds: dict[str, Callable[..., Any]] = {"language model": language_model_task, "translation": translation_task}
+    shipped = {json.dumps(e.settings, sort_keys=True): e for e in Record.load(path).evaluations()}
+    for text, found in shipped.items():
+        made = kinds[found.task.removesuffix(", test split")](**found.settings)
+        assert json.dumps(made.settings, sort_keys=True) == text
+
+
+def language_model_task(corpus: str, level: str, **training: Any) -> LanguageModelTask:
+    return LanguageModelTask(corpus, level, training=LanguageModelSettings(**training))
+
+
+def translation_task(corpus: str, **training: Any) -> TranslationTask:
+    return TranslationTask(corpus, TranslationSettings(**training))
+
+
+# ---- numbers of other libraries
+
+
+EQUAL_SEEDS = [3, 3.0, np.int64(3), np.float64(3.0), torch.tensor(3), np.array(3)]
+
+
+def test_equal_seeds_and_settings_have_one_key_whoever_made_the_numbers() -> None:
+    assert {evaluation_key(TASK, LSTM, seed) for seed in EQUAL_SEEDS} == {evaluation_key(TASK, LSTM, 3)}
+    for width in (np.int32(8), torch.tensor(8)):
+        assert evaluation_key(replace(TASK, settings={"width": width}), LSTM, 0) == evaluation_key(TASK, LSTM, 0)
+    with pytest.raises(ValueError, match=r"seed is a whole number, got 3\.5"):
+        evaluation_key(TASK, LSTM, 3.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("equal", "other"),
+    [
+        (
+            [
+                language_model_task("ptb", "char", learning_rate=rate, hidden=hidden, valid_tokens=tokens, clip=clip)
+                for rate, hidden, tokens, clip in [
+                    (20.0, 200, 500, math.inf),
+                    (20, 200.0, 500.0, float("inf")),
+                    (np.float32(20), np.int64(200), np.int16(500), np.inf),
+                    (torch.tensor(20.0), torch.tensor(200), np.float64(500), torch.tensor(math.inf)),
+                ]
+            ],
+            language_model_task("ptb", "char", learning_rate=20.0, hidden=200, valid_tokens=500, clip=1.0),
+        ),
+        (
+            [
+                translation_task("multi30k", learning_rate=rate, dropout=dropout)
+                for rate, dropout in [(1, 0), (1.0, -0.0)]
+            ],
+            translation_task("multi30k", learning_rate=2, dropout=0),
+        ),
+    ],
+)
+def test_equal_settings_of_a_task_have_one_key(equal: list[Any], other: Any) -> None:
+    keys = [evaluation_key(replace(TASK, settings=task.settings), LSTM, 0) for task in [*equal, other]]
+    assert len({*keys[:-1]}) == 1
+    assert keys[-1] != keys[0]
+    assert len({repr(task.training) for task in equal}) == 1  # which checkpoints are named by
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"clip": math.nan}, ValueError, "clip is a number, got nan"),
+        ({"hidden": 20.5}, ValueError, r"hidden is a whole number, got 20\.5"),
+        ({"epochs": math.inf}, ValueError, "epochs is a whole number, got inf"),
+        ({"dropout": "0.2"}, TypeError, "dropout is a number, got '0.2'"),
+        ({"batch": np.array([1, 2])}, TypeError, "batch is a number, got array"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(settings: dict[str, Any], error: type, message: str) -> None:
+    for kind in (LanguageModelSettings, TranslationSettings):
+        with pytest.raises(error, match=message):
+            kind(**settings)
+
+
+def test_settings_without_bounds_come_back_from_a_file(tmp_path: Path) -> None:
+    task = replace(TASK, settings=language_model_task("ptb", "char", clip=math.inf).settings)
+    with Record(tmp_path / "r.db") as record:
+        record.put(Evaluation.of(task, LSTM, 0, Outcome("ok", "", {"valid_ppl": 9.0})))
+        record.begin("abc", {"task": task.settings})
+        record.export(tmp_path / "r.jsonl.gz")
+    copy = Record.load(tmp_path / "r.jsonl.gz")
+    assert copy[evaluation_key(task, LSTM, 0)].settings == task.settings
+    assert copy.searches()["abc"]["task"]["clip"] == math.inf
+
+
+def test_metrics_of_any_library_are_written(tmp_path: Path) -> None:
+    metrics = {
+        "valid_ppl": np.float32(8.5), "bits": torch.tensor(2.5), "bleu": Fraction(1, 4), "count": np.int64(7),
+        "share": Decimal("0.5"), "long": np.longdouble(1.5), "bad": np.float32("inf"), "worse": torch.tensor(math.nan),
+    }  # fmt: skip
+    outcome = Outcome("ok", "", metrics, [{"epoch": np.int64(1)}], np.int64(17), "cpu", np.float32(0.5))  # type: ignore[arg-type,dict-item]
+    with Record(tmp_path / "r.db") as record:
+        record.put(Evaluation.of(TASK, LSTM, np.int64(3), outcome))  # type: ignore[arg-type]
+        (found,) = record.evaluations()
+        record.export(tmp_path / "r.jsonl.gz")
+    assert found.key == evaluation_key(TASK, LSTM, 3)
+    assert math.isnan(found.metrics.pop("bad"))
+    assert math.isnan(found.metrics.pop("worse"))
+    expected = {"valid_ppl": 8.5, "bits": 2.5, "bleu": 0.25, "count": 7, "share": 0.5, "long": 1.5}
+    assert (found.metrics, found.curve, found.parameters, found.seconds) == (expected, [{"epoch": 1}], 17, 0.5)
+    assert Record.load(tmp_path / "r.jsonl.gz")[found.key].perplexity == 8.5
+
+
+def test_metrics_that_are_no_numbers_are_named() -> None:
+    with pytest.raises(TypeError, match="valid_ppl is a number, got 'low'"):
+        Outcome("ok", "", {"valid_ppl": "low"})  # type: ignore[dict-item]
+
+
+def test_facts_of_a_step_may_be_without_bounds() -> None:
+    """Such as the loss of an agent that has diverged, or a predicted perplexity."""
+    record = filled()
+    last = replace(record.proposals("abc")[0], number=2, step=1, predicted=math.inf)
+    record.propose("abc", 1, [last], {"loss": np.float32("inf"), "norm": math.nan})
+    assert record.steps("abc")[1]["loss"] == math.inf
+    assert math.isnan(record.steps("abc")[1]["norm"])
+    assert record.proposals("abc", 1) == [last]
 
 
 # ---- what is written is read
@@ -254,6 +405,54 @@ def test_a_record_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Record(tmp_path / "r.db")
 
 
+def test_a_damaged_record_says_what_can_be_saved_and_how(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with Record(path) as record:
+        record.put(evaluation())
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)  # all but the first page, which names the tables
+    path.write_bytes(content)
+    with (
+        Record(path) as record,
+        pytest.raises(RecordError, match="is damaged: put it aside and begin another") as caught,
+    ):
+        record.evaluations()
+    assert f"sqlite3 {path} .recover | sqlite3 NEW" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("UPDATE evaluations SET metrics = 'x'", "a row is not JSON .* the file is damaged"),
+        ("UPDATE evaluations SET curve = NULL", "a row is not JSON .* the file is damaged"),
+        ("DROP TABLE evaluations", "no such table: evaluations; the file is damaged"),
+    ],
+)
+def test_a_record_that_was_altered_is_damaged(tmp_path: Path, damage: str, message: str) -> None:
+    with Record(tmp_path / "r.db") as record:
+        record.put(evaluation())
+    other = sqlite3.connect(tmp_path / "r.db", isolation_level=None)
+    other.execute(damage)
+    other.close()
+    with Record(tmp_path / "r.db") as record, pytest.raises(RecordError, match=message):
+        record.evaluations()
+
+
+def test_a_record_belongs_to_its_thread() -> None:
+    record, said = Record(), []
+
+    def read() -> None:
+        try:
+            record.evaluations()
+        except RecordError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert "belongs to the thread that has opened it" in said[0]
+
+
 # ---- the compact file
 
 
@@ -378,6 +577,12 @@ def test_no_flipped_byte_passes_for_a_record(tmp_path_factory, share: float, fli
     path.write_bytes(content)
     with pytest.raises(RecordError):
         Record.load(path)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl.gz").mkdir()
+    with pytest.raises(RecordError, match=r"r\.jsonl\.gz cannot be read \(Is a directory\); choose another file"):
+        Record.load(tmp_path / "r.jsonl.gz")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

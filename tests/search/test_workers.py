@@ -7,11 +7,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from nasrepro.dsl import zoo
-from nasrepro.search.workers import Job, WorkerError, Workers
+from nasrepro.dsl import Cell, zoo
+from nasrepro.search.workers import Job, WorkerError, Workers, _Worker
+from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, UnloadableTask, fake_perplexity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +36,6 @@ def test_guests_cannot_hurt_each_other(capfd: pytest.CaptureFixture[str]) -> Non
         "raise": "crashed: ValueError: no such cell",
         "hang": "timed out",
         "memory": "out of memory",
-        "killed": "out of memory",
     }
     behaviour = dict(zip([cell.hash for cell in CELLS], expected, strict=False))
     found = outcomes(FakeTask(behaviour=behaviour), count=2, timeout_s=4, memory_gb=1)
@@ -41,6 +43,37 @@ def test_guests_cannot_hurt_each_other(capfd: pytest.CaptureFixture[str]) -> Non
     for cell in CELLS[len(expected) :]:
         assert found[cell.hash] == ("", {"valid_ppl": fake_perplexity(cell, 3)})
     assert "second line" in capfd.readouterr().err  # the whole traceback is printed, though the reason is one line
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("disk", r"OSError: \[Errno 28\] No space left on device.* Make room on that disk"),
+        ("killed", r"ended from outside by SIGKILL.* With memory_gb, a cell that wants too much fails alone"),
+    ],
+)
+def test_what_the_machine_does_to_a_cell_is_no_outcome(how: str, message: str) -> None:
+    task = FakeTask(behaviour={CELLS[1].hash: how})
+    found: list[str] = []
+    with Workers(task, 1) as workers, pytest.raises(WorkerError, match=message) as caught:
+        found.extend(job.cell.hash for job, _ in workers.map([Job(cell, 3) for cell in CELLS[:3]]))
+    assert f"Nothing was written about {CELLS[1]}, seed 3" in str(caught.value)
+    assert found == [CELLS[0].hash]
+
+
+@pytest.mark.parametrize("how", ["disk", "data", "library"])
+def test_in_this_process_too_the_machines_fault_is_no_outcome(how: str) -> None:
+    with pytest.raises(WorkerError, match="the machine failed, not the cell"):
+        outcomes(FakeTask(behaviour={CELLS[0].hash: how}), count=0)
+
+
+def test_without_a_limit_it_is_the_machine_that_lacks_memory() -> None:
+    class Greedy(FakeTask):
+        def evaluate(self, cell: Cell, seed: int, on_epoch: Any = None) -> Outcome:
+            raise MemoryError
+
+    with pytest.raises(WorkerError, match=r"MemoryError.* Use fewer workers"):
+        outcomes(Greedy(), count=0)
 
 
 def test_results_do_not_depend_on_the_number_of_workers() -> None:
@@ -84,6 +117,72 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, script], env=environment(), capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "needs `if __name__" in run.stderr
+
+
+def test_a_program_from_standard_input_is_told_that_it_has_no_file() -> None:
+    program = (
+        "from nasrepro.search.workers import Job, Workers\n"
+        "from nasrepro.dsl import zoo\n"
+        "from tests.search.fakes import FakeTask\n"
+        "if __name__ == '__main__':\n"
+        "    list(Workers(FakeTask(), 1).map([Job(zoo['GRU'], 0)]))\n"
+    )
+    command = [sys.executable, "-"]
+    run = subprocess.run(
+        command, input=program, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "is no file, as with `python - <<EOF`: save the program as a file" in run.stderr
+    assert "FileNotFoundError" not in run.stderr  # no process was begun in vain
+    assert "needs `if __name__" not in run.stderr
+
+
+def test_a_task_that_was_typed_in_is_told_to_move_into_a_module() -> None:
+    program = (
+        "from nasrepro.search.workers import Job, Workers\n"
+        "from nasrepro.dsl import zoo\n"
+        "from tests.search.fakes import FakeTask\n"
+        "class Mine(FakeTask): pass\n"
+        "list(Workers(Mine(), 1).map([Job(zoo['GRU'], 0)]))\n"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "put the task's class into a module" in run.stderr
+
+
+def test_a_task_that_does_not_pickle_is_told_why() -> None:
+    class Local(FakeTask):
+        pass
+
+    with Workers(Local(), 1) as workers, pytest.raises(WorkerError, match=r"Local.* at the top level of a module"):
+        list(workers.map([Job(CELLS[0], 0)]))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(-9, "was ended by SIGKILL before it was ready"), (1, "needs `if __name__")],
+)
+def test_a_process_that_never_was_ready_says_what_is_known(code: int, message: str) -> None:
+    worker = dead_worker(code, is_ready=False)
+    with pytest.raises(WorkerError, match=message):
+        worker._cause_of_death()
+
+
+def test_windows_has_no_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(signal, "SIGKILL")
+    assert dead_worker(0xC0000005)._cause_of_death() == f"crashed: exit {0xC0000005}"  # Windows' access violation
+    with pytest.raises(WorkerError, match="ended from outside by SIGTERM"):  # as its task manager ends a process
+        dead_worker(-15)._cause_of_death()
+
+
+def dead_worker(code: int, is_ready: bool = True) -> _Worker:
+    """The parent's view of a process that has ended with this code."""
+    worker = _Worker.__new__(_Worker)
+    worker.process = SimpleNamespace(join=lambda timeout=None: None, kill=lambda: None, exitcode=code)
+    worker.connection = SimpleNamespace(close=lambda: None)
+    worker.is_ready, worker.is_dead, worker.job = is_ready, False, Job(CELLS[0], 0)
+    return worker
 
 
 @pytest.mark.parametrize(("count", "threads"), [(-1, 1), (1, 0)])
