@@ -8,6 +8,8 @@
 .DELETE_ON_ERROR:
 
 PROFILE ?= quick
+override FRESH := $(filter-out 0 no false,$(FRESH))
+override YES := $(filter-out 0 no false,$(YES))
 RUN := .venv/bin/python -m
 
 # The first of these that runs and is of a version we support makes .venv; `make test PYTHON=/path/to/python` overrides.
@@ -35,7 +37,7 @@ reproduce: $(STAMP) ## Make every table and figure, each beside the paper's numb
 		$(if $(FRESH),--fresh) $(if $(YES),--yes)
 
 lab: $(STAMP) ## Open JupyterLab on the notebooks
-	$(RUN) jupyterlab notebooks
+	$(RUN) nasrepro lab
 
 # SHIP=1, for maintainers, writes the seconds that this took into results/records/ and the README.
 test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks

@@ -89,9 +89,16 @@ def _header(artifacts: list[Artifact]) -> dict[str, str]:
     }
     header = {name: "; ".join(dict.fromkeys(values)) for name, values in facts.items() if values}
     if made:
-        header["Seconds"] = number(sum(p["seconds"] for p in made))
+        # An artefact's seconds are those since its notebook began, so the last of each notebook has them all.
+        took = {artifact.notebook: artifact.provenance["seconds"] for artifact in sorted(artifacts, key=_time)}
+        header["Seconds"] = number(sum(took.values()))
         header["Last artefact"] = max(p["time"] for p in made)
     return header
+
+
+def _time(artifact: Artifact) -> tuple[str, float]:
+    """When an artefact was written: the time, to a second, and the seconds since its notebook began."""
+    return artifact.provenance["time"], artifact.provenance["seconds"]
 
 
 def _counts(rows: Iterable[Row], paper: str) -> dict[str, int]:

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import NamedTuple, Self
 
 from nasrepro.dsl import Cell
+from nasrepro.files import fix_environment
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.outcome import Outcome, Task
 
@@ -63,6 +64,7 @@ class Workers:
     ) -> None:
         if count < 0 or threads < 1:
             raise ValueError(f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}")
+        fix_environment()
         self.task = task
         self.count = count
         self.timeout_s = timeout_s
