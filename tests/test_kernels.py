@@ -37,21 +37,19 @@ def test_the_kernel_is_this_python_whatever_a_user_has_set_up(tmp_path, monkeypa
     monkeypatch.setenv("JUPYTER_PATH", str(own))
     startup = tmp_path / "home" / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
-    (startup / "mine.py").write_text("sorted = None")
+    (startup / "mine.py").write_text("sum = None")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "home" / "ipython"))
     # papermill puts parameters where a path has braces.
-    path = write(
-        tmp_path / "a {b} {}" / "note.ipynb", "NUMBER = 1", "import sys; print(sys.executable, NUMBER, sorted)"
-    )
+    path = write(tmp_path / "a {b} {}" / "note.ipynb", "NUMBER = 1", "import sys; print(sys.executable, NUMBER, sum)")
 
-    with tempfile.TemporaryDirectory() as temporary:
-        monkeypatch.setattr(tempfile, "tempdir", temporary)
+    with tempfile.TemporaryDirectory() as temporary, monkeypatch.context() as meanwhile:
+        meanwhile.setattr(tempfile, "tempdir", temporary)
         run_notebook(path, path.with_name("out {c}.ipynb"), {"NUMBER": 2})
         assert not list(Path(temporary).iterdir())
 
     assert parameters_of(path) == ["NUMBER"]
     assert printed(path.with_name("out {c}.ipynb"))[-1].split(maxsplit=2)[:2] == [sys.executable, "2"]
-    assert "<built-in function sorted>" in printed(path.with_name("out {c}.ipynb"))[-1]
+    assert "<built-in function sum>" in printed(path.with_name("out {c}.ipynb"))[-1]
     assert "TCP" not in "".join(capfd.readouterr())
 
 
@@ -67,8 +65,9 @@ def test_sockets_lie_in_the_folder_where_its_path_is_not_too_long(tmp_path):
 
 def test_a_notebook_runs_where_no_socket_has_room(tmp_path, monkeypatch):
     (tmp_path / ("long" * 30)).mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
-    run_notebook(write(tmp_path / "note.ipynb", "A = 1", "print(A)"), tmp_path / "out.ipynb", {})
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+        run_notebook(write(tmp_path / "note.ipynb", "A = 1", "print(A)"), tmp_path / "out.ipynb", {})
     assert printed(tmp_path / "out.ipynb") == ["", "1\n"]
 
 
