@@ -8,9 +8,11 @@
 .DELETE_ON_ERROR:
 
 PROFILE ?= quick
+RUN := .venv/bin/python -m
+
+# FRESH=0 and YES=no mean no.
 override FRESH := $(filter-out 0 no false,$(FRESH))
 override YES := $(filter-out 0 no false,$(YES))
-RUN := .venv/bin/python -m
 
 # The first of these that runs and is of a version we support makes .venv; `make test PYTHON=/path/to/python` overrides.
 PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3.14 python3 python)
