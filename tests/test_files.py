@@ -16,6 +16,9 @@ from nasrepro.files import FOLDERS, fix_environment, user_cache, user_path
 from nasrepro.native import NativeError, cache_folder
 from nasrepro.notebook import results_folder
 from nasrepro.profiles import project_root
+from nasrepro.report.artifacts import Artifacts
+from nasrepro.report.html import build
+from nasrepro.report.ledger import Finding
 from nasrepro.search import Record
 from nasrepro.trainers.checkpoint import training_checkpoint
 
@@ -71,6 +74,9 @@ def test_an_argument_names_a_place_as_a_shell_would(home):
         record.export("~/exported.jsonl.gz")
     assert sorted(path.name for path in home.iterdir()) == ["exported.jsonl.gz", "record.sqlite"]
     assert Record.load("~/exported.jsonl.gz").evaluations() == []
+    Artifacts("~/results").finding(Finding("s17.fig1"))
+    assert build("~/results", out="~/page.html") == home / "page.html"
+    assert (home / "results" / "ledger.json").exists()
     assert not list(Path.cwd().iterdir())
 
 

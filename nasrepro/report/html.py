@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from nasrepro.files import make_writable, write_atomically
+from nasrepro.files import make_writable, user_path, write_atomically
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifact, read_all
@@ -32,10 +32,10 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
     in the folder where it is not given. Raises FileNotFoundError when the folder is not there, OSError when
     the page cannot be written.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there are no results in {folder}; run `nasrepro reproduce` first")
-    out = folder / "report.html" if out is None else Path(out)
+    out = folder / "report.html" if out is None else user_path(out)
     make_writable(out.parent)
     shipped = None if shipped_folder is None else Path(shipped_folder) / "findings.json"
     ledger = Ledger(folder, shipped)
