@@ -10,6 +10,10 @@
 PROFILE ?= quick
 RUN := .venv/bin/python -m
 
+# FRESH=0 and YES=no mean no.
+override FRESH := $(filter-out 0 no false,$(FRESH))
+override YES := $(filter-out 0 no false,$(YES))
+
 # The first of these that runs and is of a version we support makes .venv; `make test PYTHON=/path/to/python` overrides.
 PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11 python3.14 python3 python)
 
@@ -35,7 +39,7 @@ reproduce: $(STAMP) ## Make every table and figure, each beside the paper's numb
 		$(if $(FRESH),--fresh) $(if $(YES),--yes)
 
 lab: $(STAMP) ## Open JupyterLab on the notebooks
-	$(RUN) jupyterlab notebooks
+	$(RUN) nasrepro lab
 
 # SHIP=1, for maintainers, writes the seconds that this took into results/records/ and the README.
 test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks

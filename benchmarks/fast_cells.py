@@ -45,7 +45,7 @@ from tqdm import tqdm
 import nasrepro as nr
 from nasrepro.datasets import Corpus, DataError, batchify
 from nasrepro.dsl import Cell
-from nasrepro.files import make_writable, write_atomically, write_json
+from nasrepro.files import make_writable, user_path, write_atomically, write_json
 from nasrepro.profiles import load, project_root
 from nasrepro.report import figures
 from nasrepro.report.artifacts import Artifacts
@@ -97,6 +97,7 @@ def main() -> int:
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="time these layers only, as layers.csv names them")
     parser.add_argument("--compile-all", action="store_true", help="torch.compile at all sizes; it takes minutes")
     options = parser.parse_args()
+    options.out = user_path(options.out)
     options.rounds = options.rounds or (2 if options.small else 15)
     make_writable(options.out)
     try:

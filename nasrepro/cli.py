@@ -1,4 +1,4 @@
-"""The `nasrepro` command: `reproduce`, `search`, `show`, `data`, `report`, `ship`; `nasrepro -h` explains them."""
+"""The `nasrepro` command: reproduce, lab, search, show, data, report, ship; `nasrepro -h` explains them."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nasrepro.datasets import DataError
+from nasrepro.files import fix_environment, make_writable, user_path
 from nasrepro.profiles import TABLE_3, Profile, profiles, project_root
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.translation import TranslationSettings
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. Errors that a user can mend are one message, not a traceback."""
     options = _parser().parse_args(arguments)
     try:
+        fix_environment()
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
         again = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else " again"
@@ -51,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )
+
+    lab = command("lab", _lab, "open JupyterLab on the notebooks")
+    lab.add_argument("arguments", nargs="*", help="behind --, for JupyterLab itself, such as -- --no-browser")
 
     search = command("search", _search, "run a profile's searches, ranked and random, and export their record")
     search.add_argument("--profile", default="quick")
@@ -195,8 +200,7 @@ def _notebooks(number: str | None) -> list[Path]:
 def _parameters(given: Sequence[str], notebooks: Sequence[Path]) -> dict[str, Any]:
     import ast
 
-    import papermill
-
+    from nasrepro.kernels import parameters_of
     from nasrepro.notebook import unknown_parameter
 
     values: dict[str, Any] = {}
@@ -207,7 +211,7 @@ def _parameters(given: Sequence[str], notebooks: Sequence[Path]) -> dict[str, An
         if name in ("PROFILE", "FRESH"):
             raise ValueError(f"{name} is no parameter for -p: use --profile / --fresh")
         for path in notebooks:
-            known = list(papermill.inspect_notebook(str(path)))
+            known = parameters_of(path)
             if name not in known:
                 raise ValueError(f"{path.name}: {unknown_parameter(name, known)}")
         try:
@@ -218,32 +222,29 @@ def _parameters(given: Sequence[str], notebooks: Sequence[Path]) -> dict[str, An
 
 
 def _execute(path: Path, folder: Path, parameters: dict[str, Any]) -> float:
-    """Run one notebook by papermill into the results folder; the seconds it took."""
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
-    from nasrepro.files import make_writable
+    """Run one notebook into the results folder; the seconds it took."""
+    from nasrepro.kernels import run_notebook
 
     out = folder / "notebooks"
     make_writable(out)
     # Kernels start in the notebooks' folder, as they do in JupyterLab, and must find this very package.
+    given = [str(Path(folder).absolute()) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     root = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *given]))
     started = time.perf_counter()
-    try:
-        papermill.execute_notebook(
-            str(path),
-            str(out / path.name),
-            parameters=parameters,
-            cwd=str(path.parent),
-            kernel_name="python3",
-        )
-    except PapermillExecutionError as error:
-        raise RuntimeError(
-            f"{path.name} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}\n"
-            f"the notebook as far as it came: {out / path.name}"
-        ) from None
+    run_notebook(path, out / path.name, parameters)
     return time.perf_counter() - started
+
+
+def _lab(options: argparse.Namespace) -> None:
+    from jupyterlab.labapp import LabApp
+
+    # Defaults beneath a user's own settings: no question about news, no look for updates on the network.
+    defaults = Path(__file__).resolve().parent / "jupyter"
+    given = os.environ.get("JUPYTER_CONFIG_PATH")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [given, str(defaults)]))
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's Python before one that a user installed
+    LabApp.launch_instance([str(project_root() / "notebooks"), *options.arguments])
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -253,6 +254,9 @@ def _search(options: argparse.Namespace) -> None:
     from nasrepro.search.loop import search
 
     profile = load(options.profile)
+    export = user_path(options.export) if options.export else None
+    if export:
+        make_writable(export.parent)  # now, not after days of training
     replayed_by = {"04"} if options.task == "language model" else {"06", "07"}
     _demand_consent(profile, replayed_by, options.workers, options.yes)
     folder = results_folder() / profile.name
@@ -263,9 +267,9 @@ def _search(options: argparse.Namespace) -> None:
             print(search(profile.task, settings, record, **limits))
     else:
         _translation_record(profile, folder, record, limits)
-    if options.export:
-        record.export(options.export)
-        print(f"wrote {options.export}")
+    if export:
+        record.export(export)
+        print(f"wrote {export}")
 
 
 def _translation_record(profile: Profile, folder: Path, record: Any, limits: Mapping[str, Any]) -> None:
@@ -318,8 +322,11 @@ def _data(options: argparse.Namespace) -> None:
         return
     if not options.name:
         raise ValueError(f"name a data set to fetch: {', '.join(DATASETS)}")
-    for split, path in fetch(options.name).items():
+    found = fetch(options.name)
+    for split, path in found.items():
         print(f"{split:8} {path}")
+    if not found:
+        print(f"{options.name} comes with Python or nasrepro: there is nothing to fetch")
 
 
 def _report(options: argparse.Namespace) -> None:

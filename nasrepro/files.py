@@ -1,4 +1,4 @@
-"""Writing result files so that a reader never sees half of one."""
+"""Where the paths that users name lead, and results written so that a reader never sees half of one."""
 
 import json
 import os
@@ -6,6 +6,55 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import platformdirs
+
+FOLDERS = ("NASREPRO_CACHE", "NASREPRO_DATA", "NASREPRO_MIRROR", "NASREPRO_RESULTS")
+"""The environment variables that name folders."""
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as its user means it: absolute, with `~` as the home folder. Raises ValueError for an unknown home."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{path} begins with a home folder that is not known here; write the path from / on") from None
+
+
+def named_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names; None where it is unset or empty.
+
+    Raises ValueError as `user_path`.
+    """
+    named = os.environ.get(variable)
+    try:
+        return user_path(named) if named else None
+    except ValueError as error:
+        raise ValueError(f"{variable}={error}") from None
+
+
+def fix_environment() -> None:
+    """Write the folders that the environment names as they are meant here.
+
+    Kernels and worker processes inherit the environment, but start in folders of their own, where a relative path would
+    mean another place. Raises ValueError for an unknown home.
+    """
+    for variable in FOLDERS:
+        if folder := named_folder(variable):
+            os.environ[variable] = str(folder)
+
+
+def user_cache() -> Path:
+    """What can be made again is kept here: in NASREPRO_CACHE, else in the user's cache folder for this package.
+
+    Raises OSError for a user without a home folder, as containers have them.
+    """
+    if folder := named_folder("NASREPRO_CACHE"):
+        return folder
+    try:
+        return platformdirs.user_cache_path("nasrepro").expanduser()  # `~` may be left in where no home is known
+    except RuntimeError:
+        raise OSError("this user has no home folder: set NASREPRO_CACHE to a folder of your own") from None
 
 
 def make_writable(folder: Path) -> None:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from nasrepro import profiles
 from nasrepro.datasets import DataError
 from nasrepro.dsl import Cell
-from nasrepro.files import write_json
+from nasrepro.files import fix_environment, named_folder, write_json
 from nasrepro.hardware import device_name
 from nasrepro.profiles import Profile, resumable
 from nasrepro.report.artifacts import Artifacts
@@ -62,7 +62,7 @@ class RecordedData:
 
 def results_folder() -> Path:
     """Where results go: NASREPRO_RESULTS, else `results/` of the project."""
-    return Path(os.environ.get("NASREPRO_RESULTS") or profiles.project_root() / "results")
+    return named_folder("NASREPRO_RESULTS") or profiles.project_root() / "results"
 
 
 def records_folder() -> Path:
@@ -80,6 +80,7 @@ def start(notebook: str, profile: str = "quick", fresh: bool = False, task: Kind
     shell = get_ipython()
     if shell is not None:
         check_parameters([str(cell) for cell in shell.user_ns.get("In", [])])
+    fix_environment()
     if not isinstance(fresh, bool):
         raise ValueError(f"FRESH is True or False, got {fresh!r}")
     run = Run(notebook, profiles.load(profile), fresh, task)
@@ -213,7 +214,8 @@ class Run:
         """Evaluations by the notebook's task, or another one, cell by cell and in each the seeds in their order.
 
         The shipped record is replayed and this machine's own is gone on with; what neither holds is trained. Where
-        the data for that is missing, this is said, and the list is shorter.
+        the data for that is missing, this is said, and the list is shorter. Raises DataError where nothing would be
+        left of it, and where the run is fresh, because then what is recorded is not what was asked for.
         """
         task = resumable(task or self._chosen, self.folder)
         found, self.data = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
@@ -226,6 +228,8 @@ class Run:
                         made = evaluate(missing, seed, self.record, workers)
                         found |= {(cell.hash, seed): one for cell, one in zip(missing, made, strict=True)}
         except DataError as error:
+            if self.fresh or not found:
+                raise
             print(f"Nothing can be trained here, going on with what is recorded. {error}")
         return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
 

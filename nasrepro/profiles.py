@@ -370,6 +370,11 @@ def load(name: str) -> Profile:
 
 
 def project_root() -> Path:
-    """The checkout that this package runs from, or the working folder where it is installed without one."""
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+    """The checkout that this package runs from; where it is installed apart, the one that holds the working folder.
+
+    Without any it is the working folder. Notebooks work in a folder of the checkout and must find the same one.
+    """
+    here = Path.cwd()
+    places = (Path(__file__).resolve().parents[1], here, *here.parents)
+    parts = ("notebooks", "results/records")
+    return next((place for place in places if all((place / part).is_dir() for part in parts)), here)

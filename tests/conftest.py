@@ -9,12 +9,15 @@ import matplotlib as mpl
 import pytest
 import torch
 
+from nasrepro.files import fix_environment
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A checkout may stand beside a folder of real data sets. It is set in the environment, not by a fixture,
 # so that the processes and notebooks that tests start see it too; whoever has set it knows better.
 if "NASREPRO_MIRROR" not in os.environ and (ROOT.parent / "shared" / "data").is_dir():
     os.environ["NASREPRO_MIRROR"] = str(ROOT.parent / "shared" / "data")
+fix_environment()  # relative paths are those of the folder that pytest was started in
 
 # Set for this process alone: through MPLBACKEND it would also reach notebooks and hide their figures.
 mpl.use("Agg")

@@ -1,11 +1,15 @@
 """The `nasrepro` command: what it prints, and that a user's slip is one line and no traceback."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+import textwrap
+import time
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 
@@ -90,6 +94,11 @@ def test_an_unknown_data_set_is_answered_with_the_nearest(capsys: pytest.Capture
     assert "name a data set to fetch: pydoc" in fails(capsys, "data", "fetch")
 
 
+def test_a_data_set_without_files_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "fetch", "pydoc"]) == 0
+    assert "there is nothing to fetch" in capsys.readouterr().out
+
+
 # ---- reproduce
 
 
@@ -101,6 +110,49 @@ def test_a_notebook_runs_and_leaves_its_copy_time_and_report(project: Path, caps
     assert json.loads((folder / "timings.json").read_text("utf-8"))["smoke"]["05"]["seconds"] > 0
     assert (folder / "report.html").exists()
     assert "1 notebooks in" in capsys.readouterr().out
+
+
+def test_a_relative_results_folder_is_one_for_notebooks_and_report(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels work in the notebooks' folder, and inherit what the environment names."""
+    script = """
+        import os, pandas as pd
+        run.table(pd.DataFrame({"x": [1]}), "made", "Made here", "C")
+        print(os.environ["PYTHONPATH"])
+    """
+    path = project / "notebooks" / "05_small.ipynb"
+    content = nbformat.read(path, as_version=4)
+    content.cells[-1].source = textwrap.dedent(script)
+    nbformat.write(content, path)
+    (project / "work").mkdir()
+    monkeypatch.chdir(project / "work")
+    monkeypatch.setenv("NASREPRO_RESULTS", "out {mine}")
+    monkeypatch.setenv("PYTHONPATH", "own")
+    assert cli.main(["reproduce", "--profile", "smoke", "--notebook", "5"]) == 0
+    folder = project / "work" / "out {mine}" / "smoke"
+    assert (folder / "made.csv").exists()
+    assert "Made here" in (folder / "report.html").read_text("utf-8")
+    assert sorted(path.name for path in (project / "notebooks").iterdir()) == ["05_small.ipynb", "06_broken.ipynb"]
+    (output,) = nbformat.read(folder / "notebooks" / "05_small.ipynb", as_version=4).cells[-1].outputs
+    assert output.text == f"{ROOT}{os.pathsep}{project / 'work' / 'own'}\n"
+
+
+def test_a_home_folder_that_is_not_there_is_one_sentence(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASREPRO_DATA", "~no-such-user/data")
+    assert fails(capsys, "reproduce").startswith("NASREPRO_DATA=~no-such-user/data begins with a home folder that")
+
+
+def test_a_search_that_could_not_be_exported_is_not_begun(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nasrepro.search.loop.search", lambda *_, **__: pytest.fail("it was begun"))
+    (tmp_path / "file").write_text("in the way")
+    export = ("search", "--profile", "smoke", "--export")
+    assert "cannot write results to" in fails(capsys, *export, str(tmp_path / "file" / "a.jsonl.gz"))
+    assert "~no-such-user/a begins with a home folder" in fails(capsys, *export, "~no-such-user/a")
 
 
 def test_a_notebook_that_fails_says_where_and_why(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,6 +323,39 @@ def test_short_profiles_pay_for_no_forecast(profile: str, monkeypatch: pytest.Mo
     for name in ("forecast_seconds", "forecast_translation_seconds"):
         monkeypatch.setattr(forecast, name, lambda *_, **__: pytest.fail("it was forecast"))
     cli._demand_consent(profiles[profile], {"03", "04", "06", "07"}, 2, given=False)
+
+
+# ---- lab
+
+
+def test_lab_opens_the_notebooks_and_asks_no_question_about_news(tmp_path: Path) -> None:
+    """Asked of the server that it starts: what JupyterLab takes for a user who has set nothing."""
+    arguments = ["--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=a-token"]
+    environment = os.environ | {"HOME": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_CONFIG_PATH", "JUPYTERLAB_SETTINGS_DIR"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "nasrepro", "lab", "--", *arguments]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log) as server,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while not (found := list(tmp_path.glob("jpserver-*.json"))):
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.1)
+            facts = json.loads(found[0].read_text())
+            assert facts["root_dir"] == str(ROOT / "notebooks")
+            address = f"{facts['url']}lab/api/settings/@jupyterlab/apputils-extension:notification?token=a-token"
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(address, timeout=60) as answer:
+                asked = json.load(answer)
+        finally:
+            server.terminate()
+    defaults = {name: value["default"] for name, value in asked["schema"]["properties"].items()}
+    assert (defaults["fetchNews"], defaults["checkForUpdates"]) == ("false", False)
+    assert not list(tmp_path.rglob("*.jupyterlab-settings")), "a user's own settings are left alone"
 
 
 def test_python_m_nasrepro_is_the_command() -> None:

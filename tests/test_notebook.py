@@ -160,6 +160,34 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     )
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_where_nothing_can_be_trained_as_asked_the_notebook_stops(
+    fresh: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh results are not recorded ones, and with no results at all there is nothing to go on with."""
+    recorded = run.evaluations([zoo["GRU"]], (1,))
+    run.record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+
+    def missing(_: LanguageModelTask) -> None:
+        raise DataError("ptb is not here; fetch it")
+
+    monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
+    again = Run("03", replace(TINY, shipped=("shipped.jsonl.gz",)), fresh)
+    with pytest.raises(DataError, match="ptb is not here; fetch it"):
+        again.evaluations([zoo["LSTM"]], (1,))
+    if fresh:
+        with pytest.raises(DataError, match="ptb is not here; fetch it"):
+            again.evaluations([zoo["GRU"]], (1,))
+        with pytest.raises(DataError, match="ptb is not here; fetch it"):
+            again.test_evaluation(zoo["GRU"], 1, "a row")
+        with pytest.raises(DataError, match="ptb is not here; fetch it"):
+            again.search(TINY.search)
+    else:
+        assert again.evaluations([zoo["GRU"]], (1,)) == recorded
+
+
 def test_cells_of_another_task_are_trained_by_that_task(run: Run) -> None:
     other = replace(TINY.task, training=replace(TINY.task.training, hidden=5))
     (found,) = run.evaluations([zoo["TanhRNN"]], (1,), other)

@@ -22,10 +22,11 @@ PACKAGE = ROOT / "nasrepro"
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "hardware": set(),
+    "kernels": set(),
     "threads": set(),
     "native": {"files"},
     "dsl": set(),
-    "datasets": set(),
+    "datasets": {"files"},
     "convnet": set(),
     "rnn": {"dsl", "native"},
     "controllers": {"dsl", "threads"},
@@ -36,7 +37,7 @@ MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}
 MAY_IMPORT["report"] = {*MAY_IMPORT["profiles"], "profiles"}
 MAY_IMPORT["notebook"] = {*MAY_IMPORT["report"], "report"}
-MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook", "kernels"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 
@@ -126,6 +127,16 @@ def test_make_reproduce_passes_on_what_it_is_given():
     assert line.split("nasrepro reproduce")[1].split() == [
         "--profile", '"paper"', "--notebook", '"04"', "--fresh", "--yes",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="conda users may have no make")
+@pytest.mark.parametrize("no", ["0", "no", "false", ""])
+def test_make_takes_a_no_for_a_no(no):
+    own = ["PROFILE=paper", f"FRESH={no}", f"YES={no}"]
+    shown = subprocess.run(["make", "-n", "reproduce", *own], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "nasrepro reproduce" in shown.stdout
+    assert "--fresh" not in shown.stdout
+    assert "--yes" not in shown.stdout
 
 
 def test_conda_users_get_the_same_set():

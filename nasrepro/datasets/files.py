@@ -11,11 +11,11 @@ import os
 import tempfile
 from pathlib import Path
 
-import platformdirs
 import pooch
 from tqdm.auto import tqdm
 
 from nasrepro.datasets.registry import DataError, DataFile, DataSet, MissingData, find
+from nasrepro.files import named_folder, user_cache, user_path
 
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; nasrepro)"}  # some hosts refuse the default one
 _TIMEOUT = 30.0  # seconds without a byte before the next address is tried
@@ -24,15 +24,21 @@ pooch.get_logger().setLevel("WARNING")  # our bar and errors say what pooch's lo
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The data folder: `root`, else NASREPRO_DATA, else a checkout's `data/`, else the user's cache."""
+    """The data folder: `root`, else NASREPRO_DATA, else a checkout's `data/`, else the cache folder's.
+
+    Raises: ValueError for a path that begins with the home of an unknown user.
+    """
     if root is not None:
-        return Path(root)
-    if named := os.environ.get("NASREPRO_DATA"):
-        return Path(named)
+        return user_path(root)
+    if named := named_folder("NASREPRO_DATA"):
+        return named
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").is_file() and (checkout / "data").is_dir():
         return checkout / "data"
-    return platformdirs.user_cache_path("nasrepro") / "data"
+    try:
+        return user_cache() / "data"
+    except OSError:  # a user without a home folder; every file is verified, so a place that all can write to will do
+        return Path(tempfile.gettempdir(), "nasrepro", "data")
 
 
 def fetch(name: str, root: str | os.PathLike[str] | None = None, download: bool | None = True) -> dict[str, Path]:
@@ -63,8 +69,8 @@ def locate(
         download = os.environ.get("NASREPRO_DOWNLOAD") == "1"
     local = data_root(root) / dataset.folder / file.name
     candidates = [local]
-    if mirror := os.environ.get("NASREPRO_MIRROR"):
-        candidates.append(Path(mirror) / dataset.folder / file.name)
+    if mirror := named_folder("NASREPRO_MIRROR"):
+        candidates.append(mirror / dataset.folder / file.name)
 
     command = f"nasrepro data fetch {dataset.name}"
     for path in candidates:

@@ -20,12 +20,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-import platformdirs
-
 from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, read_pairs
 from nasrepro.datasets.registry import DataError, MissingData, find, refuse_registered
 from nasrepro.datasets.strings import refuse_string
 from nasrepro.datasets.vocabulary import Vocab, build_vocab_from_iterator
+from nasrepro.files import user_cache
 
 PAD, UNK, BOS, EOS = "<blank>", "<unk>", "<s>", "</s>"  # OpenNMT's names; ids 0, 1, 2, 3 in both vocabularies
 SPECIALS = (PAD, UNK, BOS, EOS)
@@ -192,18 +191,18 @@ def tokenise(sentences: Sequence[str], language: str) -> Words:
     """The tokens of each sentence, lower-cased: Moses' tokeniser with -a and -no-escape.
 
     A hyphen inside a word becomes the token `@-@`. Long texts take the tokeniser most of a minute, so their tokens are
-    kept in the user's cache folder, under a name that the text, the language and sacremoses' version decide.
+    kept in the cache folder, under a name that the text, the language and sacremoses' version decide.
     """
     refuse_string(sentences, "sentences", "a list of sentences")
     if sum(map(len, sentences)) < 100_000:
         return _tokenise(sentences, language)
     key = json.dumps([version("sacremoses"), language, *sentences])
-    path = platformdirs.user_cache_path("nasrepro") / "tokens" / hashlib.sha256(key.encode()).hexdigest()
+    name = hashlib.sha256(key.encode()).hexdigest()
     try:
-        return [line.split() for line in path.read_bytes().decode().split("\n")]
+        return [line.split() for line in (user_cache() / "tokens" / name).read_bytes().decode().split("\n")]
     except OSError:
         words = _tokenise(sentences, language)
-        _keep(path, "\n".join(map(" ".join, words)))
+        _keep(name, "\n".join(map(" ".join, words)))
         return words
 
 
@@ -224,9 +223,10 @@ def _moses(language: str) -> Any:
     return MosesTokenizer(language)
 
 
-def _keep(path: Path, text: str) -> None:
+def _keep(name: str, text: str) -> None:
     """Write a file of the cache: a reader never sees half of it, and where nothing can be written there is none."""
     try:
+        path = user_cache() / "tokens" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             part = Path(folder, path.name)

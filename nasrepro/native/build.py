@@ -20,13 +20,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import platformdirs
-
 # torch brings its own OpenMP library. It must be in the process before our objects are, so that they use its threads:
 # a second set of threads would compete with torch's for the same cores.
 import torch  # noqa: F401
 
-from nasrepro.files import write_atomically
+from nasrepro.files import user_cache, write_atomically
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Cores that this process may use: more threads than that would wait for each other."""
@@ -88,8 +86,14 @@ def load(source: str, *, isa: str = "native", flags: Sequence[str] = ()) -> ctyp
 
 
 def cache_folder() -> Path:
-    """Where compiled objects are kept: `native` in the folder NASREPRO_CACHE, else in the user's cache folder."""
-    return Path(os.environ.get("NASREPRO_CACHE") or platformdirs.user_cache_path("nasrepro")) / "native"
+    """Where compiled objects are kept: `native` in the folder NASREPRO_CACHE, else in the user's cache folder.
+
+    Raises: NativeError for a user without a home folder.
+    """
+    try:
+        return user_cache() / "native"
+    except (OSError, ValueError) as error:
+        raise NativeError(f"there is no folder to keep compiled code in: {error}.") from error
 
 
 # --- building ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nasrepro.files import make_writable, write_atomically, write_json
+from nasrepro.files import make_writable, user_path, write_atomically, write_json
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.ledger import Finding, Ledger
@@ -43,7 +43,7 @@ class Artifacts:
     """
 
     def __init__(self, folder: str | Path, notebook: str = "", shipped: str | Path | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder = user_path(folder)
         self.notebook = notebook
         make_writable(self.folder)
         self.ledger = Ledger(self.folder, shipped)

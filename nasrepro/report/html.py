@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from nasrepro.files import make_writable, write_atomically
+from nasrepro.files import make_writable, user_path, write_atomically
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifact, read_all
@@ -32,10 +32,10 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
     in the folder where it is not given. Raises FileNotFoundError when the folder is not there, OSError when
     the page cannot be written.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there are no results in {folder}; run `nasrepro reproduce` first")
-    out = folder / "report.html" if out is None else Path(out)
+    out = folder / "report.html" if out is None else user_path(out)
     make_writable(out.parent)
     shipped = None if shipped_folder is None else Path(shipped_folder) / "findings.json"
     ledger = Ledger(folder, shipped)
@@ -89,9 +89,16 @@ def _header(artifacts: list[Artifact]) -> dict[str, str]:
     }
     header = {name: "; ".join(dict.fromkeys(values)) for name, values in facts.items() if values}
     if made:
-        header["Seconds"] = number(sum(p["seconds"] for p in made))
+        # An artefact's seconds are those since its notebook began, so the last of each notebook has them all.
+        took = {artifact.notebook: artifact.provenance["seconds"] for artifact in sorted(artifacts, key=_time)}
+        header["Seconds"] = number(sum(took.values()))
         header["Last artefact"] = max(p["time"] for p in made)
     return header
+
+
+def _time(artifact: Artifact) -> tuple[str, float]:
+    """When an artefact was written: the time, to a second, and the seconds since its notebook began."""
+    return artifact.provenance["time"], artifact.provenance["seconds"]
 
 
 def _counts(rows: Iterable[Row], paper: str) -> dict[str, int]:

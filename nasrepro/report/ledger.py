@@ -26,7 +26,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from nasrepro.files import write_json
+from nasrepro.files import user_path, write_json
 from nasrepro.report import papers
 from nasrepro.report.papers import Entry, number
 
@@ -199,7 +199,7 @@ class Ledger:
     """
 
     def __init__(self, folder: str | Path, shipped: str | Path | None = None) -> None:
-        self.path = Path(folder) / "ledger.json"
+        self.path = user_path(folder) / "ledger.json"
         self.shipped = {} if shipped is None else read_findings(Path(shipped))
 
     @property

@@ -14,6 +14,9 @@ import torch
 
 from nasrepro.hardware import device_name
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""Where the package lies: the top of a checkout, or where it is installed."""
+
 
 class Data(Protocol):
     """What provenance needs to know of a corpus."""
@@ -40,8 +43,9 @@ def provenance(
 ) -> dict[str, Any]:
     """Everything needed to make an artefact again, as plain JSON values.
 
-    `seconds` is the time the artefact took, `device` what its numbers were computed on (this processor when None);
-    `records` are the files it was drawn from, named by their SHA-256. Raises FileNotFoundError when one is missing.
+    `seconds` is the time since its notebook began, `device` what its numbers were computed on (this processor when
+    None); `records` are the files it was drawn from, named by their SHA-256. Raises FileNotFoundError when one is
+    missing.
     """
     return {
         "commit": commit(),
@@ -82,14 +86,42 @@ def caption(provenance: Mapping[str, Any]) -> str:
     return " | ".join(parts)
 
 
-def commit() -> str:
-    """The short commit of the package's checkout, "(changed)" if files differ, or "not a checkout"."""
-    folder = Path(__file__).resolve().parent
-    head = _git(folder, "rev-parse", "--short=10", "HEAD")
+def commit(checkout: Path = CHECKOUT) -> str:
+    """The short commit of the package's checkout, "(changed)" if files differ, or "not a checkout".
+
+    Where git is missing or refuses, the commit is read from the files, with "(git cannot tell what changed)".
+    """
+    head = _git(checkout, "rev-parse", "--short=10", "HEAD")
+    if head is None:
+        head = _recorded_head(checkout)
+        return "not a checkout" if head is None else f"{head[:10]} (git cannot tell what changed)"
     # A package installed inside somebody else's repository must not claim that repository's commit.
-    if head is None or _git(folder, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+    if _git(checkout, "ls-files", "--error-unmatch", "nasrepro/report/provenance.py") is None:
         return "not a checkout"
-    return f"{head} (changed)" if _git(folder, "status", "--porcelain", "--untracked-files=no") else head
+    changes = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    if changes is None:  # it took too long, as on a slow network folder
+        return f"{head} (git cannot tell what changed)"
+    return f"{head} (changed)" if changes else head
+
+
+def _recorded_head(checkout: Path) -> str | None:
+    """The commit that the files in `.git` name, all its digits; None where there is none."""
+    try:
+        folder = checkout / ".git"
+        if folder.is_file():  # a further working tree of a repository that lies elsewhere
+            folder = checkout / folder.read_text("utf-8").removeprefix("gitdir:").strip()
+        head = (folder / "HEAD").read_text("utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        common = folder / "commondir"
+        shared = folder / common.read_text("utf-8").strip() if common.exists() else folder
+        if (shared / name).exists():
+            return (shared / name).read_text("utf-8").strip()
+        lines = (shared / "packed-refs").read_text("utf-8").splitlines()
+        return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
+    except OSError:
+        return None
 
 
 def versions() -> dict[str, str]:
@@ -109,11 +141,24 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    """The output of a git command, or None where there is no git or the command fails."""
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """The output of a git command that reads only, or None where there is no git or the command fails."""
+    # A hook of another repository names that one, which is not asked for here.
+    elsewhere = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"}
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    # git refuses a folder of another user, as mounts into containers are, because settings there may run programs. The
+    # programs of this one run already, so this one is safe to ask; a repository around it is not.
+    settings = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    environment |= {
+        "GIT_CONFIG_COUNT": str(settings + 1),
+        f"GIT_CONFIG_KEY_{settings}": "safe.directory",
+        f"GIT_CONFIG_VALUE_{settings}": os.fspath(checkout),
+        "GIT_OPTIONAL_LOCKS": "0",  # nor is anything written there in this user's name
+    }
     try:
         done = subprocess.run(
-            ["git", "-C", os.fspath(folder), *arguments],
+            ["git", "-C", os.fspath(checkout), *arguments],
+            env=environment,
             capture_output=True,
             text=True,
             check=True,

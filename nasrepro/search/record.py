@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from nasrepro.dsl import Cell
+from nasrepro.files import user_path
 from nasrepro.search import archive
 from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
@@ -176,7 +177,7 @@ class Record:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else user_path(path)
         self._db: sqlite3.Connection | None = None
         if self.path is not None:
             try:
@@ -384,7 +385,7 @@ class Record:
         """
         with self._errors(), _all_or_nothing(self._connection(), "DEFERRED"):  # one moment in a search that may go on
             rows = [(table, row) for table in _TABLES for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
-        archive.write(Path(path), rows)
+        archive.write(user_path(path), rows)
 
     @classmethod
     def load(cls, paths: str | Path | Sequence[str | Path]) -> "Record":
@@ -403,7 +404,7 @@ class Record:
         Raises RecordError, naming file and line, for a damaged file or a row that is not what its key says.
         """
         with self._transaction():
-            for place, table, row in archive.read(Path(path)):
+            for place, table, row in archive.read(user_path(path)):
                 _validate(place, table, row)
                 self._insert(table, row)
 

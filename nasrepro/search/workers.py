@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from nasrepro.dsl import Cell
+from nasrepro.files import fix_environment
 from nasrepro.search import gpu
 from nasrepro.search.faults import OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
 from nasrepro.search.faults import WorkerError as WorkerError
@@ -75,6 +76,7 @@ class Workers:
             raise ValueError(f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}")
         if gpu_gb <= 0:
             raise ValueError(f"gpu_gb is above 0, got {gpu_gb}")
+        fix_environment()
         self.task = task
         self.count = count
         self.timeout_s = timeout_s

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nasrepro.files import write_atomically
+from nasrepro.files import user_path, write_atomically
 
 
 class CheckpointError(ValueError):
@@ -26,7 +26,7 @@ def training_checkpoint(folder: str | None, *identity: object) -> Iterator[Path 
         yield None
         return
     name = sha256(" ".join(map(str, identity)).encode()).hexdigest()[:16]
-    path = Path(folder) / f"{name}.pt"
+    path = user_path(folder) / f"{name}.pt"
     yield path
     path.unlink(missing_ok=True)
 

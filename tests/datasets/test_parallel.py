@@ -26,7 +26,7 @@ def cache(tmp_path_factory):
     """Tokens are kept in this folder, not in the user's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parallel_module.platformdirs, "user_cache_path", lambda name: folder)
+        patch.setenv("NASREPRO_CACHE", str(folder))
         yield folder
 
 
@@ -83,7 +83,7 @@ def test_tokens_of_a_long_text_are_kept_and_read_back(cache, monkeypatch):
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a file where the folder should be")
-    monkeypatch.setattr(parallel_module.platformdirs, "user_cache_path", lambda name: tmp_path / "file")
+    monkeypatch.setenv("NASREPRO_CACHE", str(tmp_path / "file"))
     assert tokenise(["A dog."] * 20_000, "en")[-1] == ["a", "dog", "."]
 
 

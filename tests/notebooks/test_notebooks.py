@@ -44,7 +44,7 @@ def test_every_notebook_runs_at_smoke(tmp_path: Path) -> None:
         notebook = parameterize_notebook(load_notebook_node(str(path)), {"PROFILE": "smoke"})
         nbformat.write(notebook, tmp_path / path.name)
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout", "300", "-p", "no:cacheprovider"]
-    command += ["-q", "-x", "-W", "ignore", "--rootdir", str(tmp_path), str(tmp_path)]
+    command += ["--nbval-current-env", "-q", "-x", "-W", "ignore", "--rootdir", str(tmp_path), str(tmp_path)]
     environment = os.environ | {"NASREPRO_RESULTS": str(tmp_path / "results")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -161,6 +161,22 @@ def test_a_long_table_is_cut_and_says_so(built):
     assert "10 more rows in cells.csv." in [text for _, text in page.of("p")]
 
 
+def test_the_seconds_are_those_of_the_runs_and_not_of_every_artefact(tmp_path):
+    made = origin.provenance({"profile": "quick"}, None, 0.0)
+    for notebook, name, second, seconds in (
+        ("03", "old", "00:00:01", 900.0),  # of an earlier run, which was slower
+        ("03", "first", "00:10:01", 40.0),
+        ("03", "last", "00:10:31", 70.0),
+        ("03", "at once", "00:10:31", 69.5),
+        ("04", "only", "00:11:00", 6.0),
+    ):
+        this = {**made, "time": f"2026-01-01T{second}+00:00", "seconds": seconds}
+        Artifacts(tmp_path, notebook).table(pd.DataFrame({"x": [1]}), name.replace(" ", "-"), "T", "C", provenance=this)
+    page = Page(build(tmp_path).read_text(encoding="utf-8"))
+    header = dict(zip([text for _, text in page.of("dt")], [text for _, text in page.of("dd")], strict=True))
+    assert header["Seconds"] == "76"
+
+
 def test_an_empty_folder_gives_a_page_without_findings(tmp_path):
     page = Page(build(tmp_path, tmp_path).read_text(encoding="utf-8"))
     assert "This folder holds no figure or table yet." in [text for _, text in page.of("p")]

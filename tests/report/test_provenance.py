@@ -2,7 +2,10 @@
 
 import doctest
 import json
+import os
 import re
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,13 +50,118 @@ def test_a_missing_record_stops(tmp_path):
         origin.provenance({}, None, 0.0, [tmp_path / "gone.jsonl"])
 
 
-def test_the_commit_without_git(monkeypatch):
+def git(folder, *arguments):
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository that holds the file by which a checkout is known."""
+    if shutil.which("git") is None:
+        pytest.skip("no git on this machine")
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    folder = tmp_path / "checkout"
+    (folder / "nasrepro" / "report").mkdir(parents=True)
+    (folder / "nasrepro" / "report" / "provenance.py").write_text("one\n")
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "one")
+    return folder
+
+
+def test_the_commit_and_whether_files_differ(checkout):
+    head = git(checkout, "rev-parse", "HEAD")
+    assert origin.commit(checkout) == head[:10]
+    (checkout / "nasrepro" / "report" / "provenance.py").write_text("two\n")
+    assert origin.commit(checkout) == f"{head[:10]} (changed)"
+
+
+def test_the_commit_of_another_users_checkout(checkout, monkeypatch):
+    """As a folder that is mounted into a container."""
+    head = git(checkout, "rev-parse", "HEAD")
+    monkeypatch.setenv("HOME", str(checkout.parent))  # nobody has said there that it is safe
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.abbrev")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "12")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own tests use it
+    with pytest.raises(subprocess.CalledProcessError):
+        git(checkout, "rev-parse", "HEAD")
+    assert origin.commit(checkout) == head[:10]
+    (checkout / "nasrepro" / "report" / "provenance.py").write_text("two\n")
+    assert origin.commit(checkout) == f"{head[:10]} (changed)"
+
+
+def test_another_users_repository_around_an_installed_package_is_not_asked(checkout, monkeypatch):
+    monkeypatch.setenv("HOME", str(checkout.parent))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    packages = checkout / "site-packages"
+    packages.mkdir()
+    assert origin._git(packages, "rev-parse", "HEAD") is None  # its settings could run programs
+    assert origin.commit(packages) == "not a checkout"
+
+
+def test_a_repository_around_an_installed_package_is_not_its_commit(checkout):
+    packages = checkout / "site-packages"
+    packages.mkdir()
+    assert origin.commit(packages) == "not a checkout"
+
+
+def test_a_hook_of_another_repository_does_not_lend_its_commit(checkout, tmp_path, monkeypatch):
+    head = git(checkout, "rev-parse", "HEAD")
+    (tmp_path / "other").mkdir()
+    git(tmp_path / "other", "init", "--quiet")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+    assert origin.commit(checkout) == head[:10]
+
+
+def test_reading_the_commit_writes_nothing(checkout):
+    """The index would belong to the container's root afterwards."""
+    index = checkout / ".git" / "index"
+    os.utime(checkout / "nasrepro" / "report" / "provenance.py", (1, 1))  # `git status` would note the new time
+    before = index.read_bytes()
+    origin.commit(checkout)
+    assert index.read_bytes() == before
+
+
+UNKNOWN = "(git cannot tell what changed)"
+
+
+@pytest.mark.parametrize("how", ["branch", "packed", "detached", "further tree", "packed, further tree"])
+def test_the_commit_without_git_is_read_from_its_files(checkout, tmp_path, monkeypatch, how):
+    head = git(checkout, "rev-parse", "HEAD")
+    if "packed" in how:
+        git(checkout, "branch", "remain")
+        git(checkout, "pack-refs", "--all")
+    if how == "detached":
+        git(checkout, "checkout", "--quiet", "--detach")
+    if "further tree" in how:
+        git(checkout, "worktree", "add", "--quiet", "-b", "more" if how == "further tree" else "other", "../further")
+        checkout = tmp_path / "further"
+        if "packed" in how:
+            git(checkout, "pack-refs", "--all")
     monkeypatch.setenv("PATH", "")
-    assert origin.commit() == "not a checkout"
+    assert origin.commit(checkout) == f"{head[:10]} {UNKNOWN}"
+
+
+def test_without_git_and_its_files_there_is_no_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert origin.commit(tmp_path) == "not a checkout"
+
+
+def test_changes_that_git_cannot_tell_are_not_taken_for_none(checkout, monkeypatch):
+    asked = origin._git
+    monkeypatch.setattr(origin, "_git", lambda folder, *words: None if words[0] == "status" else asked(folder, *words))
+    assert origin.commit(checkout) == f"{git(checkout, 'rev-parse', 'HEAD')[:10]} {UNKNOWN}"
 
 
 def test_the_commit_of_this_checkout_looks_like_one():
-    assert re.fullmatch(r"not a checkout|[0-9a-f]{10,}( \(changed\))?", origin.commit())
+    assert re.fullmatch(r"not a checkout|[0-9a-f]{10,}( \(.*chang.*\))?", origin.commit())
 
 
 def test_examples_in_the_docstrings():

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nasrepro.datasets import data_root
 from nasrepro.dsl import Cell, zoo
 from nasrepro.search import Evaluation, Record, gpu
 from nasrepro.trainers.outcome import Outcome
@@ -93,6 +94,13 @@ class UnloadableTask(FakeTask):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         raise FileNotFoundError("no data here")
+
+
+class AskingTask(FakeTask):
+    """Its outcome says where data would be looked for in the process that evaluates."""
+
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        return Outcome("failed", str(data_root()))
 
 
 def write_many(path: Path, seeds: range) -> None:

@@ -15,7 +15,7 @@ import pytest
 from nasrepro.dsl import Cell, zoo
 from nasrepro.search.workers import Job, WorkerError, Workers, _Worker
 from nasrepro.trainers.outcome import Outcome
-from tests.search.fakes import FakeTask, UnloadableTask, fake_perplexity
+from tests.search.fakes import AskingTask, FakeTask, UnloadableTask, fake_perplexity
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = [zoo[name] for name in ("TanhRNN", "LSTM", "GRU", "MGU", "QRNN", "BC3", "MT1", "MT2")]
@@ -79,6 +79,14 @@ def test_without_a_limit_it_is_the_machine_that_lacks_memory() -> None:
 def test_results_do_not_depend_on_the_number_of_workers() -> None:
     task = FakeTask(sleep=0.1)
     assert outcomes(task, 0) == outcomes(task, 1) == outcomes(task, 3)
+
+
+def test_a_relative_folder_is_the_same_for_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They begin in the folder where this process began, which is not where it works now."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NASREPRO_DATA", "own")
+    reasons = {count: {reason for reason, _ in outcomes(AskingTask(), count).values()} for count in (0, 1)}
+    assert reasons == {0: {str(tmp_path / "own")}, 1: {str(tmp_path / "own")}}
 
 
 def test_in_this_process_too_an_error_is_an_outcome() -> None:
