@@ -50,41 +50,31 @@ def test_what_a_device_means(device: str, gpus: int, meant: str, sees: See) -> N
     assert resolve(meant) == meant
 
 
+TORCH = f"torch {torch.__version__}"
+CPU_BUILD = f"{TORCH} is installed as a build for processors alone: install its CUDA build, or choose auto or cpu"
+NO_GPU = (
+    f"{TORCH} sees no GPU here: see whether `nvidia-smi` lists one, and whether CUDA_VISIBLE_DEVICES hides it, "
+    "or choose auto or cpu"
+)
+TWO = "torch sees 2 GPUs, cuda:0 to cuda:1: choose among these, or auto or cpu"
+ONE = "torch sees one GPU, cuda:0: choose among these, or auto or cpu"
+
+
 @pytest.mark.parametrize(
-    ("device", "gpus", "cuda", "said"),
+    ("device", "gpus", "cuda", "why"),
     [
-        (
-            "cuda",
-            0,
-            None,
-            f"device 'cuda' was asked for, but torch {torch.__version__} is installed as a build for processors alone: "
-            "install its CUDA build, or choose auto or cpu",
-        ),
-        (
-            "cuda:1",
-            0,
-            "13.0",
-            f"device 'cuda:1' was asked for, but torch {torch.__version__} sees no GPU here: see whether `nvidia-smi` "
-            "lists one, and whether CUDA_VISIBLE_DEVICES hides it, or choose auto or cpu",
-        ),
-        (
-            "cuda:3",
-            2,
-            "13.0",
-            "device 'cuda:3' was asked for, but torch sees 2 GPUs, cuda:0 to cuda:1: choose among these, or auto or cpu",
-        ),
-        (
-            "cuda:1",
-            1,
-            "13.0",
-            "device 'cuda:1' was asked for, but torch sees one GPU, cuda:0: choose among these, or auto or cpu",
-        ),
+        ("cuda", 0, None, CPU_BUILD),
+        ("cuda:1", 0, "13.0", NO_GPU),
+        ("cuda:3", 2, "13.0", TWO),
+        ("cuda:1", 1, "13.0", ONE),
     ],
 )
-def test_a_gpu_that_is_not_here_is_one_sentence(device: str, gpus: int, cuda: str | None, said: str, sees: See) -> None:
+def test_a_gpu_that_is_not_here_is_one_sentence(device: str, gpus: int, cuda: str | None, why: str, sees: See) -> None:
     sees(gpus, cuda)
-    with pytest.raises(DeviceError, match=f"^{re.escape(said)}$") as caught:
+    with pytest.raises(DeviceError) as caught:
         resolve(device)
+    said = f"device {device!r} was asked for, but {why}"
+    assert str(caught.value) == said
     assert caught.value._render_traceback_() == [f"DeviceError: {said}"]  # all that a notebook shows
 
 
@@ -102,10 +92,10 @@ def test_the_variable_says_what_auto_means_and_nothing_else(sees: See, monkeypat
         assert resolve("auto") == meant
         assert resolve("cuda:0") == "cuda:0"
     monkeypatch.setenv(VARIABLE, "gpu")
-    with pytest.raises(DeviceError, match="^NASREPRO_DEVICE=gpu is unknown: choose auto"):
+    with pytest.raises(DeviceError, match="NASREPRO_DEVICE=gpu is unknown: choose auto"):
         resolve()
     monkeypatch.setenv(VARIABLE, "cuda:7")
-    with pytest.raises(DeviceError, match="^NASREPRO_DEVICE=cuda:7 was asked for, but torch sees 2 GPUs"):
+    with pytest.raises(DeviceError, match="NASREPRO_DEVICE=cuda:7 was asked for, but torch sees 2 GPUs"):
         resolve()
 
 
