@@ -105,7 +105,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     for path in notebooks:
         number = path.name[:2]
-        print(f"{path.name}  ({profile.name})", flush=True)
+        print(f"{path.name}  ({profile.name}, {profile.task.device})", flush=True)
         own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": profile.task.device}
         seconds = _execute(path, folder, {**own, **given})
         _note_seconds(folder / "timings.json", profile, number, seconds, options.fresh)

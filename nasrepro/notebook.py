@@ -387,7 +387,7 @@ def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
 
 
 def _devices(evaluations: Iterable[Evaluation]) -> set[str]:
-    """What these ran on. A cell whose process died could not say it."""
+    """What these ran on. In older records a cell whose process died does not say it."""
     return {evaluation.device for evaluation in evaluations if evaluation.device}
 
 

@@ -253,6 +253,20 @@ def test_a_replay_does_not_overwrite_the_time_of_training(project: Path, monkeyp
         assert json.loads(path.read_text("utf-8"))["smoke"]["05"]["seconds"] == noted
 
 
+def test_shipped_times_keep_the_device_they_were_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasrepro.notebook.records_folder", lambda: tmp_path)
+    monkeypatch.setattr("nasrepro.report.shipping.update_readme", lambda *_: None)
+    folder = tmp_path / "results" / "smoke"
+    folder.mkdir(parents=True)
+    measured = {"smoke": {"04": {"seconds": 3.0, "device": "a GPU"}, "06": {"seconds": 4.0, "device": "another"}}}
+    (folder / "timings.json").write_text(json.dumps(measured), "utf-8")
+    assert cli.main(["ship", "--profile", "smoke"]) == 0
+    assert json.loads((tmp_path / "timings.json").read_text("utf-8")) == measured
+    assert cli.main(["ship", "--tests-seconds", "5"]) == 0  # tests run on the processor
+    shipped = json.loads((tmp_path / "timings.json").read_text("utf-8"))
+    assert shipped["tests"]["all"] == {"seconds": 5.0, "device": device_name("cpu")}
+
+
 @pytest.fixture
 def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A language model takes 2 hours, an encoder 1."""

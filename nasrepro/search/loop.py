@@ -9,7 +9,7 @@ on where it was, and ends with the same rows as one that was not.
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import count
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from nasrepro.controllers import GrowthSettings, propose
 from nasrepro.dsl import Cell, parse
+from nasrepro.hardware import device_name
 from nasrepro.ranking import Ranker, RankerSettings
 from nasrepro.search.agent_search import AgentSearch, AgentSearchSettings
 from nasrepro.search.archive import dumps
@@ -237,7 +238,7 @@ def evaluate(
     Cells are trained in canonical form, so that equal keys mean equal numbers.
 
     Raises SearchError when four cells or more were asked for and all of them crashed: that is a fault of
-    the task or of the machine, so none of it stays in the record.
+    the task or of the machine, so none of it stays in the record. DeviceError where the task's device is not here.
     """
     keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
     jobs = {key: Job(cell.canonical(), seed) for key, cell in zip(keys, cells, strict=True)}
@@ -246,8 +247,11 @@ def evaluate(
         known = len(jobs) - len(missing)
         bar.n, bar.initial = bar.n + known, bar.initial + known
         bar.refresh()
+    # A process that was killed could not say where it ran. And a GPU that is not here is no cell's failure.
+    device = device_name(getattr(workers.task, "device", "cpu")) if missing else ""
     for job, outcome in workers.map(missing):
-        record.put(Evaluation.of(workers.task, job.cell, seed, outcome))
+        located = replace(outcome, device=outcome.device or device)
+        record.put(Evaluation.of(workers.task, job.cell, seed, located))
         if bar is not None:
             bar.update()
     evaluations = [record[key] for key in keys]

@@ -15,7 +15,10 @@ import torch
 import nasrepro as nr
 from nasrepro.datasets.parallel import parallel_from_text
 from nasrepro.hardware import DeviceError, device_name
+from nasrepro.search import Record
+from nasrepro.search.loop import evaluate
 from nasrepro.search.record import Evaluation, evaluation_key
+from nasrepro.search.workers import Workers
 from nasrepro.trainers import checkpoint, forecast, language_model, translation
 from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2, forecast_seconds, forecast_translation_seconds
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
@@ -79,6 +82,27 @@ def test_a_gpu_that_is_not_here_is_refused_before_anything_is_made(
     with refused:
         forecast_translation_seconds(nr.zoo["GRU"], PAIRS, MULTI30K, device="cuda")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_no_gpu")
+def test_a_search_without_its_gpu_stops_and_takes_no_cell_for_a_failure(task: AnyTask) -> None:
+    record = Record()
+    with (
+        Workers(replace(task, device="cuda"), count=0) as workers,
+        pytest.raises(DeviceError, match="device 'cuda' was asked for, but torch"),
+    ):
+        evaluate([nr.zoo["GRU"]], 1, record, workers)
+    assert record.evaluations() == []
+    with Workers(task, count=0) as workers:
+        (made,) = evaluate([nr.zoo["GRU"]], 1, record, workers)
+    with Workers(replace(task, device="cuda"), count=0) as workers:  # what is recorded needs no GPU
+        assert evaluate([nr.zoo["GRU"]], 1, record, workers) == [made]
+
+
+def test_the_row_of_a_process_that_was_killed_says_where_it_ran() -> None:
+    with Workers(LanguageModelTask(level="char", training=LETTERS), count=1, timeout_s=0.0) as workers:
+        (row,) = evaluate([nr.zoo["GRU"]], 1, Record(), workers)
+    assert (row.reason, row.device) == ("timed out", device_name("cpu"))
 
 
 # ---- what a training on another kind of device left behind
