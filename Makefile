@@ -28,6 +28,7 @@ help: ## List the targets (this)
 	@echo
 	@echo "  PROFILE=smoke|quick|course|paper   how much \`make reproduce\` runs (now: $(PROFILE))"
 	@echo "  NOTEBOOK=04                        one notebook of it only"
+	@echo "  DEVICE=auto|cpu|cuda|cuda:1        where it trains (auto: a GPU where torch sees one)"
 	@echo "  FRESH=1                            train anew; the old record is kept as record.before.sqlite"
 	@echo "  YES=1                              begin even what is forecast to take days (PROFILE=paper)"
 	@echo "  PYTHON=/path/to/python             the Python that makes .venv"
@@ -36,7 +37,7 @@ setup: $(STAMP) ## Create .venv with the exact pinned versions (the other target
 
 reproduce: $(STAMP) ## Make every table and figure, each beside the paper's number, in results/PROFILE/
 	$(RUN) nasrepro reproduce --profile "$(PROFILE)" $(if $(NOTEBOOK),--notebook "$(NOTEBOOK)") \
-		$(if $(FRESH),--fresh) $(if $(YES),--yes)
+		$(if $(DEVICE),--device "$(DEVICE)") $(if $(FRESH),--fresh) $(if $(YES),--yes)
 
 lab: $(STAMP) ## Open JupyterLab on the notebooks
 	$(RUN) nasrepro lab

@@ -12,7 +12,8 @@ from typing import Any
 
 from nasrepro.datasets import DataError
 from nasrepro.files import fix_environment, make_writable, user_path
-from nasrepro.profiles import TABLE_3, Profile, profiles, project_root
+from nasrepro.hardware import device_name, resolve
+from nasrepro.profiles import TABLE_3, Profile, on_device, profiles, project_root
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.translation import TranslationSettings
 
@@ -43,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def add_device(sub: argparse.ArgumentParser) -> None:
+        about = "where cells are trained: auto (a GPU where torch sees one), cpu, cuda, or cuda:N (default: auto)"
+        sub.add_argument("--device", default="auto", help=about)
+
     reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")
     reproduce.add_argument("--profile", default="quick", help=f"one of {', '.join(profiles)} (default: quick)")
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
@@ -53,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )
+    add_device(reproduce)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks")
     lab.add_argument("arguments", nargs="*", help="behind --, for JupyterLab itself, such as -- --no-browser")
@@ -67,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--workers", type=int, default=2, help="processes that train cells (default: 2)")
     search.add_argument("--yes", action="store_true", help="begin even where a forecast says days")
+    add_device(search)
     search.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
 
     show = command("show", _show, "print a cell in all its dresses")
@@ -93,7 +100,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     from nasrepro.notebook import WORKERS, results_folder
     from nasrepro.profiles import load
 
-    profile = load(options.profile)
+    profile = on_device(load(options.profile), resolve(options.device))
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
     _demand_consent(profile, {path.name[:2] for path in notebooks}, WORKERS, options.yes)
@@ -103,9 +110,10 @@ def _reproduce(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     for path in notebooks:
         number = path.name[:2]
-        print(f"{path.name}  ({profile.name})", flush=True)
-        seconds = _execute(path, folder, {"PROFILE": profile.name, "FRESH": options.fresh, **given})
-        _note_seconds(folder / "timings.json", profile.name, number, seconds, options.fresh)
+        print(f"{path.name}  ({profile.name}, {profile.task.device})", flush=True)
+        own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": profile.task.device}
+        seconds = _execute(path, folder, {**own, **given})
+        _note_seconds(folder / "timings.json", profile, number, seconds, options.fresh)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
 
@@ -121,8 +129,9 @@ def _demand_consent(profile: Profile, notebooks: Collection[str], workers: int, 
     if not planned:
         return
     workers = max(1, workers)  # with none, this process trains
-    seconds = {settings: _forecast(settings) for settings in {settings for _, settings, _ in planned}}
-    print(f"forecast for {profile.name} here, {workers} workers, every cell taken for an LSTM:")
+    device = profile.task.device
+    seconds = {settings: _forecast(settings, device) for settings in {settings for _, settings, _ in planned}}
+    print(f"forecast for {profile.name} on {device_name(device)}, {workers} workers, every cell taken for an LSTM:")
     hours = 0.0
     for words, settings, count in planned:
         part = count * seconds[settings] / 3600 / workers
@@ -131,7 +140,8 @@ def _demand_consent(profile: Profile, notebooks: Collection[str], workers: int, 
     print(
         f"  together {hours / 24:.1f} days. Not in it: the small models that notebooks train to show something, the "
         "larger translation set, what a search does between trainings (drawing and ranking cells, the agent's "
-        "learning), and that a cell may take longer than an LSTM, or fail early",
+        "learning), and that a cell may take longer than an LSTM, or fail early"
+        + ("" if device == "cpu" else "; workers that share a GPU are slower than each would be alone"),
         flush=True,
     )
     if hours > 3 and not given:
@@ -151,16 +161,16 @@ def _planned(profile: Profile) -> list[tuple[str, tuple[str, LanguageModelSettin
     ]
 
 
-def _forecast(settings: LanguageModelSettings | TranslationSettings) -> float:
-    """Seconds of one training of an LSTM on S17's text: WikiText-2, or Multi30k."""
+def _forecast(settings: LanguageModelSettings | TranslationSettings, device: str) -> float:
+    """Seconds of one training of an LSTM on S17's text, WikiText-2 or Multi30k, on the device that would train it."""
     from nasrepro.dsl import zoo
     from nasrepro.threads import torch_threads
     from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2, forecast_seconds, forecast_translation_seconds
 
     with torch_threads(1):  # as in a worker
         if isinstance(settings, LanguageModelSettings):
-            return forecast_seconds(zoo["LSTM"], settings, WIKITEXT2, steps=1)
-        return forecast_translation_seconds(zoo["LSTM"], settings, MULTI30K, steps=1)
+            return forecast_seconds(zoo["LSTM"], settings, WIKITEXT2, steps=1, device=device)
+        return forecast_translation_seconds(zoo["LSTM"], settings, MULTI30K, steps=1, device=device)
 
 
 def _set_aside(record: Path) -> None:
@@ -175,14 +185,14 @@ def _set_aside(record: Path) -> None:
             part.rename(kept)
 
 
-def _note_seconds(path: Path, profile: str, notebook: str, seconds: float, fresh: bool) -> None:
+def _note_seconds(path: Path, profile: Profile, notebook: str, seconds: float, fresh: bool) -> None:
     """Note a notebook's time, unless it replayed what a longer run here had trained: then that run's time stays."""
     from nasrepro.notebook import note_seconds
 
     timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    before = timings.get(profile, {}).get(notebook, {"seconds": 0.0})
+    before = timings.get(profile.name, {}).get(notebook, {"seconds": 0.0})
     if fresh or seconds > before["seconds"]:
-        note_seconds(path, profile, notebook, seconds)
+        note_seconds(path, profile.name, notebook, seconds, device_name(profile.task.device))
 
 
 def _notebooks(number: str | None) -> list[Path]:
@@ -208,8 +218,8 @@ def _parameters(given: Sequence[str], notebooks: Sequence[Path]) -> dict[str, An
         name, separator, value = text.partition("=")
         if not separator:
             raise ValueError(f"a parameter is given as NAME=VALUE, got {text!r}")
-        if name in ("PROFILE", "FRESH"):
-            raise ValueError(f"{name} is no parameter for -p: use --profile / --fresh")
+        if name in ("PROFILE", "FRESH", "DEVICE"):
+            raise ValueError(f"{name} is no parameter for -p: use --profile / --fresh / --device")
         for path in notebooks:
             known = parameters_of(path)
             if name not in known:
@@ -253,7 +263,7 @@ def _search(options: argparse.Namespace) -> None:
     from nasrepro.search import Record
     from nasrepro.search.loop import search
 
-    profile = load(options.profile)
+    profile = on_device(load(options.profile), resolve(options.device))
     export = user_path(options.export) if options.export else None
     if export:
         make_writable(export.parent)  # now, not after days of training
@@ -345,13 +355,13 @@ def _ship(options: argparse.Namespace) -> None:
     name, records = load(options.profile).name, records_folder()
     timings = records / "timings.json"
     if options.tests_seconds is not None:
-        note_seconds(timings, "tests", "all", options.tests_seconds)
+        note_seconds(timings, "tests", "all", options.tests_seconds, device_name())
     elif not options.benchmarks:
         # Only a profile that replays a shipped record speaks for the project; the others differ by machine.
         found = ship(results_folder() / name, records) if load(name).shipped else []
         measured = json.loads((results_folder() / name / "timings.json").read_text("utf-8"))
         for notebook, row in measured[name].items():
-            note_seconds(timings, name, notebook, row["seconds"])
+            note_seconds(timings, name, notebook, row["seconds"], row["device"])
         print(f"{len(found)} findings of {name}")
     update_readme(project_root() / "README.md", records)
     print(f"wrote {records} and README.md")

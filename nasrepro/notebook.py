@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,7 +25,7 @@ from nasrepro import profiles
 from nasrepro.datasets import DataError
 from nasrepro.dsl import Cell
 from nasrepro.files import fix_environment, named_folder, write_json
-from nasrepro.hardware import device_name
+from nasrepro.hardware import device_name, resolve
 from nasrepro.profiles import Profile, resumable
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.ledger import Finding
@@ -33,7 +34,7 @@ from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.held_out import HeldOut, evaluate_tests
 from nasrepro.search.history import Search, replay
 from nasrepro.search.loop import SearchSettings, evaluate, search, search_id, search_identity
-from nasrepro.search.record import Evaluation, Record
+from nasrepro.search.record import Evaluation, Record, RecordError
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.language_model import LanguageModelTask, data_words
 from nasrepro.trainers.outcome import TaskIdentity
@@ -70,12 +71,19 @@ def records_folder() -> Path:
     return profiles.project_root() / "results" / "records"
 
 
-def start(notebook: str, profile: str = "quick", fresh: bool = False, task: Kind = "language model") -> "Run":
+def start(
+    notebook: str,
+    profile: str = "quick",
+    fresh: bool = False,
+    task: Kind = "language model",
+    device: str = "auto",
+) -> "Run":
     """Begin a notebook: check its parameters, say what will happen, and answer the `Run` that keeps its results.
 
-    `fresh` trains anew where a shipped record would be replayed; `task` is what the notebook is about. Raises
-    ValueError for a profile or an injected parameter that does not exist, with the nearest that does; OSError when the
-    results folder cannot be written.
+    `fresh` trains anew where a shipped record would be replayed; `task` is what the notebook is about; `device` is
+    where cells are trained (see `hardware.resolve`). Raises ValueError for a profile or an injected parameter that does
+    not exist, with the nearest that does; DeviceError for a device that is not here; OSError when the results folder
+    cannot be written.
     """
     shell = get_ipython()
     if shell is not None:
@@ -83,7 +91,7 @@ def start(notebook: str, profile: str = "quick", fresh: bool = False, task: Kind
     fix_environment()
     if not isinstance(fresh, bool):
         raise ValueError(f"FRESH is True or False, got {fresh!r}")
-    run = Run(notebook, profiles.load(profile), fresh, task)
+    run = Run(notebook, profiles.load(profile), fresh, task, device)
     run.announce()
     return run
 
@@ -121,17 +129,26 @@ def _assigned(source: str) -> list[str]:
 class Run:
     """One notebook under one profile: where its figures, tables and findings go, and its record.
 
-    Set `data` to the corpus in use, so that provenance names it. Attributes: `profile`, `folder`, `record`.
+    Set `data` to the corpus in use, so that provenance names it. Attributes: `profile`, whose tasks are on `device`
+    (see `hardware.resolve`), `folder`, `record`.
     """
 
-    def __init__(self, notebook: str, profile: Profile, fresh: bool = False, task: Kind = "language model") -> None:
+    def __init__(
+        self,
+        notebook: str,
+        profile: Profile,
+        fresh: bool = False,
+        task: Kind = "language model",
+        device: str = "auto",
+    ) -> None:
         self.notebook = notebook
-        self.profile = profile
+        self.profile = profiles.on_device(profile, resolve(device))
         self.fresh = fresh
-        self._chosen: AnyTask = profile.translation.task if task == "translation" else profile.task
+        self._chosen: AnyTask = self.profile.translation.task if task == "translation" else self.profile.task
         self.folder = results_folder() / profile.name
         self.artifacts = Artifacts(self.folder, notebook, records_folder() / "findings.json")
-        self.data: Data | None = None
+        self._data: Data | None = None
+        self._made_on: set[str] = set()
         self.started = time.perf_counter()
         self._records: list[Path] = []
         self._record: Record | None = None
@@ -141,6 +158,16 @@ class Run:
     def task(self) -> AnyTask:
         """What this notebook is about, in the profile's size; long trainings keep checkpoints in its folder."""
         return resumable(self._chosen, self.folder)
+
+    @property
+    def data(self) -> Data | None:
+        """The data in use. Whoever sets it says that what follows is computed anew, and not from evaluations before."""
+        return self._data
+
+    @data.setter
+    def data(self, data: Data | None) -> None:
+        self._data = data
+        self._made_on = {data.device} if isinstance(data, RecordedData) else set()
 
     @property
     def record(self) -> Record:
@@ -154,16 +181,29 @@ class Run:
         known = measured_seconds(self.profile.name, self.notebook)
         rows = {
             "profile": f"{self.profile.name}: {self.profile.about}",
-            "here": device_name(self.task.device),
+            "here": f"{device_name(self.task.device)} ({self.task.device})",
             "data": self.task.data_words,
             "time": "not measured yet" if known is None else f"{_minutes(known['seconds'])} on {known['device']}",
             "results": str(self.folder),
         }
+        if elsewhere := self._recorded_elsewhere():
+            rows["recorded"] = f"what is recorded was trained on {elsewhere} and is replayed; FRESH trains it here"
         body = "".join(
             f"<tr><th style='text-align:left'>{key}</th><td style='text-align:left'>{escape(value)}</td></tr>"
             for key, value in rows.items()
         )
         display(HTML(f"<table>{body}</table>"))
+
+    def _recorded_elsewhere(self) -> str:
+        """Devices, other than the one here, of what the records hold on which a notebook of this kind draws."""
+        found: list[Evaluation] = []
+        with suppress(RecordError):  # a notebook that needs what cannot be read will say so
+            if not self.fresh:
+                found += Record.load(self._shipped_files()).evaluations()
+            if (self.folder / "record.sqlite").exists():
+                found += self.record.evaluations()
+        made_on = _devices(one for one in found if one.task.startswith(self._chosen.name))
+        return ", ".join(sorted(made_on - {device_name(self.task.device)}))
 
     # ---- searches
 
@@ -175,10 +215,12 @@ class Run:
         task = resumable(task or self._chosen, self.folder)
         shipped = self.shipped_search(settings, task)
         if shipped is not None and not self._has_begun(settings, task):
-            self.data = _recorded_data([evaluation for _, evaluation in shipped.trials])
+            replayed = [evaluation for _, evaluation in shipped.trials]
+            self._use(_recorded_data(replayed), replayed)
             return shipped
-        self.data = task.corpus
-        return search(task, settings, self.record, workers, self.profile.timeout_s)
+        made = search(task, settings, self.record, workers, self.profile.timeout_s)
+        self._use(task.corpus, [evaluation for _, evaluation in made.trials])
+        return made
 
     def shipped_search(self, settings: AnySettings, task: AnyTask | None = None) -> Search | None:
         """The search under these settings in the profile's shipped record, or None (also when the run is fresh)."""
@@ -193,12 +235,15 @@ class Run:
 
     def _shipped_record(self) -> Record | None:
         """The records that ship for this profile, in memory; None where none does."""
-        paths = [records_folder() / name for name in self.profile.shipped]
-        paths = [path for path in paths if path.exists()]
+        paths = self._shipped_files()
         if self._replayed is None and paths:
             self._records += paths
             self._replayed = Record.load(paths)
         return self._replayed
+
+    def _shipped_files(self) -> list[Path]:
+        paths = [records_folder() / name for name in self.profile.shipped]
+        return [path for path in paths if path.exists()]
 
     def _has_begun(self, settings: AnySettings, task: AnyTask) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
@@ -218,19 +263,21 @@ class Run:
         left of it, and where the run is fresh, because then what is recorded is not what was asked for.
         """
         task = resumable(task or self._chosen, self.folder)
-        found, self.data = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
+        data: Data | None
+        found, data = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
         try:
             with Workers(task, WORKERS, self.profile.timeout_s) as workers:
                 for seed in seeds:
                     missing = [cell for cell in cells if (cell.hash, seed) not in found]
                     if missing:
-                        self.data = task.corpus
+                        data = task.corpus
                         made = evaluate(missing, seed, self.record, workers)
                         found |= {(cell.hash, seed): one for cell, one in zip(missing, made, strict=True)}
         except DataError as error:
             if self.fresh or not found:
                 raise
             print(f"Nothing can be trained here, going on with what is recorded. {error}")
+        self._use(data, found.values())
         return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
 
     def test_evaluation(self, cell: Cell, seed: int, row: str) -> Evaluation:
@@ -244,14 +291,17 @@ class Run:
         where the shipped record lacks one and the data is not here: without it, the keys of this machine's record,
         which hold the data's hash, cannot be told.
         """
-        found, self.data = self._shipped_evaluations(HeldOut(self.task), rows.values())
+        data: Data | None
+        found, data = self._shipped_evaluations(HeldOut(self.task), rows.values())
         missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
         made = {}
         if missing:
-            self.data = self.task.corpus
+            data = self.task.corpus
             # A single model is sooner trained here than another process is begun.
             made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
-        return {row: made[row] if row in made else found[job.cell.hash, job.seed] for row, job in rows.items()}
+        answers = {row: made[row] if row in made else found[job.cell.hash, job.seed] for row, job in rows.items()}
+        self._use(data, answers.values())
+        return answers
 
     def _shipped_evaluations(
         self, task: TaskIdentity, jobs: Iterable[Job]
@@ -272,12 +322,15 @@ class Run:
 
     # ---- results
 
+    def _use(self, data: Data | None, evaluations: Iterable[Evaluation]) -> None:
+        """Note what the numbers that follow come from. Evaluations keep their device, wherever they are replayed."""
+        self._data = data
+        self._made_on |= _devices(evaluations)
+
     @property
     def device(self) -> str:
-        """What the numbers come from: the recorded evaluations' device, else this machine's."""
-        if isinstance(self.data, RecordedData):
-            return self.data.device
-        return device_name(self.task.device)
+        """What the numbers come from: the devices of the evaluations in use, else the one here."""
+        return ", ".join(sorted(self._made_on)) or device_name(self.task.device)
 
     def provenance(self, **parameters: Any) -> dict[str, Any]:
         """Where the results of this notebook come from (see `report.provenance`)."""
@@ -323,18 +376,23 @@ def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
     return None
 
 
-def note_seconds(path: Path, profile: str, notebook: str, seconds: float) -> None:
-    """Write how long a notebook took on this machine into a timings file."""
+def note_seconds(path: Path, profile: str, notebook: str, seconds: float, device: str) -> None:
+    """Write how long a notebook took into a timings file, and the name of the device that it took so long on."""
     timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device_name()}
+    timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device}
     write_json(path, timings)
 
 
 def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
     first = evaluations[0]
-    devices = ", ".join(sorted({evaluation.device for evaluation in evaluations}))
+    devices = ", ".join(sorted(_devices(evaluations)))
     level = first.settings.get("level", "word")  # sentence pairs have none
     return RecordedData(first.settings["corpus"], first.data, f"recorded {first.created[:10]}", devices, level)
+
+
+def _devices(evaluations: Iterable[Evaluation]) -> set[str]:
+    """What these ran on. In older records a cell whose process died does not say it."""
+    return {evaluation.device for evaluation in evaluations if evaluation.device}
 
 
 class _Unloaded:

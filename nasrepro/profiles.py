@@ -10,10 +10,10 @@ visible here and nowhere else; the notebooks read their numbers from it.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from nasrepro.controllers import AgentSettings, PriorSettings, ReinforceSettings
 from nasrepro.ranking import RankerSettings
@@ -367,6 +367,17 @@ def load(name: str) -> Profile:
     close = difflib.get_close_matches(str(name), profiles, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ValueError(f"unknown profile {name!r}: {hint}choose from {', '.join(profiles)}")
+
+
+def on_device(profile: Profile, device: str) -> Profile:
+    """The profile with all its tasks on a device, those of translation too. No key of a record depends on it."""
+    runs = profile.translation
+    tasks: dict[str, Any] = {
+        one.name: replace(task, device=device)
+        for one in fields(runs)
+        if isinstance(task := getattr(runs, one.name), TranslationTask)
+    }
+    return replace(profile, task=replace(profile.task, device=device), translation=replace(runs, **tasks))
 
 
 def project_root() -> Path:

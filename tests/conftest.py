@@ -1,4 +1,4 @@
-"""What every test shares: where real data may lie, quiet figures, repeatable inputs, the gpu marker."""
+"""What every test shares: where real data may lie, one device, quiet figures, repeatable inputs, the gpu marker."""
 
 import os
 import signal
@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 if "NASREPRO_MIRROR" not in os.environ and (ROOT.parent / "shared" / "data").is_dir():
     os.environ["NASREPRO_MIRROR"] = str(ROOT.parent / "shared" / "data")
 fix_environment()  # relative paths are those of the folder that pytest was started in
+
+# What a test trains without naming a device trains on the processor, in the processes that it starts too: else its
+# numbers would change with the machine. Tests marked `gpu` name theirs.
+os.environ["NASREPRO_DEVICE"] = "cpu"
 
 # Set for this process alone: through MPLBACKEND it would also reach notebooks and hide their figures.
 mpl.use("Agg")

@@ -16,9 +16,11 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+import torch
 
 from nasrepro import cli
 from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.hardware import device_name
 from nasrepro.profiles import profiles
 from nasrepro.trainers import forecast
 
@@ -34,10 +36,10 @@ def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project with one small notebook, 05, and one that always fails, 06."""
     own = nbformat.v4.new_code_cell(
-        'PROFILE = "quick"  # which\nFRESH = False  # anew', metadata={"tags": ["parameters"]}
+        'PROFILE = "quick"  # which\nFRESH = False  # anew\nDEVICE = "auto"  # where', metadata={"tags": ["parameters"]}
     )
     for name, source in (("05_small", "print(PROFILE)"), ("06_broken", "raise KeyError(PROFILE)")):
-        begin = 'import nasrepro as nr\nrun = nr.notebook.start("05", PROFILE, FRESH)'
+        begin = 'import nasrepro as nr\nrun = nr.notebook.start("05", PROFILE, FRESH, device=DEVICE)'
         content = nbformat.v4.new_notebook(cells=[own, *map(nbformat.v4.new_code_cell, (begin, source))])
         content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         (tmp_path / "notebooks").mkdir(exist_ok=True)
@@ -170,8 +172,69 @@ def test_slips_are_answered_before_anything_runs(
     assert "no notebook '77'; there are 05, 06" in fails(capsys, "reproduce", "--notebook", "77")
     assert "05_small.ipynb: unknown parameter FRES: did you mean FRESH?" in fails(capsys, "reproduce", "-p", "FRES=1")
     assert "a parameter is given as NAME=VALUE, got 'FRESH'" in fails(capsys, "reproduce", "-p", "FRESH")
-    for own in ("FRESH=True", "PROFILE=smoke"):
-        assert "use --profile / --fresh" in fails(capsys, "reproduce", "-p", own)
+    for own in ("FRESH=True", "PROFILE=smoke", "DEVICE=cpu"):
+        assert "use --profile / --fresh / --device" in fails(capsys, "reproduce", "-p", own)
+
+
+@pytest.mark.parametrize("command", ["reproduce", "search"])
+def test_a_device_that_is_not_here_is_one_sentence(
+    command: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(cli, "_execute", lambda *_: pytest.fail("it ran"))
+    err = fails(capsys, command, "--profile", "paper", "--device", "cuda")
+    assert err.startswith("device 'cuda' was asked for, but torch ")
+    assert err.count("\n") == 1
+    assert "device 'gpu' is unknown: choose auto, cpu, cuda" in fails(capsys, command, "--device", "gpu")
+    assert not (project / "results").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_a_notebook_without_its_device_shows_one_sentence_and_no_traceback(project: Path) -> None:
+    """As when somebody sets DEVICE in JupyterLab."""
+    path = project / "notebooks" / "05_small.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError) as caught:
+        papermill.execute_notebook(path, None, parameters={"DEVICE": "cuda"}, progress_bar=False, cwd=ROOT)
+    (shown,) = caught.value.traceback
+    assert shown.startswith("DeviceError: device 'cuda' was asked for, but torch ")
+    assert "\n" not in shown
+
+
+@pytest.mark.parametrize(("given", "meant"), [([], "cuda"), (["--device", "cuda:1"], "cuda:1")])
+def test_notebooks_and_their_times_are_told_the_device(
+    given: list[str], meant: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _two_gpus(monkeypatch)
+    (project / "results" / "smoke").mkdir(parents=True)
+    told = []
+    monkeypatch.setattr(cli, "_execute", lambda _, __, parameters: told.append(parameters["DEVICE"]) or 1.0)
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    assert cli.main(["reproduce", "--profile", "smoke", "--notebook", "05", *given]) == 0
+    assert told == [meant]
+    timings = json.loads((project / "results" / "smoke" / "timings.json").read_text("utf-8"))
+    assert timings["smoke"]["05"]["device"] == f"a GPU by the name of {meant}"
+
+
+@pytest.mark.parametrize("kind", ["language model", "translation"])
+def test_every_task_of_a_search_is_put_on_the_device(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _two_gpus(monkeypatch)
+    told = []
+    monkeypatch.setattr("nasrepro.search.loop.search", lambda task, *_, **__: told.append(task.device))
+    monkeypatch.setattr("nasrepro.search.loop.evaluate", lambda _, __, ___, workers: told.append(workers.task.device))
+    monkeypatch.setattr("nasrepro.search.held_out.evaluate_tests", lambda task, *_: told.append(task.device) or {})
+    assert cli.main(["search", "--profile", "smoke", "--task", kind, "--device", "cuda:1"]) == 0
+    assert set(told) == {"cuda:1"}
+    # Ranked and random search; or the agent's, two LSTMs beside it, four controls, and Table 3.
+    assert len(told) == {"language model": 2, "translation": 1 + 2 + 4 + 1}[kind]
+
+
+def _two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NASREPRO_DEVICE")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU by the name of {device}")
 
 
 def test_a_notebook_itself_refuses_a_parameter_that_it_does_not_have(project: Path) -> None:
@@ -242,6 +305,20 @@ def test_a_replay_does_not_overwrite_the_time_of_training(project: Path, monkeyp
         assert json.loads(path.read_text("utf-8"))["smoke"]["05"]["seconds"] == noted
 
 
+def test_shipped_times_keep_the_device_they_were_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasrepro.notebook.records_folder", lambda: tmp_path)
+    monkeypatch.setattr("nasrepro.report.shipping.update_readme", lambda *_: None)
+    folder = tmp_path / "results" / "smoke"
+    folder.mkdir(parents=True)
+    measured = {"smoke": {"04": {"seconds": 3.0, "device": "a GPU"}, "06": {"seconds": 4.0, "device": "another"}}}
+    (folder / "timings.json").write_text(json.dumps(measured), "utf-8")
+    assert cli.main(["ship", "--profile", "smoke"]) == 0
+    assert json.loads((tmp_path / "timings.json").read_text("utf-8")) == measured
+    assert cli.main(["ship", "--tests-seconds", "5"]) == 0  # tests run on the processor
+    shipped = json.loads((tmp_path / "timings.json").read_text("utf-8"))
+    assert shipped["tests"]["all"] == {"seconds": 5.0, "device": device_name("cpu")}
+
+
 @pytest.fixture
 def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A language model takes 2 hours, an encoder 1."""
@@ -277,6 +354,22 @@ def test_days_of_training_need_consent(
     assert not ran
     assert cli.main(["reproduce", "--profile", "paper", "--yes"]) == 0
     assert [name[:2] for name in ran] == ["03", "04", "05", "06", "07"]
+
+
+@pytest.mark.parametrize(("given", "meant"), [([], "cuda"), (["--device", "cpu"], "cpu")])
+def test_a_forecast_is_for_the_device_that_would_train(
+    given: list[str], meant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _two_gpus(monkeypatch)
+    told = []
+    for name in ("forecast_seconds", "forecast_translation_seconds"):
+        monkeypatch.setattr(forecast, name, lambda *_, device, **__: told.append(device) or 7200.0)
+    for kind in ("language model", "translation"):
+        assert cli.main(["search", "--profile", "paper", "--task", kind, *given]) == 1
+    assert set(told) == {meant}
+    said = capsys.readouterr().out
+    assert f"forecast for paper on {device_name(meant)}, 2 workers" in said
+    assert ("workers that share a GPU" in said) == (meant == "cuda")
 
 
 LANGUAGE, AGENT, TABLE = "ranked and random search: 2000", "the LSTM beside it: 3453", "Table 3: 21"

@@ -11,7 +11,7 @@ import pytest
 from nasrepro import notebook, profiles
 from nasrepro.datasets import DataError
 from nasrepro.dsl import Cell, parse, zoo
-from nasrepro.hardware import device_name
+from nasrepro.hardware import DeviceError, device_name
 from nasrepro.notebook import (
     RecordedData,
     Run,
@@ -23,7 +23,8 @@ from nasrepro.notebook import (
 )
 from nasrepro.search import Evaluation, Record, RecordError
 from nasrepro.search.held_out import HeldOut, evaluate_test, evaluate_tests
-from nasrepro.search.loop import SearchError
+from nasrepro.search.history import Search
+from nasrepro.search.loop import SearchError, SearchSettings, search
 from nasrepro.search.workers import Job, WorkerError
 from nasrepro.trainers.language_model import LanguageModelTask
 
@@ -93,18 +94,116 @@ def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
     folder = notebook.results_folder() / "smoke"
     folder.mkdir(parents=True)
-    note_seconds(folder / "timings.json", "smoke", "03", 41.26)
+    note_seconds(folder / "timings.json", "smoke", "03", 41.26, "a machine")
     found = start("03", "smoke")
     assert found.folder == folder
-    for words in ("smoke: does everything once", "pydoc-characters", "about 41 s on "):
+    for words in ("smoke: does everything once", "pydoc-characters", "about 41 s on a machine", device_name("cpu")):
         assert words in shown[0]
+    assert "recorded" not in shown[0]
+
+
+# ---- the device
+
+
+def test_a_run_puts_its_device_into_every_task_and_into_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    _sees_a_gpu(monkeypatch)
+    for device, meant in (("auto", "cuda"), ("cuda:0", "cuda:0"), ("cpu", "cpu")):
+        for kind in ("language model", "translation"):
+            run = Run("06", profiles.load("paper"), task=kind, device=device)
+            runs = run.profile.translation
+            tasks = [run.task, run.profile.task, runs.task, runs.search_task, runs.control_task, runs.larger_task]
+            assert {task.device for task in tasks} == {meant}
+            assert run.task.settings == Run("06", profiles.load("paper"), task=kind, device="cpu").task.settings
+    assert profiles.load("paper").task.device == "auto"
+
+
+def test_a_device_that_is_not_here_stops_the_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DeviceError, match="device 'cuda' was asked for, but torch"):
+        start("03", "smoke", device="cuda")
+
+
+def test_the_start_says_where_it_trains_and_what_was_trained_elsewhere(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shipped record and this folder's own, each holding a cell that was trained on the processor."""
+    _sees_a_gpu(monkeypatch)
+    shown: list[str] = []
+    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    (made,) = Run("03", TINY, device="cpu").evaluations([zoo["GRU"]], (1,))
+    shipped = Record()
+    shipped.put(replace(made, device="a machine far away"))
+    shipped.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    profile = replace(TINY, shipped=("shipped.jsonl.gz",))
+
+    for device, fresh, recorded in (
+        ("auto", False, f"{device_name('cpu')}, a machine far away"),
+        ("auto", True, device_name("cpu")),
+        ("cpu", False, "a machine far away"),
+        ("cpu", True, ""),
+    ):
+        begun = Run("03", profile, fresh, device=device)
+        begun.announce()
+        meant = "cuda" if device == "auto" else "cpu"
+        assert f"{device_name(meant)} ({meant})" in shown[-1]
+        if recorded:
+            assert f"what is recorded was trained on {recorded} and is replayed; FRESH trains it here" in shown[-1]
+        else:
+            assert "recorded" not in shown[-1]
+        assert begun.provenance()["records"] == {}, "nothing was drawn from a record yet"
+    Run("07", profile, task="translation").announce()
+    assert "is replayed" not in shown[-1], "language models are not what it draws on"
+
+
+def test_what_is_replayed_keeps_its_device_and_what_is_trained_has_its_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from this folder's own record, which a run on another device goes on with."""
+    here = device_name("cpu")
+    record = run.record
+    run.evaluations([zoo["GRU"]], (1,))
+    (other,) = Run("03", TINY).evaluations([zoo["GRU"]], (2,))
+    record.forget([other.key])
+    record.put(replace(other, device="a GPU"))
+    assert run.device == here
+    assert {e.device for e in run.evaluations([zoo["GRU"]], (1, 2))} == {here, "a GPU"}
+    assert run.provenance()["device"] == f"{here}, a GPU"
+    run.data = TINY.task.corpus  # from here on the notebook trains by itself
+    assert run.device == here
+    assert Run("04", TINY).device == here
+
+
+def test_the_searches_a_notebook_draws_on_name_all_their_devices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made_on(device: str, settings: SearchSettings) -> Search:
+        trained = search(TINY.task, settings, Record(), workers=0, progress=False)
+        return replace(trained, trials=[(p, replace(e, device=device)) for p, e in trained.trials])
+
+    small = replace(TINY.search, method="random", cells=2, step=2)
+    found = iter([made_on("one GPU", small), made_on("", small), made_on("another GPU", small)])
+    monkeypatch.setattr(notebook, "search", lambda *_: next(found))
+    run.search(small)
+    assert run.device == "one GPU"
+    run.search(small)
+    run.search(small)
+    assert run.device == "another GPU, one GPU"
+
+
+def _sees_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NASREPRO_DEVICE")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU by the name of {device}")
+
+
+# ---- times
 
 
 def test_measured_times_are_kept_by_profile_and_notebook(tmp_path: Path) -> None:
     (tmp_path / "results" / "quick").mkdir(parents=True)
     path = tmp_path / "results" / "quick" / "timings.json"
     for number, seconds in (("03", 10.0), ("04", 20.0), ("03", 12.04)):
-        note_seconds(path, "quick", number, seconds)
+        note_seconds(path, "quick", number, seconds, "a machine")
     assert (measured_seconds("quick", "03") or {})["seconds"] == 12.0
     assert (measured_seconds("quick", "04") or {})["seconds"] == 20.0
     assert measured_seconds("quick", "77") is None

@@ -7,7 +7,7 @@ import pytest
 from nasrepro import datasets, profiles
 from nasrepro.datasets.parallel import parallel_from_text
 from nasrepro.dsl import zoo
-from nasrepro.profiles import TABLE_3, Profile, load, share_of_translation
+from nasrepro.profiles import TABLE_3, Profile, load, on_device, share_of_translation
 from nasrepro.report import papers
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import SearchSettings
@@ -68,6 +68,17 @@ def test_the_agents_control_differs_in_its_method_and_seeds_are_paired(profile: 
 def test_small_profiles_translate_without_files(name: str) -> None:
     runs = load(name).translation
     assert {runs.task.corpus_name, runs.search_task.corpus_name, runs.control_task.corpus_name} == {"captions"}
+
+
+@pytest.mark.parametrize("profile", ALL, ids=lambda profile: profile.name)
+def test_a_profile_moves_to_a_device_whole_and_changes_in_nothing_else(profile: Profile) -> None:
+    def devices(moved: Profile) -> set[str]:
+        parts = {**vars(moved), **vars(moved.translation)}
+        return {part.device for part in parts.values() if hasattr(part, "device")}
+
+    assert devices(profile) == {"auto"}
+    assert devices(on_device(profile, "cuda:1")) == {"cuda:1"}
+    assert on_device(on_device(profile, "cuda:1"), "auto") == profile
 
 
 def test_table_3_is_the_papers() -> None:

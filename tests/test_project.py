@@ -119,13 +119,13 @@ def test_the_makefile_keeps_the_torch_of_the_constraints():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="conda users may have no make")
 def test_make_reproduce_passes_on_what_it_is_given():
-    own = ["PROFILE=paper", "NOTEBOOK=04", "FRESH=1", "YES=1"]
+    own = ["PROFILE=paper", "NOTEBOOK=04", "DEVICE=cuda", "FRESH=1", "YES=1"]
     shown = subprocess.run(
         ["make", "-n", "reproduce", *own], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.replace("\\\n", " ")
     line = next(line for line in shown.splitlines() if "nasrepro reproduce" in line)
     assert line.split("nasrepro reproduce")[1].split() == [
-        "--profile", '"paper"', "--notebook", '"04"', "--fresh", "--yes",
+        "--profile", '"paper"', "--notebook", '"04"', "--device", '"cuda"', "--fresh", "--yes",
     ]  # fmt: skip
 
 
@@ -137,6 +137,16 @@ def test_make_takes_a_no_for_a_no(no):
     assert "nasrepro reproduce" in shown.stdout
     assert "--fresh" not in shown.stdout
     assert "--yes" not in shown.stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="conda users may have no make")
+def test_make_help_names_every_setting_of_make_reproduce():
+    recipe = re.search(r"^reproduce:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert recipe is not None
+    settings = set(re.findall(r"\$\((?:if \$\()?([A-Z]+)\)", recipe[1])) - {"RUN"}
+    assert settings == {"PROFILE", "NOTEBOOK", "DEVICE", "FRESH", "YES"}
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(re.search(rf"^  {name}=", shown, re.MULTILINE) for name in settings)
 
 
 def test_conda_users_get_the_same_set():

@@ -50,7 +50,7 @@ def timings_table(timings: dict[str, Any]) -> str:
         parts = timings.get(profile, {})
         if parts:
             minutes = math.ceil(sum(part["seconds"] for part in parts.values()) / 60)
-            device = next(iter(parts.values()))["device"]
+            device = ", ".join(sorted({part["device"] for part in parts.values()}))
             rows.append(f"| `{command}` | {words} | {minutes} | {device} |")
     return "\n".join(rows)
 

@@ -9,7 +9,7 @@ on where it was, and ends with the same rows as one that was not.
 import random
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import count
@@ -21,13 +21,14 @@ from tqdm.auto import tqdm
 
 from nasrepro.controllers import GrowthSettings, propose
 from nasrepro.dsl import Cell, parse
+from nasrepro.hardware import device_name
 from nasrepro.ranking import Ranker, RankerSettings
 from nasrepro.search.agent_search import AgentSearch, AgentSearchSettings
 from nasrepro.search.archive import dumps
 from nasrepro.search.faults import OUT_OF_MEMORY
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Evaluation, Proposal, Record, evaluation_key
-from nasrepro.search.workers import GPU_GB, Job, Workers
+from nasrepro.search.workers import GPU_GB, Job, Workers, device_of
 from nasrepro.trainers.outcome import Task, TaskIdentity, use_declared_types, whole
 
 
@@ -242,8 +243,9 @@ def evaluate(
     Cells are trained in canonical form, so that equal keys mean equal numbers.
 
     Raises SearchError when four cells or more were asked for and all of them crashed or lacked memory: that is a fault
-    of the task or of the machine, so none of it stays in the record. Raises WorkerError when the machine fails, and
-    RecordError, before any training, for a record that may only be read.
+    of the task or of the machine, so none of it stays in the record. Raises WorkerError when the machine fails,
+    RecordError, before any training, for a record that may only be read, and DeviceError where the task's device is
+    not here.
     """
     seed = whole(seed, "seed")
     keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
@@ -255,8 +257,11 @@ def evaluate(
         bar.refresh()
     if missing:
         record.demand_writable()
+    # A process that was killed could not say where it ran. And a GPU that is not here is no cell's failure.
+    device = device_name(device_of(workers.task)) if missing else ""
     for job, outcome in workers.map(missing):
-        record.put(Evaluation.of(workers.task, job.cell, seed, outcome))
+        located = replace(outcome, device=outcome.device or device)
+        record.put(Evaluation.of(workers.task, job.cell, seed, located))
         if bar is not None:
             bar.update()
     evaluations = [record[key] for key in keys]

@@ -23,6 +23,7 @@ from typing import NamedTuple, Self
 
 from nasrepro.dsl import Cell
 from nasrepro.files import fix_environment
+from nasrepro.hardware import resolve
 from nasrepro.search import gpu
 from nasrepro.search.faults import OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
 from nasrepro.search.faults import WorkerError as WorkerError
@@ -243,8 +244,8 @@ class _Worker:
 
 
 def device_of(task: Task) -> str:
-    """Where a task computes: "cpu", unless it says otherwise."""
-    return str(getattr(task, "device", "cpu"))
+    """Where a task computes, as torch names it: "cpu", unless it says otherwise. Raises DeviceError."""
+    return resolve(getattr(task, "device", "cpu"))
 
 
 def _is_part(share: float | None) -> bool:

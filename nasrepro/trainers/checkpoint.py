@@ -20,12 +20,16 @@ class CheckpointError(ValueError):
 
 
 @contextmanager
-def training_checkpoint(folder: str | None, *identity: object) -> Iterator[Path | None]:
-    """Where a training keeps its checkpoint, None without a folder; the file goes when the training has ended well."""
+def training_checkpoint(folder: str | None, device: str, *identity: object) -> Iterator[Path | None]:
+    """Where a training keeps its checkpoint, None without a folder; the file goes when the training has ended well.
+
+    GPUs and the processor do not go on with each other's: their random generators differ, and a row names one device.
+    """
     if folder is None:
         yield None
         return
-    name = sha256(" ".join(map(str, identity)).encode()).hexdigest()[:16]
+    kind = device.partition(":")[0]
+    name = sha256(" ".join(map(str, identity if kind == "cpu" else (*identity, kind))).encode()).hexdigest()[:16]
     path = user_path(folder) / f"{name}.pt"
     yield path
     path.unlink(missing_ok=True)
@@ -75,6 +79,10 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
         ) from None
     if found != identity:
         raise CheckpointError(f"{path} is a checkpoint of another model or run ({found}); delete it to start anew")
+    if content["masks"].shape != masks.get_state().shape:
+        raise CheckpointError(
+            f"{path} was written on another kind of device; go on there, or delete it to start anew here"
+        )
     model.load_state_dict(content["model"])
     masks.set_state(content["masks"])
     for name, value in content["run"].items():

@@ -15,6 +15,7 @@ import torch
 
 from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell
+from nasrepro.hardware import resolve
 from nasrepro.trainers import translation
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.language_model import (
@@ -71,12 +72,13 @@ MULTI30K = PairsSize(9_799, 17_998, train=29_000, valid=1_014, source_length=13,
 
 
 def forecast_seconds(
-    cell: Cell | str, settings: LanguageModelSettings, text: TextSize, steps: int = 3, device: str = "cpu"
+    cell: Cell | str, settings: LanguageModelSettings, text: TextSize, steps: int = 3, device: str = "auto"
 ) -> float:
     """Seconds that `train` would take for all its epochs, from `steps` steps of training and of evaluation each.
 
-    A cell that fails on the way takes less. Raises ValueError for no steps.
+    A cell that fails on the way takes less. Raises ValueError for no steps, DeviceError for a device that is not here.
     """
+    device = resolve(device)
     generator = torch.Generator().manual_seed(0)
     model = LanguageModel(cell, text.words, settings, seed=0).to(device)
     masks = torch.Generator(device).manual_seed(0)
@@ -87,8 +89,8 @@ def forecast_seconds(
     train_columns, valid_columns = columns(settings.batch), columns(settings.eval_batch)
     # A learning rate of 0 does all the work of a step and lets no cell explode while it is timed.
     step = TrainingStep(model, masks)
-    train_step = _median_seconds(lambda: train_epoch(step, train_columns, 0.0), steps)
-    valid_step = _median_seconds(lambda: evaluate(model, valid_columns), steps)
+    train_step = _median_seconds(lambda: train_epoch(step, train_columns, 0.0), steps, device)
+    valid_step = _median_seconds(lambda: evaluate(model, valid_columns), steps, device)
     train_tokens = min(text.train, settings.train_tokens or text.train)
     valid_tokens = min(text.valid, settings.valid_tokens or text.valid)
     return settings.epochs * (
@@ -98,13 +100,15 @@ def forecast_seconds(
 
 
 def forecast_translation_seconds(
-    cell: Cell | str, settings: TranslationSettings, text: PairsSize, steps: int = 3, device: str = "cpu"
+    cell: Cell | str, settings: TranslationSettings, text: PairsSize, steps: int = 3, device: str = "auto"
 ) -> float:
     """Seconds that `translation.train` would take if every epoch improves, the translation at its end counted in.
 
     From `steps` batches of sentences of mean length, each trained on, evaluated and translated. A cell that fails, or
-    that stops improving before the learning rate is halved anyway, takes less. Raises ValueError for no steps.
+    that stops improving before the learning rate is halved anyway, takes less. Raises ValueError for no steps,
+    DeviceError for a device that is not here.
     """
+    device = resolve(device)
     words = [min(count, settings.vocab_size) for count in (text.source_words, text.target_words)]
     model = Seq2Seq(cell, translation.model_sizes(settings, *words), seed=0).to(device)
     generator, masks = torch.Generator().manual_seed(0), torch.Generator(device).manual_seed(0)
@@ -120,23 +124,27 @@ def forecast_translation_seconds(
 
     few, many = pairs(settings.eval_batch), pairs(settings.batch)
     step = translation.TrainingStep(model, settings.clip, masks)
-    train_step = _median_seconds(lambda: translation.train_epoch(step, [many], 0.0), steps)
-    valid_step = _median_seconds(lambda: translation.evaluate(model, [few]), steps)
+    train_step = _median_seconds(lambda: translation.train_epoch(step, [many], 0.0), steps, device)
+    valid_step = _median_seconds(lambda: translation.evaluate(model, [few]), steps, device)
     # No word is number -1, so no translation ends before its length.
-    beam_step = _median_seconds(lambda: beam_search(model, few.source, few.lengths, 0, -1, settings.beam, T), steps)
+    beam_step = _median_seconds(
+        lambda: beam_search(model, few.source, few.lengths, 0, -1, settings.beam, T), steps, device
+    )
     train_pairs = min(text.train, settings.train_pairs or text.train)
     valid_pairs = min(text.valid, settings.valid_pairs or text.valid)
     each_epoch = train_step * train_pairs / settings.batch + valid_step * valid_pairs / settings.eval_batch
     return settings.epochs_at_most * each_epoch + beam_step * valid_pairs / settings.eval_batch
 
 
-def _median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of one call, after one call to warm up. Each call ends by reading a number off the device."""
+def _median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:
+    """Median seconds of one call, after some to warm up. Each call ends by reading a number off the device."""
     if repeats < 1:
         raise ValueError(f"a forecast times 1 step or more, got {repeats}")
+    # On a GPU the first calls of a size run launch by launch, and one of the next records graphs for all that follow.
+    warm_up = 1 if device == "cpu" else 6
     seconds = []
-    for _ in range(repeats + 1):
+    for _ in range(warm_up + repeats):
         start = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - start)
-    return median(seconds[1:])
+    return median(seconds[warm_up:])

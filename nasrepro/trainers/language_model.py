@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from nasrepro import datasets
 from nasrepro.datasets import Corpus, batchify
 from nasrepro.dsl import Cell
-from nasrepro.hardware import device_name
+from nasrepro.hardware import device_name, resolve
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
 from nasrepro.rnn.products import PRODUCT_DTYPES
@@ -250,7 +250,7 @@ def train(
     settings: LanguageModelSettings | None = None,
     seed: int = 0,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[Outcome, LanguageModel]:
@@ -261,9 +261,12 @@ def train(
     every point of the curve as it is made. With a `checkpoint` path, training that was interrupted goes on after its
     last whole epoch to the same numbers.
 
-    Raises ValueError where a text is too short for its columns.
+    It runs on a `device` of `hardware.resolve`, where the model stays. Weights are drawn on the processor and are the
+    same everywhere; dropout masks are drawn on the device, and only with dropout off do two devices agree to rounding.
+
+    Raises ValueError where a text is too short for its columns, and DeviceError for a device that is not here.
     """
-    settings = settings or LanguageModelSettings()
+    settings, device = settings or LanguageModelSettings(), resolve(device)
     check_lengths(corpus, settings)
     started = time.perf_counter()
     model = LanguageModel(cell, len(corpus.vocab), settings, seed).to(device)
@@ -361,7 +364,8 @@ class LanguageModelTask:
     level: str = "word"
     vocab_size: int | None = None
     training: LanguageModelSettings = field(default_factory=LanguageModelSettings)
-    device: str = "cpu"
+    device: str = "auto"
+    """Where `hardware.resolve` lets it train. Changes numbers by their rounding and the masks of dropout alone."""
     checkpoints: str | None = None
     """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
     own: Corpus | None = None
@@ -409,11 +413,13 @@ class LanguageModelTask:
         self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
     ) -> tuple[Outcome, LanguageModel]:
         """What `evaluate` does, and the model that came of it."""
-        with training_checkpoint(self.checkpoints, cell, seed, self.settings, self.data_hash, self.version) as path:
-            return train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path)
+        device = resolve(self.device)
+        identity = (cell, seed, self.settings, self.data_hash, self.version)
+        with training_checkpoint(self.checkpoints, device, *identity) as path:
+            return train(cell, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
 
     def test(self, model: LanguageModel, split: Tensor) -> dict[str, float]:
         """`test_ppl`, the model's perplexity on a test split (N,). Raises ValueError where that is too short."""
         _check_length("the test text", len(split), "eval_batch", self.training.eval_batch, "take a longer text")
-        columns = batchify(split, self.training.eval_batch).to(self.device)
+        columns = batchify(split, self.training.eval_batch).to(model.embedding.device)
         return {"test_ppl": perplexity(evaluate(model, columns))}

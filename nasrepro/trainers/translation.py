@@ -22,7 +22,7 @@ from torch import Tensor
 from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
 from nasrepro.dsl import Cell
-from nasrepro.hardware import device_name
+from nasrepro.hardware import device_name, resolve
 from nasrepro.rnn.recording import RecordedFunction
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
@@ -128,7 +128,9 @@ class Batch(NamedTuple):
         return mask
 
 
-def make_batches(pairs: Pairs, vocab: Vocab, size: int, device: str = "cpu") -> list[tuple[list[int], Batch]]:
+def make_batches(
+    pairs: Pairs, vocab: Vocab, size: int, device: str | torch.device = "cpu"
+) -> list[tuple[list[int], Batch]]:
     """Pairs sorted by length and cut into batches of `size`, each with the places of its pairs in `pairs`.
 
     `vocab` is the target's. Sentences of one batch are about equally long, so little of it is padding; what padding
@@ -139,7 +141,7 @@ def make_batches(pairs: Pairs, vocab: Vocab, size: int, device: str = "cpu") -> 
     return [(here, _batch(pairs, here, vocab, device)) for here in places]
 
 
-def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str) -> Batch:
+def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str | torch.device) -> Batch:
     pad, bos, eos = vocab.lookup_indices([PAD, BOS, EOS])
     sources, targets = [pairs.source[i] for i in places], [pairs.target[i] for i in places]
     after = _columns([[*ids, eos] for ids in targets], pad)  # (T, B)
@@ -241,28 +243,24 @@ def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
     return total / words
 
 
-def translate(
-    model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings, device: str = "cpu"
-) -> list[list[str]]:
-    """The model's translations of the sources of `pairs`, as tokens, by beam search.
+def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> list[list[str]]:
+    """The model's translations of the sources of `pairs`, as tokens, by beam search, on the model's device.
 
     Raises ValueError when the model was made for another vocabulary.
     """
     check_vocabularies(model, corpus)
     bos, eos = corpus.target_vocab.lookup_indices([BOS, EOS])
     found: list[list[str]] = [[] for _ in range(len(pairs))]
-    for places, batch in make_batches(pairs, corpus.target_vocab, settings.eval_batch, device):
+    for places, batch in make_batches(pairs, corpus.target_vocab, settings.eval_batch, model.source_embedding.device):
         beams = beam_search(model, batch.source, batch.lengths, bos, eos, settings.beam, settings.longest)
         for place, ids in zip(places, beams, strict=True):
             found[place] = corpus.target_vocab.lookup_tokens(ids)
     return found
 
 
-def scores(
-    model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings, device: str = "cpu"
-) -> dict[str, float]:
+def scores(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> dict[str, float]:
     """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations."""
-    found = translate(model, pairs, corpus, settings, device)
+    found = translate(model, pairs, corpus, settings)
     return {"bleu": bleu(found, pairs.text), "multi_bleu": multi_bleu(found, pairs.tokens)}
 
 
@@ -285,7 +283,7 @@ def train(
     settings: TranslationSettings | None = None,
     seed: int = 0,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[Outcome, Seq2Seq]:
@@ -296,9 +294,11 @@ def train(
     the rule on `fail_above`. `on_epoch` sees every point of the curve as it is made. With a `checkpoint` path,
     training that was interrupted goes on after its last whole epoch to the same numbers.
 
-    Raises ValueError where there is no pair to train or to validate on.
+    It runs on a `device` of `hardware.resolve`, where the model stays; `language_model.train` says what differs between
+    devices. Raises ValueError where there is no pair to train or to validate on, and DeviceError for a device that is
+    not here.
     """
-    settings = settings or TranslationSettings()
+    settings, device = settings or TranslationSettings(), resolve(device)
     for split, pairs in (("training", corpus.train), ("validation", corpus.valid)):
         if not pairs:
             raise ValueError(f"{corpus.name} has no {split} pairs: take a corpus with 1 or more")
@@ -331,7 +331,7 @@ def train(
     model.load_state_dict(run.best_weights)
     metrics = run.judge(settings)
     if not run.reason:
-        found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings, device)
+        found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
     outcome = Outcome(
         status="failed" if run.reason else "ok",
@@ -410,7 +410,8 @@ class TranslationTask:
 
     corpus_name: str = "captions"
     training: TranslationSettings = field(default_factory=TranslationSettings)
-    device: str = "cpu"
+    device: str = "auto"
+    """Where `hardware.resolve` lets it train. Changes numbers by their rounding and the masks of dropout alone."""
     checkpoints: str | None = None
     """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
     own: ParallelCorpus | None = None
@@ -452,8 +453,10 @@ class TranslationTask:
         self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
     ) -> tuple[Outcome, Seq2Seq]:
         """What `evaluate` does, and the model that came of it."""
-        with training_checkpoint(self.checkpoints, cell, seed, self.settings, self.data_hash, self.version) as path:
-            return train(cell, self.corpus, self.training, seed, device=self.device, on_epoch=on_epoch, checkpoint=path)
+        device = resolve(self.device)
+        identity = (cell, seed, self.settings, self.data_hash, self.version)
+        with training_checkpoint(self.checkpoints, device, *identity) as path:
+            return train(cell, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
 
     def test(self, model: Seq2Seq, split: Pairs) -> dict[str, float]:
         """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu` of the model on a test split.
@@ -462,7 +465,7 @@ class TranslationTask:
         """
         if not split:
             raise ValueError("the test split has no pairs: take one with 1 or more")
-        batches = make_batches(split, self.corpus.target_vocab, self.training.eval_batch, self.device)
-        found = scores(model, split, self.corpus, self.training, self.device)
+        batches = make_batches(split, self.corpus.target_vocab, self.training.eval_batch, model.source_embedding.device)
+        found = scores(model, split, self.corpus, self.training)
         loss = evaluate(model, [batch for _, batch in batches])
         return {"test_ppl": perplexity(loss), **{f"test_{name}": score for name, score in found.items()}}

@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom at `smoke`, by nbval; and each has the same beginning."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -23,11 +24,26 @@ def test_the_notebooks_that_the_readme_promises_are_there() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_parameters_are_tagged_explained_and_the_same_everywhere(path: Path) -> None:
     found = papermill.inspect_notebook(str(path))
-    assert list(found)[:2] == ["PROFILE", "FRESH"]
+    assert list(found)[:3] == ["PROFILE", "FRESH", "DEVICE"]
     assert found["PROFILE"]["default"] == '"quick"'
     assert found["FRESH"]["default"] == "False"
+    assert found["DEVICE"]["default"] == '"auto"'
     assert all(name in found["PROFILE"]["help"] for name in profiles)
     assert all(parameter["help"] for parameter in found.values()), "a parameter has no comment"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_trains_or_forecasts_follows_its_device_or_it_says_that_it_trains_nothing(path: Path) -> None:
+    """Tasks get the device from the run; the functions that a cell calls itself are told."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    calls = [node for source in cells for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [(ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}) for call in calls]
+    (start,) = (given for name, given in named if name == "nr.notebook.start")
+    trains = "nothing is trained" not in papermill.inspect_notebook(str(path))["DEVICE"]["help"]
+    assert start["device"] == ("DEVICE" if trains else "'cpu'")
+    own = [given for name, given in named if name in {"train", "forecast_seconds", "forecast_translation_seconds"}]
+    assert trains or not own
+    assert all(given["device"] == "DEVICE" for given in own)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -25,6 +25,8 @@ def test_minutes_are_summed_over_notebooks_and_rounded_up() -> None:
     table = timings_table({"quick": {"00": {"seconds": 50.0, **part}, "01": {"seconds": 71.0, **part}}})
     assert table.splitlines()[2].endswith("| 3 | an abacus |")
     assert "course" not in table
+    table = timings_table({"quick": {"00": {"seconds": 50.0, **part}, "01": {"seconds": 9.0, "device": "a GPU"}}})
+    assert table.splitlines()[2].endswith("| 1 | a GPU, an abacus |")
 
 
 def test_the_speed_table_has_a_column_per_size_and_says_where_it_was_measured(tmp_path: Path) -> None:

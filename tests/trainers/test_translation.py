@@ -237,6 +237,7 @@ def test_a_task_pickles_without_its_data_and_names_what_decides(task: Translatio
     assert len(pickle.dumps(task)) < 2000
     assert pickle.loads(pickle.dumps(task)) == task
     assert json.loads(json.dumps(task.settings)) == {"corpus": "toy", **vars(TINY)}
+    assert task.device == "auto"
     assert replace(task, device="cuda").settings == task.settings
     assert task.data_words == "toy"
 
