@@ -244,8 +244,9 @@ class _Worker:
 
 
 def device_of(task: Task) -> str:
-    """Where a task computes, as torch names it: "cpu", unless it says otherwise. Raises DeviceError."""
-    return resolve(getattr(task, "device", "cpu"))
+    """Where a task computes, as torch names it: "cpu", unless it says otherwise."""
+    device = str(getattr(task, "device", "cpu"))
+    return resolve(device) if device == "auto" else device
 
 
 def _is_part(share: float | None) -> bool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasrepro.datasets import data_root
 from nasrepro.dsl import Cell, zoo
 from nasrepro.search import Evaluation, Record, gpu
 from nasrepro.trainers.outcome import Outcome
@@ -100,6 +99,8 @@ class AskingTask(FakeTask):
     """Its outcome says where data would be looked for in the process that evaluates."""
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        from nasrepro.datasets import data_root  # which loads torch
+
         return Outcome("failed", str(data_root()))
 
 
