@@ -15,6 +15,10 @@ from nasrepro.search import gpu
 OUT_OF_MEMORY = "out of memory"
 """The reason of a cell that wants more memory than it may have."""
 
+KILLED = "killed"
+"""Of one whose process was killed: by the system, whose memory it or others had filled, or by somebody. To be tried
+again alone; one that is killed then too is out of memory."""
+
 
 class WorkerError(RuntimeError):
     """The machine or the workers are at fault, not the cells: what has failed, and what to do about it."""
@@ -116,18 +120,18 @@ def cells_fault(error: Exception, room: Room, cell: str) -> str:
 def cells_death(code: int | None, cell: str) -> str:
     """The reason to write of a cell whose process ended with this exit code, negative for a signal.
 
-    Raises WorkerError where it was killed from outside; `cell` says in words which evaluation it was.
+    Raises WorkerError where it was ended from outside; `cell` says in words which evaluation it was.
     """
     if code is None or code >= 0:
         return f"crashed: exit {code}"
     name = signal_name(-code)
+    if name == "SIGKILL":
+        return KILLED
     if name in _OWN_SIGNALS:
         return f"crashed: {name}"
-    advice = {
-        "SIGKILL": "That is how a system ends processes when its memory is used up: use fewer workers, or close other "
-        "programs. With memory_gb, a cell that wants too much fails alone",
-        "SIGBUS": "That is what becomes of memory that lies on a full disk: make room there, and in /dev/shm",
-    }.get(name, "Find out who ends it")
+    advice = "Find out who ends it"
+    if name == "SIGBUS":
+        advice = "That is what becomes of memory that lies on a full disk: make room there, and in /dev/shm"
     raise _machines(f"a worker process was ended from outside by {name}", cell, advice)
 
 

@@ -14,8 +14,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -25,7 +26,7 @@ from nasrepro.dsl import Cell
 from nasrepro.files import fix_environment
 from nasrepro.hardware import resolve
 from nasrepro.search import gpu
-from nasrepro.search.faults import OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
+from nasrepro.search.faults import KILLED, OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
 from nasrepro.search.faults import WorkerError as WorkerError
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.outcome import Outcome, Task
@@ -102,14 +103,19 @@ class Workers:
         count, share = self._divide_gpu()
         crowded: list[Job] = []
         for job, outcome in self._map(waiting, count, share):
-            if outcome.reason == OUT_OF_MEMORY and _is_part(share):
+            if outcome.reason == KILLED or (outcome.reason == OUT_OF_MEMORY and _is_part(share)):
                 crowded.append(job)
             else:
                 yield job, outcome
         if crowded:
-            self.close()  # which leaves the GPU to one
-            with Workers(self.task, 1, self.timeout_s, self.threads, self.memory_gb) as alone:
-                yield from alone.map(crowded)
+            self.close()  # which leaves the machine, or its GPU, to one
+            yield from self._map_alone(crowded)
+
+    def _map_alone(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """`map` one by one, with nothing beside: whoever is killed then has filled the machine's memory itself."""
+        with Workers(self.task, 1, self.timeout_s, self.threads, self.memory_gb) as alone:
+            for job, outcome in alone._map(jobs, *alone._divide_gpu()):
+                yield job, replace(outcome, reason=OUT_OF_MEMORY) if outcome.reason == KILLED else outcome
 
     def _divide_gpu(self) -> tuple[int, float | None]:
         """How many processes there are room for, and each one's share of the GPU's memory, None without a GPU."""
@@ -121,7 +127,7 @@ class Workers:
         except (RuntimeError, AssertionError) as error:
             raise WorkerError(_no_gpu(device, error)) from error
 
-    def _map(self, jobs: Iterable[Job], count: int, share: float | None) -> Iterator[tuple[Job, Outcome]]:
+    def _map(self, jobs: Sequence[Job], count: int, share: float | None) -> Iterator[tuple[Job, Outcome]]:
         """`map` in `count` processes with equal shares of the GPU."""
         waiting = deque(jobs)
         running = 0

@@ -48,7 +48,7 @@ class FakeTask:
     def _misbehave(self, how: str) -> None:
         if how == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
-        elif how == "killed":
+        elif how == "killed" or (how == "killed once" and self._is_first(how)):
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "exit":
             os._exit(3)
@@ -64,6 +64,13 @@ class FakeTask:
             Path("no such folder", "train.txt").read_text()
         elif how == "library":
             importlib.import_module("no_such_library")
+
+    def _is_first(self, how: str) -> bool:
+        assert self.pids is not None
+        mark = self.pids.with_name(how)
+        is_first = not mark.exists()
+        mark.touch()
+        return is_first
 
 
 @dataclass

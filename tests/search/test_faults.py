@@ -139,7 +139,9 @@ def test_signals_from_inside_are_the_cells_and_those_from_outside_are_not() -> N
             name = signal.Signals(number).name
         except ValueError:  # one without a name
             name = f"signal {int(number)}"
-        if name in inside:
+        if name == "SIGKILL":  # to be tried again alone
+            assert cells_death(-number, "GRU") == "killed"
+        elif name in inside:
             assert cells_death(-number, "GRU") == f"crashed: {name}"
         else:
             with pytest.raises(WorkerError, match=f"ended from outside by {name}.*Nothing was written about GRU"):

@@ -45,16 +45,20 @@ def test_guests_cannot_hurt_each_other(capfd: pytest.CaptureFixture[str]) -> Non
     assert "second line" in capfd.readouterr().err  # the whole traceback is printed, though the reason is one line
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("disk", r"OSError: \[Errno 28\] No space left on device.* Make room on that disk"),
-        ("killed", r"ended from outside by SIGKILL.* With memory_gb, a cell that wants too much fails alone"),
-    ],
-)
-def test_what_the_machine_does_to_a_cell_is_no_outcome(how: str, message: str) -> None:
-    task = FakeTask(behaviour={CELLS[1].hash: how})
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("how", "reason"), [("killed once", ""), ("killed", "out of memory")])
+def test_who_is_killed_is_tried_again_alone(how: str, reason: str, count: int, tmp_path: Path) -> None:
+    """A system that lacks memory kills whom it likes; one that kills the only process again knows whose fault it is."""
+    task = FakeTask(behaviour={CELLS[1].hash: how}, pids=tmp_path / "pids")
+    found = outcomes(task, count)
+    assert {key: found[key][0] for key in found} == {cell.hash: reason * (cell is CELLS[1]) for cell in CELLS}
+    assert len((tmp_path / "pids").read_text().split()) == len(CELLS) + 1
+
+
+def test_what_the_machine_does_to_a_cell_is_no_outcome() -> None:
+    task = FakeTask(behaviour={CELLS[1].hash: "disk"})
     found: list[str] = []
+    message = r"OSError: \[Errno 28\] No space left on device.* Make room on that disk"
     with Workers(task, 1) as workers, pytest.raises(WorkerError, match=message) as caught:
         found.extend(job.cell.hash for job, _ in workers.map([Job(cell, 3) for cell in CELLS[:3]]))
     assert f"Nothing was written about {CELLS[1]}, seed 3" in str(caught.value)
