@@ -258,7 +258,7 @@ class RNN(nn.Module):
         return _pack([_zeros(layer, batch_size, like) for layer in self._stack()])
 
     def _stack(self) -> Sequence[RNNLayer]:
-        return cast(Sequence[RNNLayer], self.layers)
+        return cast("Sequence[RNNLayer]", self.layers)
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape[:-1]:
