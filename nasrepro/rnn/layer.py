@@ -1,7 +1,6 @@
 """`nr.RNN`: any cell as a stack of recurrent layers, with the interface of torch.nn.LSTM."""
 
 import math
-import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -180,7 +179,7 @@ class RNN(nn.Module):
         if min(input_size, hidden_size, num_layers, last_size or 1) < 1:
             raise ValueError("input_size, hidden_size, num_layers and last_size must be at least 1")
         if backend != "auto" and backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+            raise ValueError(f"unknown backend {backend!r:.100}: choose from auto, {', '.join(BACKENDS)}")
         if product_dtype not in PRODUCT_DTYPES.values():
             raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
         if bidirectional:
@@ -342,10 +341,10 @@ class RNN(nn.Module):
                     continue
                 found = layers(stack)
                 if len(found) != self.num_layers or found[number].shape != wanted.shape:
-                    shapes = reprlib.repr([tuple(part.shape) for part in found])
+                    shapes = [tuple(part.shape) for part in found]
                     raise ValueError(
                         f"state.{name} must hold {self.num_layers} layers, layer {number} of {tuple(wanted.shape)}, "
-                        f"got {len(found)} of {shapes}"
+                        f"got {len(found)} of {shapes!r:.200}"
                     )
                 parts_of_layer.append(found[number])
             h, c, last_x = parts_of_layer
@@ -386,8 +385,8 @@ def _checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     if fits and readable(lengths):  # what is traced has no values yet
         fits = int(lengths.min()) >= 1 and int(lengths.max()) <= T
     if not fits:
-        found = reprlib.repr(lengths.tolist()) if readable(lengths) else f"{tuple(lengths.shape)} of {lengths.dtype}"
-        raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {found}")
+        found = lengths.tolist() if readable(lengths) else (tuple(lengths.shape), lengths.dtype)
+        raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {found!r:.200}")
     return lengths.to(x.device, torch.int64, copy=True).contiguous()  # nobody can change it before backward
 
 
