@@ -163,7 +163,7 @@ def _explain(text: str, error: UnexpectedInput) -> NoReturn:
     elif token.type == "INDEX" and re.search(r"\b([xhc]|[xhc]?_?\(?t)$", text[: token.start_pos]):
         advice = _INDEX_HINT
     elif token.type == "INDEX":
-        advice = "the language has no numbers but the one after |, at the end"
+        advice = "the language has no constants: numbers stand only after |, at the end"
     raise CellError(f"unexpected {str(token)!r}", text, token.start_pos or 0, token.end_pos, advice) from None
 
 

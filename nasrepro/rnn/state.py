@@ -1,7 +1,7 @@
 """What a recurrent layer carries from one piece of a sequence to the next."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,11 +32,10 @@ class State(tuple[Stack, ...]):
 
     def __new__(cls, h: Stack, c: Stack | None = None, x: Stack | None = None, t: int = 0) -> "State":
         """The state of these parts."""
-        if isinstance(h, Iterator):  # torch builds what it gathers from several devices as type(output)(iterator)
-            raise TypeError(
-                "State(h, c, x, t) takes tensors, not an iterator: torch.nn.DataParallel cannot gather a State, so let "
-                "the module under it return the output alone, or the output and tuple(state)"
-            )
+        # As any tuple, torch builds a state anew by type(state)(parts): torch.fx from what it traced, DataParallel from
+        # what it gathered. The parts have lost their names then, and are the plain tuple that torch's layers give.
+        if isinstance(h, (list, Iterator)):
+            return cast("State", tuple(h))
         state = super().__new__(cls, [part for part in (h, c, x) if part is not None])
         write = object.__setattr__
         write(state, "h", h)
