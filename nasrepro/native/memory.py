@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 # What plain numbers in memory have stands below, and what a thread has where nothing but autograd and autocast are at
 # work. A fake or a batched tensor, one that is traced, differentiated by torch.func, sparse, negated or zeroed lazily:
 # each has something more. So we need no list of these, and what torch invents next is not read by mistake.
-_Key, _Keys = torch._C.DispatchKey, torch._C.DispatchKeySet
+_Key, _Keys, _keys_of = torch._C.DispatchKey, torch._C.DispatchKeySet, torch._C._dispatch_keys
 _OF_MEMORY = (
     _Keys(_Key.CPU) | _Keys(_Key.AutogradCPU) | _Keys(_Key.AutocastCPU)
     | _Keys(_Key.CUDA) | _Keys(_Key.AutogradCUDA) | _Keys(_Key.AutocastCUDA)
@@ -16,7 +16,7 @@ _OF_MEMORY = (
 )  # fmt: skip
 _OF_THREADS = _Keys(_Key.BackendSelect) | _Keys(_Key.ADInplaceOrView)
 # How torch calls the first key of a set that has none, or names a device alone, as old releases may leave a thread.
-_NOTHING = ("Undefined", "StartOfDenseBackends")
+_NOTHING = tuple(getattr(_Key, name) for name in ("Undefined", "StartOfDenseBackends"))
 _TYPES = (Tensor, nn.Parameter)  # a subclass may mean anything by its numbers, and wants to see the operators
 
 
@@ -39,9 +39,9 @@ def in_memory(*tensors: Tensor | None) -> bool:
         if tensor is not None:
             if type(tensor) not in _TYPES or not (tensor.is_cpu or tensor.is_cuda):
                 return False
-            found = found | torch._C._dispatch_keys(tensor)
+            found = found | _keys_of(tensor)
     return _nothing_but(_OF_MEMORY, found)
 
 
 def _nothing_but(expected: "torch._C.DispatchKeySet", found: "torch._C.DispatchKeySet") -> bool:
-    return (found - expected).highestPriorityTypeId().name in _NOTHING
+    return (found - expected).highestPriorityTypeId() in _NOTHING

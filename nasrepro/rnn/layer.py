@@ -128,8 +128,9 @@ class RNN(nn.Module):
             elementwise is never dropped, nor is c_{t-1} (S17 appendix B.3).
         weight_drop: DropConnect rate on the matrices inside the time loop, drawn once per call.
         backend: "reference" (torch's operators), "fused" (compiled code), or "auto": fused where there is fused code,
-            that is for float32 on the CPU or CUDA. Only the reference can be differentiated twice or transformed by
-            torch.func, and only its output may be changed in place before backward.
+            that is for float32 on the CPU or CUDA. What torch.func transforms runs on the reference in any case; beside
+            that, only the reference can be differentiated twice, or for many output gradients at a time, and only its
+            output may be changed in place before backward.
         product_dtype: torch.bfloat16 rounds what enters matrix products, which still add up in float32: faster, with
             gradients good to about two digits. Weights and states stay float32.
         generator: for the initial weights; torch's global one when None.
