@@ -366,7 +366,7 @@ def load(name: str) -> Profile:
         return profiles[name]
     close = difflib.get_close_matches(str(name), profiles, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"unknown profile {name!r}: {hint}choose from {', '.join(profiles)}")
+    raise ValueError(f"unknown profile {name!r:.100}: {hint}choose from {', '.join(profiles)}")
 
 
 def on_device(profile: Profile, device: str) -> Profile:

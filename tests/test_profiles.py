@@ -170,3 +170,9 @@ def test_a_mistyped_name_is_answered_with_the_nearest(typed: str, meant: str) ->
 def test_a_name_like_no_other_is_answered_with_the_list() -> None:
     with pytest.raises(ValueError, match="unknown profile 'xyz': choose from smoke, quick, course, paper"):
         load("xyz")
+
+
+def test_a_long_name_is_not_repeated_whole():
+    with pytest.raises(ValueError, match="unknown profile") as caught:
+        profiles.load("smoke" * 50_000)
+    assert len(str(caught.value)) < 500

@@ -1,5 +1,6 @@
 """Text -> Cell, with errors that point at the place (grammar in `cell.lark`)."""
 
+import re
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
@@ -13,6 +14,21 @@ from nasrepro.dsl.operators import OPERATORS, SOURCES, SPELLINGS
 
 _GRAMMAR = Lark(files("nasrepro.dsl").joinpath("cell.lark").read_text("utf-8"), parser="lalr", propagate_positions=True)
 _NAMES = [*OPERATORS, *SPELLINGS]
+
+# What people write for a source: x_{t}, ht, h{t-1}, c_t-1, h_{t+1}. The letter, the step, and how far from it.
+_INDEXED = re.compile(r"([xhc])_?(?:t|\{\s*t\s*([+-]\s*\d+)?\s*\})?", re.IGNORECASE)
+_OTHER_WORDS = {
+    **dict.fromkeys(("input", "inputs"), "x_t"),
+    **dict.fromkeys(("x_prev", "prev_x"), "x_{t-1}"),
+    **dict.fromkeys(("hidden", "state", "h_prev", "prev_h", "hx"), "h_{t-1}"),
+    **dict.fromkeys(("memory", "cell", "c_prev", "prev_c", "cx"), "c_{t-1}"),
+    **dict.fromkeys(("linear", "dense", "fc", "matmul", "w", "u"), "MM"),
+    **dict.fromkeys(("mul", "multiply", "times", "prod", "hadamard"), "Mult"),
+    **dict.fromkeys(("plus", "sum"), "Add"),
+    **dict.fromkeys(("minus", "subtract"), "Sub"),
+    **dict.fromkeys(("sigma", "logistic"), "Sigmoid"),
+}
+"""Words of other notations -> ours."""
 
 
 def parse(text: str) -> Cell:
@@ -105,11 +121,16 @@ def _fail(problem: str, text: str, token: Token, hint: str | None = None) -> NoR
 
 
 def _suggest(name: str, known: list[str]) -> str:
+    source = _INDEXED.fullmatch(name)
+    if source and source[1].lower() == "x" and "+" in (source[2] or ""):
+        return "a cell sees no later input than x_t: did you mean x_t or x_{t-1}?"
+    if source:
+        now = source[1].lower() == "x" and source[2] is None
+        return f"did you mean {'x_t' if now else source[1].lower() + '_{t-1}'}?"
     lower = {word.lower(): word for word in known}
-    short = {"h": "h_{t-1}", "c": "c_{t-1}", "h_t": "h_{t-1}", "c_t": "c_{t-1}"}
     close = get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    if name in short:
-        return f"did you mean {short[name]}?"
+    if name.lower() in _OTHER_WORDS:
+        return f"did you mean {_OTHER_WORDS[name.lower()]}?"
     if close:
         return f"did you mean {lower[close[0]]}?"
     return f"operators: {' '.join(OPERATORS)}; sources: {' '.join(SOURCES)}"
@@ -121,7 +142,7 @@ def _explain(text: str, error: UnexpectedInput) -> NoReturn:
     if isinstance(error, UnexpectedCharacters):
         at = error.pos_in_stream
         assert at is not None
-        raise CellError(f"unexpected character {text[at]!r}", text, at, hint=_character_hint(text[at])) from None
+        raise CellError(f"unexpected character {text[at]!r}", text, at, hint=_character_hint(text, at)) from None
     if isinstance(error, UnexpectedEOF) or (isinstance(error, UnexpectedToken) and error.token.type == "$END"):
         missing = text.count("(") - text.count(")")
         hint = f"{missing} closing parenthesis missing" if missing > 0 else "an argument or an index is missing here"
@@ -133,18 +154,34 @@ def _explain(text: str, error: UnexpectedInput) -> NoReturn:
         advice = "one closing parenthesis too many"
     elif token.type in ("COMMA", "RPAR"):
         advice = "an argument is missing before it"
+    elif token.type == "LPAR":
+        advice = "parentheses stand only around an operator's arguments"
     elif token.type in ("NAME", "VAR"):
         advice = "is a comma missing before it?"
     elif token.type == "VBAR":
         advice = "|k comes once, after the whole cell"
+    elif token.type == "INDEX" and re.search(r"\b([xhc]|[xhc]?_?\(?t)$", text[: token.start_pos]):
+        advice = _INDEX_HINT
     elif token.type == "INDEX":
-        advice = "numbers stand only after |, at the end"
+        advice = "the language has no constants: numbers stand only after |, at the end"
     raise CellError(f"unexpected {str(token)!r}", text, token.start_pos or 0, token.end_pos, advice) from None
 
 
-def _character_hint(character: str) -> str:
+_INDEX_HINT = "a time index stands in braces, as in h_{t-1}"
+
+
+def _character_hint(text: str, at: int) -> str:
+    character = text[at]
+    if character == "\\":
+        return "names are written without a backslash, as in Tanh(x_t)"
+    if character == "[" and re.search(r"\b[xhc]_?$", text[:at]):
+        return _INDEX_HINT
     if character in "[{<":
         return "arguments stand in round parentheses"
-    if character in "+*-/":
-        return "arithmetic is written with operators: Add(a, b), Mult(a, b), Sub(a, b), Div(a, b)"
-    return "names hold letters, digits and _; a time index stands in braces, as in h_{t-1}"
+    if character in "+*-/⊙∘×·@":
+        return "arithmetic is written with operators: Add(a, b), Mult(a, b), Sub(a, b), Div(a, b); W a is MM(a)"
+    if character in "σς":
+        return "did you mean Sigmoid?"
+    if character == "=":
+        return "a cell is one expression, that of h_t: leave out names and ="
+    return f"names hold letters, digits and _; {_INDEX_HINT}"

@@ -56,7 +56,7 @@ class Zoo(Mapping[str, Cell]):
         if name not in self._entries:
             close = get_close_matches(str(name), self._entries, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise KeyError(f"no cell {name!r} in the zoo; {hint}it holds {', '.join(self._entries)}")
+            raise KeyError(f"no cell {name!r:.100} in the zoo; {hint}it holds {', '.join(self._entries)}")
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -126,7 +126,7 @@ class Artifacts:
     def _check(self, name: str, paper: Sequence[str]) -> None:
         if not name or name in RESERVED or not all(c.isalnum() or c in "-_." for c in name):
             raise ValueError(
-                f"{name!r} cannot name a figure or table: use letters, digits, '-', '_' and '.'; "
+                f"{name!r:.100} cannot name a figure or table: use letters, digits, '-', '_' and '.'; "
                 f"{', '.join(RESERVED)} are taken"
             )
         known = papers.load()

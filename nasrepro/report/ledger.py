@@ -89,7 +89,7 @@ class Finding:
         elif self.source not in ("run", "shipped"):
             problem = f"source is {self.source!r}, not 'run' or 'shipped'"
         if problem:
-            raise ValueError(f"finding {self.id!r}: {problem}")
+            raise ValueError(f"finding {self.id!r:.100}: {problem}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def verdict(entry: Entry, finding: Finding | None) -> Verdict:
     if finding is None:
         return Verdict("not attempted", "")
     if finding.id != entry.id:
-        raise ValueError(f"finding {finding.id!r} cannot be held against entry {entry.id!r}")
+        raise ValueError(f"finding {finding.id!r:.100} cannot be held against entry {entry.id!r}")
     if entry.kind == "count":
         if finding.scaled:
             return Verdict("not reproduced", "scaled down, so not the paper's own case")

@@ -91,7 +91,7 @@ class Papers(Mapping[str, Entry]):
         except KeyError:
             near = difflib.get_close_matches(str(key), self._entries, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; the identifiers are in {PATH.name}"
-            raise KeyError(f"the papers have no entry {key!r}{hint}") from None
+            raise KeyError(f"the papers have no entry {key!r:.100}{hint}") from None
 
     def __iter__(self) -> Any:
         return iter(self._entries)
@@ -114,7 +114,7 @@ class Papers(Mapping[str, Entry]):
         """One table as printed, such as "S17 Table 1": an index of models, a column per printed column."""
         tables = self.tables()
         if name not in tables:
-            raise KeyError(f"the papers have no table {name!r}; there are {', '.join(tables)}")
+            raise KeyError(f"the papers have no table {name!r:.100}; there are {', '.join(tables)}")
         cells: dict[str, dict[str, float | str | None]] = {}
         for entry in tables[name]:
             cells.setdefault(str(entry.row), {})[str(entry.column)] = entry.value

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from nasrepro.dsl import Cell, CellError, parse
+from nasrepro.native import readable
 from nasrepro.rnn import fused, interpreter
 from nasrepro.rnn.dropout import dropout, dropout_mask
 from nasrepro.rnn.interpreter import LayerState, Options, Weights
-from nasrepro.rnn.products import PRODUCT_DTYPES
+from nasrepro.rnn.products import PRODUCT_DTYPES, autocast_dtype
 from nasrepro.rnn.program import Program, compile_cell
 from nasrepro.rnn.state import State, join, layers
 
@@ -20,11 +23,25 @@ BACKENDS: dict[str, Backend] = {"reference": interpreter.run, "fused": fused.run
 """Name -> what runs a program."""
 
 
+class _Parameters(nn.ParameterList):
+    """A list of parameters that is called to be read, so that what torch hooks into the call is done first.
+
+    torch.nn.utils.prune, weight_norm and spectral_norm put what they make in a parameter's place before each call.
+    """
+
+    __call__ = nn.Module.__call__
+
+    def forward(self) -> list[Tensor]:
+        """The parameters, or what was put in their places."""
+        return list(self)
+
+
 class RNNLayer(nn.Module):
     """One layer of a cell: its program, and the weights of its products in stacked form.
 
     Parameters are drawn from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), torch's default for recurrent layers,
-    which S17 uses (authors' reply to the reviews).
+    which S17 uses (authors' reply to the reviews). Those of product k are `weight[k]` and `bias[k]`. To what asks for a
+    module and a name, as torch.nn.utils do, give list and number: `prune.l1_unstructured(layer.weight, "0", 0.5)`.
     """
 
     def __init__(
@@ -34,6 +51,8 @@ class RNNLayer(nn.Module):
         hidden_size: int,
         bias: bool,
         generator: torch.Generator | None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if program.mixed and input_size != hidden_size:
@@ -45,15 +64,13 @@ class RNNLayer(nn.Module):
         self.program = program
         self.input_size = input_size
         self.hidden_size = hidden_size
-        bound = 1 / math.sqrt(hidden_size)
-
-        def draw(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
-
         rows = [len(product.targets) * hidden_size for product in program.products]
         columns = [input_size if product.on_input else hidden_size for product in program.products]
-        self.weight = nn.ParameterList([draw(r, c) for r, c in zip(rows, columns, strict=True)])
-        self.bias = nn.ParameterList([draw(r) for r in rows] if bias else [])
+        self.weight = _Parameters(
+            [torch.empty(r, c, device=device, dtype=dtype) for r, c in zip(rows, columns, strict=True)]
+        )
+        self.bias = _Parameters([torch.empty(r, device=device, dtype=dtype) for r in rows] if bias else [])
+        self.reset_parameters(generator)
         self._place = {
             matrix: (number, row)
             for number, product in enumerate(program.products)
@@ -61,6 +78,13 @@ class RNNLayer(nn.Module):
         }
         early = sum(len(stage.products) for stage in program.before)
         self._recurrent = [number >= early for number in range(len(rows))]
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters anew; `generator` is torch's global one when None."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
 
     def mm(self, number: int) -> tuple[Tensor, Tensor | None]:
         """Views of the weight (hidden, in) and the bias (hidden,) of the cell's MM of that number, in post-order."""
@@ -73,23 +97,30 @@ class RNNLayer(nn.Module):
 
         Dropping entries of recurrent matrices for a whole sequence is AWD-LSTM's weight drop (Merity et al. 2017).
         """
-        biases: Sequence[Tensor | None] = list(self.bias) if len(self.bias) else [None] * len(self.weight)
+        biases: Sequence[Tensor | None] = self.bias() if len(self.bias) else [None] * len(self.weight)
         return [
             Weights(dropout(w, weight_drop, generator) if recurrent and weight_drop else w, b)
-            for w, b, recurrent in zip(self.weight, biases, self._recurrent, strict=True)
+            for w, b, recurrent in zip(self.weight(), biases, self._recurrent, strict=True)
         ]
 
 
 class RNN(nn.Module):
-    """Any cell of the language as a recurrent network: a drop-in for torch.nn.LSTM in shape and state.
+    """Any cell of the language as a recurrent network: a drop-in for torch.nn.LSTM in shapes, state and use.
 
         rnn = nr.RNN(nr.zoo["BC3"], input_size=400, hidden_size=1080, num_layers=3, last_size=400)
         out, state = rnn(x)              # x (T, B, 400) -> out (T, B, 400)
         out, state = rnn(more, state)    # goes on where it stopped, as if the sequence had never been cut
 
+    Under torch.autocast out and state come in its type, as torch.nn.LSTM's do. Between them numbers are float32; what
+    enters products is rounded to bfloat16 where that is autocast's type.
+
+    torch.compile, torch.export and torch.jit.trace see the reference's operators, as many as x has steps: what they
+    make is for sequences of that length alone. (With old releases of torch, such as 2.3, export with `strict=False`.)
+
     Arguments:
         cell: a Cell, or its text.
-        input_size, hidden_size, num_layers, bias: as in torch.nn.LSTM.
+        input_size, hidden_size, num_layers, bias, batch_first, device, dtype: as in torch.nn.LSTM.
+        bidirectional, proj_size: torch.nn.LSTM's; refused with what to do instead.
         last_size: the size of the last layer where it differs (AWD-LSTM ties it to the embedding's).
         dropout: rate on the outputs of every layer but the last, drawn anew at each step and element; with
             `variational=True` one mask serves a whole sequence (Gal & Ghahramani 2016).
@@ -97,15 +128,23 @@ class RNN(nn.Module):
             elementwise is never dropped, nor is c_{t-1} (S17 appendix B.3).
         weight_drop: DropConnect rate on the matrices inside the time loop, drawn once per call.
         backend: "reference" (torch's operators), "fused" (compiled code), or "auto": fused where there is fused code,
-            that is for float32 on the CPU or CUDA. Only the reference can be differentiated twice or transformed by
-            torch.func, and only its output may be changed in place before backward.
+            that is for float32 on the CPU or CUDA. What torch.func transforms runs on the reference in any case; beside
+            that, only the reference can be differentiated twice, or for many output gradients at a time, and only its
+            output may be changed in place before backward.
         product_dtype: torch.bfloat16 rounds what enters matrix products, which still add up in float32: faster, with
             gradients good to about two digits. Weights and states stay float32.
         generator: for the initial weights; torch's global one when None.
 
+    Parameters are in `layers[k].weight` and `layers[k].bias`, by product; `layers[k].mm(n)` gives those of one MM.
+
     Raises CellError for a cell that cannot run, or that uses the raw input at another width; ValueError for bad rates,
     sizes or backend.
     """
+
+    # What code for torch's layers asks for.
+    batch_first = False
+    bidirectional = False
+    proj_size = 0
 
     def __init__(
         self,
@@ -123,6 +162,11 @@ class RNN(nn.Module):
         backend: str = "auto",
         product_dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.cell = parse(cell) if isinstance(cell, str) else cell
@@ -136,12 +180,24 @@ class RNN(nn.Module):
         if min(input_size, hidden_size, num_layers, last_size or 1) < 1:
             raise ValueError("input_size, hidden_size, num_layers and last_size must be at least 1")
         if backend != "auto" and backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}: choose from auto, {', '.join(BACKENDS)}")
+            raise ValueError(f"unknown backend {backend!r:.100}: choose from auto, {', '.join(BACKENDS)}")
         if product_dtype not in PRODUCT_DTYPES.values():
             raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
+        if bidirectional:
+            raise ValueError(
+                "nr.RNN runs forwards only: for bidirectional=True let a second nr.RNN read the sequence from its end, "
+                "back(x.flip(0))[0].flip(0), and torch.cat both outputs"
+            )
+        if proj_size:
+            raise ValueError(
+                f"nr.RNN has no proj_size (got {proj_size}): put an nn.Linear behind it, or write the projection into "
+                "the cell, as an MM around h_t"
+            )
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
         self.dropout = dropout
         self.variational = variational
         self.hidden_dropout = hidden_dropout
@@ -152,36 +208,86 @@ class RNN(nn.Module):
         sizes = [hidden_size] * (num_layers - 1) + [last_size or hidden_size]
         inputs = [input_size, *sizes[:-1]]
         self.layers = nn.ModuleList(
-            [RNNLayer(program, i, h, bias, generator) for i, h in zip(inputs, sizes, strict=True)]
+            [RNNLayer(program, i, h, bias, generator, device, dtype) for i, h in zip(inputs, sizes, strict=True)]
         )
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | PackedSequence,
         state: State | Tensor | tuple[Tensor, ...] | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor | PackedSequence, State]:
         """x (T, B, input_size) -> out (T, B, size of the last layer), and the state to go on from.
 
-        `state` is None (zeros), a State, or torch's forms: h, or (h, c), each (num_layers, B, hidden_size). An x of
-        (T, input_size) is taken as one sequence without batch, as torch does. `lengths` (B,) are the steps of each
-        sequence where they differ, 1 to T; what pads the shorter ones must be finite. Their outputs after the end are
-        0, and the state is the one at their end, as torch's packed sequences give it. `generator` draws the dropout
-        masks; torch's global one when None. Raises ValueError on a shape that does not fit.
+        As in torch, x and out are (B, T, size) with `batch_first`, though the state is not; a PackedSequence gives a
+        PackedSequence; and an x of (T, input_size) is taken as one sequence without batch.
+
+        `state` is None (zeros), a State, or torch's forms: h, or (h, c), each (num_layers, B, hidden_size). `lengths`
+        (B,) are the steps of each sequence where they differ, 1 to T; what pads the shorter ones must be finite. Their
+        outputs after the end are 0, and the state is the one at their end, as torch's packed sequences give it.
+        `generator` draws the dropout masks; torch's global one when None. Raises ValueError on a shape that does not
+        fit, TypeError on types or devices that differ.
         """
+        if isinstance(x, PackedSequence):
+            if lengths is not None:
+                raise ValueError("a PackedSequence knows its lengths: leave out lengths")
+            return self._run_packed(x, state, generator)
+        self._check_input(x)
         if x.dim() == 2:
-            out, after = self.forward(x[:, None], _add_batch(state), lengths=lengths, generator=generator)
+            out, after = self._run(x[:, None], _add_batch(state), lengths, generator)
             return out[:, 0], _drop_batch(after)
-        if x.dim() != 3 or x.shape[-1] != self.input_size or 0 in x.shape[:2]:
-            raise ValueError(f"x must be (T, B, {self.input_size}) with T, B >= 1, got {tuple(x.shape)}")
-        if lengths is not None:
-            lengths = _checked_lengths(lengths, x)
+        if self.batch_first:
+            out, after = self._run(x.transpose(0, 1), state, lengths, generator)
+            return out.transpose(0, 1), after
+        return self._run(x, state, lengths, generator)
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the parameters are stacked already. Code for torch.nn.LSTM calls it."""
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw all parameters anew; `generator` is torch's global one when None."""
+        for layer in self._stack():
+            layer.reset_parameters(generator)
+
+    def initial_state(self, batch_size: int, like: Tensor | None = None) -> State:
+        """The state before the first step: zeros, of the parameters' dtype and device, or of `like`'s."""
+        if like is None:  # a cell of no MM has no parameters
+            like = next((pair.weight for layer in self._stack() for pair in layer.weights()), torch.empty(0))
+        return _pack([_zeros(layer, batch_size, like) for layer in self._stack()])
+
+    def _stack(self) -> Sequence[RNNLayer]:
+        return cast("Sequence[RNNLayer]", self.layers)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape[:-1]:
+            order = "B, T" if self.batch_first else "T, B"
+            raise ValueError(f"x must be ({order}, {self.input_size}) with T, B >= 1, got {tuple(x.shape)}")
+
+    def _run_packed(
+        self, x: PackedSequence, state: State | Tensor | tuple[Tensor, ...] | None, generator: torch.Generator | None
+    ) -> tuple[PackedSequence, State]:
+        padded, lengths = pad_packed_sequence(x)  # (T, B, input), in the order that the sequences had before packing
+        self._check_input(padded)
+        out, after = self._run(padded, state, lengths, generator)
+        if x.sorted_indices is not None:
+            out, lengths = out.index_select(1, x.sorted_indices), lengths[x.sorted_indices.cpu()]
+        data = pack_padded_sequence(out, lengths).data
+        return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices), after
+
+    def _run(
+        self,
+        x: Tensor,
+        state: State | Tensor | tuple[Tensor, ...] | None,
+        lengths: Tensor | Sequence[int] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, State]:
+        """All layers over x (T, B, input_size)."""
+        lengths = None if lengths is None else _checked_lengths(lengths, x)
         states = self._unpack(state, x)
         after_layers = []
-        for number, (layer, layer_state) in enumerate(zip(self.layers, states, strict=True)):
-            assert isinstance(layer, RNNLayer)
+        for number, (layer, layer_state) in enumerate(zip(self._stack(), states, strict=True)):
             if number and self.training and self.dropout:
                 x = dropout(x, self.dropout, generator, shared_steps=self.variational)
             h_mask = None
@@ -189,39 +295,40 @@ class RNN(nn.Module):
                 h_mask = dropout_mask(layer_state.h, layer_state.h.shape, self.hidden_dropout, generator)
             weights = layer.weights(self.weight_drop if self.training else 0.0, generator)
             options = Options(h_mask, lengths, self.product_dtype)
-            x, layer_state = self._backend(layer.program, x)(layer.program, weights, x, layer_state, options)
+            x, layer_state = self._run_layer(layer.program, weights, x, layer_state, options)
             after_layers.append(layer_state)
         return x, _pack(after_layers)
+
+    def _run_layer(
+        self, program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+    ) -> tuple[Tensor, LayerState]:
+        narrow = autocast_dtype(x)
+        if narrow is None:
+            _refuse_mixed_types(weights, x, state)
+            return self._backend(program, x)(program, weights, x, state, options)
+        # Autocast's own rules for single operators would give values of a step different types.
+        wide = torch.float32
+        if narrow in PRODUCT_DTYPES.values():
+            options = options._replace(product_dtype=narrow)
+        with torch.autocast(x.device.type, enabled=False):
+            out, after = self._run_layer(
+                program, [_to(pair, wide) for pair in weights], x.to(wide), _to(state, wide), _to(options, wide)
+            )
+        return out.to(narrow), _to(after, narrow)
 
     def _backend(self, program: Program, x: Tensor) -> Backend:
         if self.backend == "auto":
             return BACKENDS["fused" if fused.supports(program, x) else "reference"]
         return BACKENDS[self.backend]
 
-    def initial_state(self, batch_size: int, like: Tensor | None = None) -> State:
-        """The state before the first step: zeros, of the parameters' dtype and device, or of `like`'s."""
-        like = next(self.parameters(), torch.empty(0)) if like is None else like  # a cell of no MM has no parameters
-        return _pack([self._zeros(layer, batch_size, like) for layer in self.layers])
-
-    def _zeros(self, layer: nn.Module, batch_size: int, like: Tensor) -> LayerState:
-        assert isinstance(layer, RNNLayer)
-        h = like.new_zeros(batch_size, layer.hidden_size)
-        reads = layer.program.cell.sources
-        return LayerState(
-            h,
-            torch.zeros_like(h) if layer.program.memory is not None else None,
-            like.new_zeros(batch_size, layer.input_size) if "x_{t-1}" in reads else None,
-            0,
-        )
-
     def _unpack(self, state: State | Tensor | tuple[Tensor, ...] | None, x: Tensor) -> list[LayerState]:
-        zeros = [self._zeros(layer, x.shape[1], x) for layer in self.layers]
+        zeros = [_zeros(layer, x.shape[1], x) for layer in self._stack()]
         if state is None:
             return zeros
         if not isinstance(state, State):
             parts = (state,) if isinstance(state, Tensor) else tuple(state)
             names = [name for name in ("h", "c", "x") if getattr(zeros[0], name) is not None]
-            if len(parts) > len(names):
+            if not 0 < len(parts) <= len(names):
                 raise ValueError(f"this cell's state is ({', '.join(names)}), got {len(parts)} parts")
             named = dict(zip(names, parts, strict=False))
             state = State(named["h"], named.get("c"), named.get("x"))
@@ -238,13 +345,19 @@ class RNN(nn.Module):
                     shapes = [tuple(part.shape) for part in found]
                     raise ValueError(
                         f"state.{name} must hold {self.num_layers} layers, layer {number} of {tuple(wanted.shape)}, "
-                        f"got {len(found)} of {shapes}"
+                        f"got {len(found)} of {shapes!r:.200}"
                     )
                 parts_of_layer.append(found[number])
             h, c, last_x = parts_of_layer
             assert h is not None
             given.append(LayerState(h, c, last_x, state.t))
         return given
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise TypeError(
+            "torch.jit.script cannot read nr.RNN, which takes its operators from the cell: use torch.export.export or, "
+            "for sequences of one length, torch.jit.trace"
+        )
 
     def extra_repr(self) -> str:
         """What `print` shows of the module: cell, sizes, backend."""
@@ -253,14 +366,56 @@ class RNN(nn.Module):
         )
 
 
-def _checked_lengths(lengths: Tensor, x: Tensor) -> Tensor:
+def _zeros(layer: RNNLayer, batch_size: int, like: Tensor) -> LayerState:
+    h = like.new_zeros(batch_size, layer.hidden_size)
+    reads = layer.program.cell.sources
+    return LayerState(
+        h,
+        torch.zeros_like(h) if layer.program.memory is not None else None,
+        like.new_zeros(batch_size, layer.input_size) if "x_{t-1}" in reads else None,
+        0,
+    )
+
+
+def _checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     T, B, _ = x.shape
-    fit = lengths.shape == (B,) and not lengths.is_floating_point()
-    # Those on a GPU are not looked at, since that would wait for all that was sent there.
-    if not fit or (not lengths.is_cuda and (int(lengths.min()) < 1 or int(lengths.max()) > T)):
-        raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {lengths.tolist()}")
+    if not isinstance(lengths, Tensor):
+        lengths = torch.as_tensor(lengths, device="cpu")  # whatever device torch would choose
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    fits = whole and lengths.shape == (B,)
+    # What is traced has no values yet, and those on a GPU would be waited for, with all that was sent there.
+    if fits and lengths.device.type == "cpu" and readable(lengths):
+        fits = int(lengths.min()) >= 1 and int(lengths.max()) <= T
+    if not fits:
+        found = lengths.tolist() if readable(lengths) else (tuple(lengths.shape), lengths.dtype)
+        raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {found!r:.200}")
     copy = lengths.to(torch.int64, copy=True).contiguous()  # nobody can change it before backward
     return copy.to(x.device, non_blocking=True)
+
+
+def _refuse_mixed_types(weights: Sequence[Weights], x: Tensor, state: LayerState) -> None:
+    """Compiled code takes all for numbers of x's type, and torch's operators would convert some of them silently."""
+    weight, bias = zip(*weights, strict=True) if weights else ((), ())
+    for name, tensors in (("a weight", weight), ("a bias", bias), ("the state", state[:3])):
+        for tensor in tensors:
+            if tensor is not None and (tensor.dtype, tensor.device) != (x.dtype, x.device):
+                raise TypeError(
+                    f"{name} is {tensor.dtype} on {tensor.device}, but x is {x.dtype} on {x.device}: "
+                    "convert the module, the state and x alike"
+                )
+
+
+_Parts = TypeVar("_Parts", Weights, LayerState, Options)
+
+
+def _to(parts: _Parts, dtype: torch.dtype) -> _Parts:
+    """The same with numbers of that type; lengths and timestep stay."""
+    numbers: dict[str, Any] = {
+        name: part.to(dtype)
+        for name, part in parts._asdict().items()
+        if isinstance(part, Tensor) and part.is_floating_point()
+    }
+    return parts._replace(**numbers)
 
 
 def _pack(states: Sequence[LayerState]) -> State:

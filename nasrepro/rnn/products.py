@@ -1,4 +1,4 @@
-"""Matrix products by torch whose sums have more digits than what is multiplied."""
+"""Which numbers matrix products take, and products by torch whose sums have more digits than what is multiplied."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,19 @@ PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # torch 2.8 and 2.9 have the operator, but refuse to add to a target that is wider than what is multiplied.
 _WIDENS = hasattr(torch.ops.aten.addmm, "dtype_out") and not torch.__version__.startswith(("2.8.", "2.9."))
+
+
+def autocast_dtype(like: Tensor) -> torch.dtype | None:
+    """What torch.autocast has products take in place of `like`'s numbers here and now; None where it leaves them."""
+    kind = like.device.type
+    if like.dtype == torch.float64 or not like.is_floating_point():
+        return None
+    if hasattr(torch, "get_autocast_dtype"):
+        wanted = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.get_autocast_dtype(kind) if wanted else None
+    if kind == "cpu":  # before torch 2.4 each of the two devices has functions of its own
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if kind == "cuda" and torch.is_autocast_enabled() else None
 
 
 def add_product(target: Tensor, a: Tensor, b: Tensor, *, keep: bool = False, scale: float = 1.0) -> None:

@@ -82,7 +82,7 @@ def replay(record: Record, search: str, cells: int | None = None) -> Search:
     """
     known = record.searches()
     if search not in known:
-        raise RecordError(f"{record!r} holds no search {search!r}; it holds {', '.join(known) or 'none'}")
+        raise RecordError(f"{record!r} holds no search {search!r:.100}; it holds {', '.join(known) or 'none'}")
     trials = [
         (proposal, evaluation)
         for proposal in record.proposals(search)

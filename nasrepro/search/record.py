@@ -275,7 +275,7 @@ class Record:
         """The evaluation with this key. Raises KeyError where there is none."""
         evaluation = self.get(key)
         if evaluation is None:
-            raise KeyError(f"{self!r} holds no evaluation {key}")
+            raise KeyError(f"{self!r} holds no evaluation {key!r:.100}")
         return evaluation
 
     def __contains__(self, key: object) -> bool:

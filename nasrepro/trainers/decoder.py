@@ -18,7 +18,7 @@ from nasrepro import native
 from nasrepro.native import NativeError
 from nasrepro.native.products import load_products
 from nasrepro.native.scratch import scratch
-from nasrepro.rnn.products import PRODUCT_DTYPES, add_product
+from nasrepro.rnn.products import PRODUCT_DTYPES, add_product, autocast_dtype
 
 _LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
 _failed: set[bool] = set()  # products, by whether they round, that C could not be compiled for: it is not asked again
@@ -47,13 +47,16 @@ def linear_cross_entropy(
             For float32 features only.
 
     Raises: ValueError for shapes or types that do not fit together, IndexError for a target outside the vocabulary (on
-    the CPU; a GPU finds it by itself, later). Double backward is not supported. Inside torch.compile it is those two
-    functions, which can be traced, and nothing is rounded.
+    the CPU; a GPU finds it by itself, later). Double backward is not supported. It is those two functions, and nothing
+    is rounded, under torch.autocast, which says itself in what types they run, and for what compiled code may not read:
+    in torch.compile, torch.func and the like (see `native.readable`).
     """
-    rounds = _check_product_dtype(product_dtype, features) == torch.bfloat16
-    if torch.compiler.is_compiling():
+    autocast = autocast_dtype(features) is not None
+    rounds = _check_product_dtype(product_dtype, features, autocast) == torch.bfloat16
+    _check(features, weight, bias, targets, autocast)
+    if autocast or not native.readable(features, weight, bias, targets):
         return F.cross_entropy(F.linear(features, weight, bias), targets)
-    _check(features, weight, bias, targets)
+    _check_vocabulary(targets, len(weight))
     wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (features, weight, bias)]
     if any(wanted):
         return _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
@@ -62,15 +65,15 @@ def linear_cross_entropy(
     return _loss_and_gradients(wanted, rounds, features, weight, bias, targets)[0]
 
 
-def _check_product_dtype(product_dtype: torch.dtype, features: Tensor) -> torch.dtype:
+def _check_product_dtype(product_dtype: torch.dtype, features: Tensor, autocast: bool) -> torch.dtype:
     if product_dtype not in PRODUCT_DTYPES.values():
         raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
-    if product_dtype == torch.bfloat16 and features.dtype != torch.float32:
+    if product_dtype == torch.bfloat16 and features.dtype != torch.float32 and not autocast:
         raise ValueError(f"features are {features.dtype}: bfloat16 products are for float32 ones")
     return product_dtype
 
 
-def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> None:
+def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, autocast: bool) -> None:
     rows, width = features.shape if features.ndim == 2 else (0, 0)
     if not (rows and width):
         raise ValueError(f"features are {tuple(features.shape)}: they must be (rows, width), at least one of each")
@@ -86,12 +89,17 @@ def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
             f"targets are {tuple(targets.shape)} of {targets.dtype}: they must be ({rows},) of torch.int64"
         )
     for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype, tensor.device) != (features.dtype, features.device):
+        if tensor is None or (autocast and tensor.device == features.device):  # it makes the types equal
+            continue
+        if (tensor.dtype, tensor.device) != (features.dtype, features.device):
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, but features are {features.dtype} on {features.device}"
             )
     if targets.device != features.device:
         raise ValueError(f"targets are on {targets.device}, but features on {features.device}")
+
+
+def _check_vocabulary(targets: Tensor, words: int) -> None:
     if targets.device.type == "cpu":
         lowest, highest = (int(target) for target in targets.aminmax())
         if lowest < 0 or highest >= words:
@@ -128,8 +136,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 "use F.cross_entropy(F.linear(features, weight, bias), targets)"
             )
         gradients = ctx.saved_tensors
-        # On a GPU, to look whether it is 1 would mean to wait for all that was sent there.
-        if d_loss.device.type != "cpu" or d_loss != 1:
+        # On a GPU, to look whether it is 1 would mean to wait for all that was sent there; a batch is not one number.
+        if d_loss.device.type != "cpu" or not native.in_memory(d_loss) or d_loss != 1:
             gradients = tuple(None if gradient is None else gradient * d_loss for gradient in gradients)
         return (None, None, *gradients, None)
 

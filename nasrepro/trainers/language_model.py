@@ -11,7 +11,7 @@ Read from top to bottom: settings, model, one epoch, evaluation, training, and t
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -196,7 +196,7 @@ class TrainingStep:
         for part in self.state:
             for tensor in layers(part):
                 tensor.zero_()
-        self.state = replace(self.state, t=0)
+        self._go_to(0)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """A step on inputs and targets (T, B): the mean loss in nats, and the gradient's norm."""
@@ -213,8 +213,11 @@ class TrainingStep:
         for part, new in zip(self.state, after, strict=True):
             for tensor, value in zip(layers(part), layers(new), strict=True):
                 tensor.copy_(value.detach())
-        self.state = replace(self.state, t=after.t)
+        self._go_to(after.t)
         return (torch.stack((loss.detach(), norm)),)
+
+    def _go_to(self, t: int) -> None:
+        self.state = State(self.state.h, self.state.c, self.state.x, t)
 
 
 def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tuple[float, bool]:

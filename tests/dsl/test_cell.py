@@ -12,6 +12,7 @@ from hypothesis import given
 
 import nasrepro as nr
 from nasrepro.dsl import Cell, CellError, Node, parse, zoo
+from nasrepro.rnn import compile_cell
 from tests.strategies import cells
 
 EXAMPLE = parse("Mult(Sigmoid(MM(x_t)), Tanh(Add(MM(h_{t-1}), Mult(MM(c_{t-1}), MM(x_t)))))")  # S17, section 2.3
@@ -209,3 +210,22 @@ def test_the_language_alone_does_not_import_torch():
 
 def test_public_names():
     assert (nr.parse, nr.Cell, nr.CellError, nr.zoo) == (parse, Cell, CellError, zoo)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda long: Node(long),
+        lambda long: Cell.from_json(json.dumps({"tree": [long], "memory": None})),
+        lambda long: Cell.from_json(json.dumps({"tree": ["Tanh", ["x_t"]], "memory": None, "cell": long})),
+        lambda long: Cell.from_json(long),
+        lambda long: Cell(parse("Tanh(x_t)").root, long),
+        lambda long: parse("Tanh(x_t)").to_pytorch(long + "-"),
+        lambda long: zoo[long],
+        lambda long: compile_cell(parse(f"{'Tanh(' * 190}Add(c_{{t-1}}, x_t){')' * 190}")),
+    ],
+)
+def test_errors_about_long_values_are_short(wrong):
+    with pytest.raises((CellError, KeyError)) as caught:
+        wrong("LSTM" * 50_000)
+    assert 20 < len(str(caught.value)) < 1500

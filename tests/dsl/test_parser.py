@@ -52,6 +52,36 @@ INVALID = [  # text, part of the message, the column of the first caret
     ("Tanh(MM(Var('y')))", "unknown source Var('y')", 8),
     ("Var(x)", "unknown operator Var", 0),
     ("MM{x_t}", "unknown source MM{x_t}", 0),
+    # sources as other notations write them
+    ("Tanh(x_{t})", "did you mean x_t?", 5),
+    ("Tanh(x_{ t })", "did you mean x_t?", 5),
+    ("Tanh(xt)", "did you mean x_t?", 5),
+    ("Tanh(X_t)", "did you mean x_t?", 5),
+    ("Tanh(x_{ t - 1 })", "did you mean x_{t-1}?", 5),
+    ("Tanh(x_{t+1})", "a cell sees no later input than x_t: did you mean x_t or x_{t-1}?", 5),
+    ("Tanh(h_{t})", "did you mean h_{t-1}?", 5),
+    ("Tanh(ht)", "did you mean h_{t-1}?", 5),
+    ("Tanh(h{t-1})", "did you mean h_{t-1}?", 5),
+    ("Tanh(H_{T-1})", "did you mean h_{t-1}?", 5),
+    ("Tanh(c{t})", "did you mean c_{t-1}?", 5),
+    ("Tanh(h_prev)", "did you mean h_{t-1}?", 5),
+    ("Tanh(hidden)", "did you mean h_{t-1}?", 5),
+    ("Tanh(h_t-1)", "a time index stands in braces, as in h_{t-1}", 8),
+    ("Tanh(h_(t-1))", "a time index stands in braces, as in h_{t-1}", 9),
+    ("Tanh(h[t-1])", "a time index stands in braces, as in h_{t-1}", 6),
+    ("Tanh(x_[t])", "a time index stands in braces, as in h_{t-1}", 7),
+    ("Tanh(x^{t-1})", "a time index stands in braces, as in h_{t-1}", 6),
+    # operators as other notations write them
+    ("\\tanh(x_t)", "names are written without a backslash", 0),
+    ("Linear(x_t)", "did you mean MM?", 0),
+    ("Tanh(W(x_t))", "did you mean MM?", 5),
+    ("Mul(x_t, x_t)", "did you mean Mult?", 0),
+    ("sigma(x_t)", "did you mean Sigmoid?", 0),
+    ("x_t ⊙ x_t", "Mult(a, b)", 4),
+    ("Tanh(W*x_t)", "W a is MM(a)", 6),
+    ("h_t = Tanh(x_t)", "a cell is one expression, that of h_t", 4),
+    ("Sub(1, x_t)", "the language has no constants", 4),
+    ("(1-f)", "parentheses stand only around an operator's arguments", 0),
     # the wrong number of arguments
     ("Tanh()", "Tanh takes 1 argument, got 0", 0),
     ("Tanh(x_t, h_{t-1})", "Tanh takes 1 argument, got 2", 0),
@@ -94,6 +124,7 @@ INVALID = [  # text, part of the message, the column of the first caret
     ("Tanh(x_t);", "unexpected character ';'", 9),
     ("Tanh(x_t) # comment", "unexpected character '#'", 10),
     ("σ(x_t)", "unexpected character 'σ'", 0),
+    ("σ(x_t)", "did you mean Sigmoid?", 0),
     ("Tanh(x_t)\x00", "unexpected character", 9),
     # |k
     ("MM(c_{t-1})|1", "|1 is out of range: the cell has 1 operators, numbered 0 to 0", 12),
@@ -126,8 +157,12 @@ def test_refuses_and_points_at_the_place(text, fragment, column):
     message = str(caught.value)
     assert fragment in message
     _, shown, carets = message.split("\n")[:3]
-    assert carets.index("^") - 4 == column
-    assert len(shown) == len(text) + 4  # what is shown is the text, indented, on one line
+    if len(text) > 240:  # what is shown is what lies around the place
+        assert shown[carets.index("^")] == text[column]
+        assert len(shown) <= 250
+    else:  # the text, indented, on one line
+        assert carets.index("^") - 4 == column
+        assert len(shown) == len(text) + 4
 
 
 def test_the_whole_message():
@@ -139,6 +174,33 @@ def test_the_whole_message():
         "         ^^^^^",
         "hint: Gate3(a, b, f) = f * a + (1 - f) * b, f the gate's value itself",
     ]
+
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        ("(" * MANY, 0),
+        ("Tanh(" * MANY + "x_t", 5 * MANY + 3),
+        ("Tanh(x_t" + " " * MANY + "x_t)", MANY + 8),
+        ("y" * MANY, 0),
+        ("y" * MANY + "(x_t)", 0),
+        ("Tanh(x_{" + " " * MANY + "})", 5),
+        ("MM(c_{t-1})|" + "9" * MANY, 12),
+    ],
+)
+def test_a_long_text_is_shown_around_the_place(text: str, column: int) -> None:
+    with pytest.raises(CellError) as caught:
+        parse(text)
+    message = str(caught.value)
+    assert len(message) < 1500
+    _, shown, carets = message.split("\n")[:3]
+    at = carets.index("^")
+    assert len(carets) <= max(len(shown), at + 1)
+    assert text[:column].endswith(shown[4:at].lstrip("."))
+    assert text[column:].startswith(shown[at:].rstrip("."))
 
 
 @pytest.mark.parametrize("value", [None, 3, b"x_t", ["x_t"], parse("x_t")])

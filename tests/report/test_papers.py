@@ -179,3 +179,10 @@ def test_the_reader_takes_what_is_right(tmp_path):
 
 def test_examples_in_the_docstrings():
     assert doctest.testmod(papers) == doctest.TestResults(failed=0, attempted=1)
+
+
+def test_a_long_name_is_not_repeated_whole():
+    for look in (PAPERS.__getitem__, PAPERS.table):
+        with pytest.raises(KeyError, match="the papers have no") as caught:
+            look("s17.table" * 50_000)
+        assert len(str(caught.value)) < 1000

@@ -159,6 +159,20 @@ def test_bad_inputs(x: Tensor, state: object, message: str) -> None:
         nr.RNN(nr.zoo["GRU"], 4, 4)(x, state)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: nr.RNN(nr.zoo["GRU"], 2, 2, backend="fast" * 50_000),
+        lambda: nr.RNN(nr.zoo["GRU"], 2, 2)(torch.zeros(2, 5000, 2), lengths=torch.full((5000,), 3)),
+        lambda: nr.RNN(nr.zoo["GRU"], 2, 2)(torch.zeros(2, 1, 2), torch.zeros(5000, 1, 2)),
+    ],
+)
+def test_errors_about_long_values_are_short(wrong) -> None:
+    with pytest.raises(ValueError, match=r"backend|lengths|state") as caught:
+        wrong()
+    assert len(str(caught.value)) < 500
+
+
 def test_hidden_dropout_never_touches_what_is_carried_elementwise() -> None:
     # h_t = (1 - f) h_{t-1} + f x_t with a gate shut by its bias: whatever is dropped at the products, h stays whole.
     rnn = nr.RNN("Gate3(x_t, h_{t-1}, Sigmoid(MM(h_{t-1})))", H, H, hidden_dropout=0.9).double()
@@ -206,7 +220,7 @@ def test_the_same_generator_seed_gives_the_same_run() -> None:
 
 
 @pytest.mark.parametrize("name", nr.zoo)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_zoo_cell_runs_in_lower_precision(name: str, dtype: torch.dtype) -> None:
     _check_precision(name, dtype, "cpu")
 
@@ -226,5 +240,5 @@ def _check_precision(name: str, dtype: torch.dtype, device: str) -> None:
     low.sum().backward()
     assert low.dtype == dtype
     error = (low.double().cpu() - exact).norm() / exact.norm()
-    assert error < (1e-5 if dtype == torch.float32 else 5e-2)
+    assert error < {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float16: 1e-2}[dtype]
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in rnn.parameters())

@@ -9,6 +9,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from nasrepro import native
@@ -343,6 +345,67 @@ def test_two_python_threads_at_once():
         thread.join()
     assert len(wrong) == 2 * 20 * 3
     assert not any(wrong)
+
+
+# --- what looks at operators instead of numbers --------------------------------------------------------------
+
+
+def test_fake_tensors_give_fake_tensors():
+    with FakeTensorMode():
+        given = torch.randn(6, 3, requires_grad=True), torch.randn(7, 3), None, torch.zeros(6, dtype=torch.int64)
+        loss = linear_cross_entropy(*given)
+        loss.backward()
+    assert isinstance(loss, FakeTensor)
+    assert given[0].grad.shape == (6, 3)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("trace", [make_fx, lambda function: lambda *given: torch.jit.trace(function, given)])
+def test_what_was_traced_computes_with_the_input_that_it_is_given(trace):
+    first, second = (tuple(t.detach() for t in inputs(20, 30, 9, seed=seed)) for seed in range(2))
+    traced = trace(lambda *given: linear_cross_entropy(*given))(*first)
+    torch.testing.assert_close(traced(*second), by_torch(*second))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_derivatives_by_torch_func():
+    features, weight, bias, targets = (t.detach() for t in inputs(20, 30, 9))
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.hessian):
+        found = transform(lambda b: linear_cross_entropy(features, weight, b, targets))(bias)
+        torch.testing.assert_close(found, transform(lambda b: by_torch(features, weight, b, targets))(bias))
+    losses = torch.func.vmap(linear_cross_entropy, (0, None, None, None))(
+        torch.stack((features, -features)), weight, bias, targets
+    )
+    expected = torch.stack([by_torch(f, weight, bias, targets) for f in (features, -features)])
+    torch.testing.assert_close(losses, expected)
+
+
+def test_batched_gradients():
+    given = inputs(20, 30, 9)
+    loss, expected = linear_cross_entropy(*given), by_torch(*given)
+    batch = torch.tensor([1.0, 3.0])
+    found, wanted = (torch.autograd.grad(value, given[:3], batch, is_grads_batched=True) for value in (loss, expected))
+    for gradient, by_others in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, by_others)
+
+
+def test_numbers_that_are_negated_lazily():
+    features, weight, bias, targets = (t.detach() for t in inputs(20, 30, 9))
+    found = linear_cross_entropy(torch._neg_view(features), weight, bias, targets)
+    torch.testing.assert_close(found, by_torch(-features, weight, bias, targets))
+
+
+@pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype, product_dtype):
+    features, weight, bias, targets = inputs(20, 30, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = linear_cross_entropy(features.to(dtype), weight, bias, targets, product_dtype=product_dtype)
+        expected = by_torch(features.to(dtype), weight, bias, targets)
+    torch.testing.assert_close(found, expected)
+    given = (features, weight, bias, targets)
+    for gradient, wanted in zip(gradients(found, given), gradients(expected, given), strict=True):
+        torch.testing.assert_close(gradient, wanted)
 
 
 # --- errors ------------------------------------------------------------------------------------------------

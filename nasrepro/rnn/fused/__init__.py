@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nasrepro.native import NativeError
+from nasrepro.native import NativeError, readable
 from nasrepro.rnn import interpreter
 from nasrepro.rnn.fused import cpu, cuda
 from nasrepro.rnn.interpreter import LayerState, Options, Weights
@@ -32,9 +32,11 @@ def run(
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `interpreter.run`, which takes over, with one warning, where there is no way.
 
-    Inside torch.compile the interpreter runs, without a warning: it is what can be traced.
+    What compiled code may not read (see `readable`) goes to the interpreter too, without a warning: torch's operators
+    are what can be traced and transformed.
     """
-    if torch.compiler.is_compiling():
+    given = (x, *state[:3], *(part for pair in weights for part in pair), options.h_mask, options.lengths)
+    if not readable(*given):
         return interpreter.run(program, weights, x, state, options)
     wanted = (program.cell, program.staged, x.dtype, x.device.type, options.h_mask is not None, options.product_dtype)
     if wanted not in _refused:

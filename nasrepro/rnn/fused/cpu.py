@@ -18,6 +18,7 @@ from nasrepro.native import NativeError
 from nasrepro.native.products import load_products
 from nasrepro.native.scratch import aligned, scratch
 from nasrepro.rnn.fused.c_source import SPACES, c_source
+from nasrepro.rnn.fused.gradients import refuse_transformed
 from nasrepro.rnn.fused.plan import WIDE, Place, Plan, plan_cell
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.program import Program
@@ -267,11 +268,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
-            raise RuntimeError(
-                "a fused cell cannot be differentiated twice: where create_graph=True is needed, "
-                'take backend="reference"'
-            )
+        refuse_transformed(*given)
         cell: Kernels = ctx.cell
         shape: _Shape = ctx.shape
         T, B, H = shape.steps, shape.batch, shape.hidden
@@ -358,7 +355,7 @@ def _addresses(tensors: Mapping[str, Tensor | None], shape: _Shape) -> dict[str,
 
 
 def _refuse_what_does_not_fit(program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState) -> None:
-    """C takes what it is given for floats in memory, as many as there should be."""
+    """C takes what it is given for as many floats as there should be."""
     size = {True: x.shape[-1], False: state.h.shape[-1]}
     for product, (weight, bias) in zip(program.products, weights, strict=True):
         rows = len(product.targets) * size[False]
@@ -367,27 +364,15 @@ def _refuse_what_does_not_fit(program: Program, weights: Sequence[Weights], x: T
                 f"a weight is {tuple(weight.shape)}: for x {tuple(x.shape)} and h {tuple(state.h.shape)} it must be "
                 f"({rows}, {size[product.on_input]}), its bias ({rows},)"
             )
-    parts: dict[str, Sequence[Tensor | None]] = {
-        "a weight": [weight.weight for weight in weights],
-        "a bias": [weight.bias for weight in weights],
-        "the state": state[:3],
-    }
-    for name, tensors in parts.items():
-        for tensor in tensors:
-            if tensor is not None and (tensor.dtype, tensor.device) != (x.dtype, x.device):
-                raise TypeError(
-                    f"{name} is {tensor.dtype} on {tensor.device}, but x is {x.dtype} on {x.device}: "
-                    "convert the module, the state and x alike"
-                )
 
 
 def run(
     program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
-    """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on the CPU only.
+    """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on the CPU only, weights and state too.
 
-    Raises NativeError where C cannot be compiled, TypeError for weights or a state of another type or device than x,
-    ValueError for weights of another shape. Double backward is not supported.
+    Raises NativeError where C cannot be compiled, ValueError for weights of another shape. Double backward is not
+    supported.
     """
     _refuse_what_does_not_fit(program, weights, x, state)
     cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nasrepro.dsl import Cell
+from nasrepro.rnn.fused.gradients import refuse_transformed
 from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Norm, Place, Plan, Run, plan_cell
 from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_of
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
@@ -476,11 +477,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
-            raise RuntimeError(
-                "a fused cell cannot be differentiated twice: where create_graph=True is needed, "
-                'take backend="reference"'
-            )
+        refuse_transformed(d_out, *d_last)
         saved = dict(zip(ctx.saved_names, ctx.saved_tensors, strict=True))
         given = saved | {"d_out": d_out.contiguous()} | dict(zip(("d_h_last", "d_c_last"), d_last, strict=False))
         wanted = tuple(f"d_{name}" for name, w in zip(ctx.given_names, ctx.needs_input_grad[2:], strict=True) if w)

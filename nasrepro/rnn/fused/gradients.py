@@ -1,0 +1,19 @@
+"""What both fused backends refuse on the way back."""
+
+import torch
+from torch import Tensor
+
+from nasrepro import native
+
+
+def refuse_transformed(*gradients: Tensor | None) -> None:
+    """Raise RuntimeError where compiled code would take for plain numbers what torch wants to see its operators on."""
+    if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
+        raise RuntimeError(
+            'a fused cell cannot be differentiated twice: where create_graph=True is needed, take backend="reference"'
+        )
+    if not native.in_memory(*gradients):
+        raise RuntimeError(
+            "gradients of a fused cell can be neither batched (vmap, is_grads_batched, vectorize=True) nor traced "
+            'without its call: where that is needed, take backend="reference"'
+        )
