@@ -55,6 +55,13 @@ def _bias_columns(columns: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(columns, device=device)
 
 
+@lru_cache(maxsize=256)
+def _positions(start: int, length: int, size: int, device: torch.device) -> Tensor:
+    """`interpreter.positions` on a device, kept: they are made on the CPU, and a graph can hold no copy from there."""
+    with torch.inference_mode(False):
+        return positions(start, length, size, torch.empty(0, device=device))
+
+
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
 _VALUES = ("sums", "saved", "saved_wide")  # made forward, one row for each step, for the backward pass
@@ -518,7 +525,7 @@ def run(
         assert state.x is not None
         given["x_before"] = torch.cat((state.x[None], x[:-1]))  # (T, B, input)
     if "position" in reads:
-        given["position"] = positions(state.t, len(x), state.h.shape[-1], x).expand(-1, x.shape[1], -1)
+        given["position"] = _positions(state.t, len(x), state.h.shape[-1], x.device).expand(-1, x.shape[1], -1)
     if options.h_mask is not None:
         given["mask"] = options.h_mask.detach()
     running = None
