@@ -151,7 +151,7 @@ def _demand_consent(profile: Profile, notebooks: Collection[str], workers: int, 
 def _planned(profile: Profile) -> list[tuple[str, tuple[str, LanguageModelSettings | TranslationSettings, int]]]:
     """What each notebook trains of a profile above all: in words, by which settings, and how many times."""
     runs = profile.translation
-    cells, controls = runs.search.cells + len(runs.seeds), sum(one.cells for one in runs.controls())
+    cells, controls = runs.search.cells + len(runs.search_seeds), sum(one.cells for one in runs.controls())
     return [
         ("03", ("language models, four cells compared", profile.task.training, 4 * len(profile.seeds))),
         ("04", ("language models, ranked and random search", profile.task.training, 2 * profile.search.cells)),
@@ -285,7 +285,7 @@ def _search(options: argparse.Namespace) -> None:
 def _translation_record(profile: Profile, folder: Path, record: Any, limits: Mapping[str, Any]) -> None:
     """Everything that notebooks 06 and 07 replay."""
     from nasrepro.dsl import zoo
-    from nasrepro.profiles import TRANSFERRED, resumable, table_3_row
+    from nasrepro.profiles import resumable, table_3_row
     from nasrepro.search.held_out import evaluate_tests
     from nasrepro.search.loop import evaluate, search
     from nasrepro.search.workers import Job, Workers
@@ -293,17 +293,12 @@ def _translation_record(profile: Profile, folder: Path, record: Any, limits: Map
     runs = profile.translation
     print(search(runs.search_task, runs.search, record, **limits))
     with Workers(runs.search_task, limits["workers"], limits["timeout_s"]) as workers:
-        for seed in runs.seeds:  # what the cells of the search are held against
-            evaluate([zoo["LSTM"]], seed, record, workers)
+        # What the cells of the search are held against.
+        evaluate([Job(zoo["LSTM"], seed) for seed in runs.search_seeds], record, workers)
     for settings in runs.controls():
         print(search(runs.control_task, settings, record, **limits))
-    for task, names in ((runs.task, TABLE_3), (runs.larger_task, TRANSFERRED)):
-        if task is None:
-            continue
-        rows = {
-            table_3_row(name, seed, larger=task is runs.larger_task): Job(zoo[name], seed)
-            for seed, name in product(runs.seeds, names)
-        }
+    for also, task, names in runs.tables():
+        rows = {table_3_row(name, seed, also): Job(zoo[name], seed) for seed, name in product(runs.seeds, names)}
         for row, found in evaluate_tests(resumable(task, folder), rows, record, limits["workers"]).items():
             print(f"{row}: {found.reason or found.metrics}")
 

@@ -264,21 +264,21 @@ class Run:
         """
         task = resumable(task or self._chosen, self.folder)
         data: Data | None
-        found, data = self._shipped_evaluations(task, [Job(cell, seed) for cell in cells for seed in seeds])
+        jobs = [Job(cell, seed) for cell in cells for seed in seeds]
+        found, data = self._shipped_evaluations(task, jobs)
+        missing = [job for job in jobs if (job.cell.hash, job.seed) not in found]
         try:
-            with Workers(task, WORKERS, self.profile.timeout_s) as workers:
-                for seed in seeds:
-                    missing = [cell for cell in cells if (cell.hash, seed) not in found]
-                    if missing:
-                        data = task.corpus
-                        made = evaluate(missing, seed, self.record, workers)
-                        found |= {(cell.hash, seed): one for cell, one in zip(missing, made, strict=True)}
+            if missing:
+                data = task.corpus
+                with Workers(task, WORKERS, self.profile.timeout_s) as workers:
+                    made = evaluate(missing, self.record, workers)
+                found |= {(job.cell.hash, job.seed): one for job, one in zip(missing, made, strict=True)}
         except DataError as error:
             if self.fresh or not found:
                 raise
             print(f"Nothing can be trained here, going on with what is recorded. {error}")
         self._use(data, found.values())
-        return [found[cell.hash, seed] for cell in cells for seed in seeds if (cell.hash, seed) in found]
+        return [found[job.cell.hash, job.seed] for job in jobs if (job.cell.hash, job.seed) in found]
 
     def test_evaluation(self, cell: Cell, seed: int, row: str) -> Evaluation:
         """A single row of `test_evaluations`."""

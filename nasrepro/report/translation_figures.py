@@ -16,6 +16,8 @@ from nasrepro.datasets.strings import refuse_string
 from nasrepro.report import style
 from nasrepro.report.style import colours, legend_below, new_axes, styled
 
+_PAPERS = {"facecolors": "none", "edgecolors": style.RED}  # what is printed in the paper
+
 
 @styled
 def encoders(runs: pd.DataFrame, paper: pd.DataFrame, title: str = "", log: Collection[str] = ()) -> Figure:
@@ -41,7 +43,7 @@ def encoders(runs: pd.DataFrame, paper: pd.DataFrame, title: str = "", log: Coll
                 ax.vlines(means[cell], row - 0.32, row + 0.32, color=style.BLUE, linewidth=2)
         known = theirs[theirs["cell"].isin(cells)]
         rows = [cells.index(cell) for cell in known["cell"]]
-        ax.scatter(known["value"], rows, s=34, marker="D", facecolors="none", edgecolors=style.RED, linewidths=1.4)
+        ax.scatter(known["value"], rows, s=34, marker="D", linewidths=1.4, **_PAPERS)
         if cells[0] in means:
             ax.axvline(means[cells[0]], color=style.GREY, linestyle=":", linewidth=1.2, zorder=0)
         if panel in log:
@@ -54,7 +56,7 @@ def encoders(runs: pd.DataFrame, paper: pd.DataFrame, title: str = "", log: Coll
     marks = [
         axes[0].scatter([], [], s=16, color=style.BLUE, alpha=0.75, linewidths=0, label="ours, one seed"),
         axes[0].vlines([], 0, 1, color=style.BLUE, linewidth=2, label="ours, mean"),
-        axes[0].scatter([], [], s=34, marker="D", facecolors="none", edgecolors=style.RED, label="S17, Table 3"),
+        *([axes[0].scatter([], [], s=34, marker="D", label="S17, Table 3", **_PAPERS)] if len(paper) else []),
         axes[0].plot([], [], color=style.GREY, linestyle=":", label=f"our {cells[0]}, mean")[0],
     ]
     # In a strip of its own, and by coordinates: matplotlib moves other legends of a figure when it is saved "tight".

@@ -114,8 +114,7 @@ def evaluate_tests(
     try:
         # No limit of time: a cell that was chosen is no guest of a search, and its row shall not stay empty.
         with Workers(testing, workers) as pool, tqdm(total=len(rows), unit="model", disable=len(rows) == 1) as bar:
-            for seed in dict.fromkeys(job.seed for job in rows.values()):
-                evaluate([job.cell for job in rows.values() if job.seed == seed], seed, record, pool, bar)
+            evaluate(list(rows.values()), record, pool, bar)
         found = {row: record[key] for row, key in keys.items()}
     finally:
         _forget_crashes(keys.values(), record)

@@ -162,8 +162,8 @@ def _run_steps(
             tqdm.write(f"nothing new in {fruitless} steps: ended with {done} of {settings.cells} cells", sys.stderr)
             break
         bar.set_description(f"step {step}")
-        cells = [parse(proposal.cell) for proposal in proposals if proposal.number < settings.cells]
-        evaluate(cells, settings.child_seed, record, pool, bar)
+        within = [proposal for proposal in proposals if proposal.number < settings.cells]
+        evaluate([Job(parse(proposal.cell), settings.child_seed) for proposal in within], record, pool, bar)
 
 
 def search_id(task: TaskIdentity, settings: SearchSettings | AgentSearchSettings) -> str:
@@ -235,10 +235,8 @@ def select(predicted: NDArray[np.float64], settings: SearchSettings, rng: random
     return [(int(i), "best") for i in best] + [(int(i), "sampled") for i in drawn]
 
 
-def evaluate(
-    cells: Sequence[Cell], seed: int, record: Record, workers: Workers, bar: "tqdm[Any] | None" = None
-) -> list[Evaluation]:
-    """The evaluations of cells, in their order; those that the record lacks are made and written.
+def evaluate(jobs: Sequence[Job], record: Record, workers: Workers, bar: "tqdm[Any] | None" = None) -> list[Evaluation]:
+    """The evaluations of cells from seeds, in their order; those that the record lacks are made and written.
 
     Cells are trained in canonical form, so that equal keys mean equal numbers.
 
@@ -247,12 +245,11 @@ def evaluate(
     RecordError, before any training, for a record that may only be read, and DeviceError where the task's device is
     not here.
     """
-    seed = whole(seed, "seed")
-    keys = [evaluation_key(workers.task, cell, seed) for cell in cells]
-    jobs = {key: Job(cell.canonical(), seed) for key, cell in zip(keys, cells, strict=True)}
-    missing = [job for key, job in jobs.items() if record.get(key) is None]
+    keys = [evaluation_key(workers.task, *job) for job in jobs]
+    distinct = {key: Job(cell.canonical(), whole(seed, "seed")) for key, (cell, seed) in zip(keys, jobs, strict=True)}
+    missing = [job for key, job in distinct.items() if record.get(key) is None]
     if bar is not None and not bar.disable:  # what is known took no time: leave it out of the estimated rest
-        known = len(jobs) - len(missing)
+        known = len(distinct) - len(missing)
         bar.n, bar.initial = bar.n + known, bar.initial + known
         bar.refresh()
     if missing:
@@ -261,15 +258,15 @@ def evaluate(
     device = device_name(device_of(workers.task)) if missing else ""
     for job, outcome in workers.map(missing):
         located = replace(outcome, device=outcome.device or device)
-        record.put(Evaluation.of(workers.task, job.cell, seed, located))
+        record.put(Evaluation.of(workers.task, *job, located))
         if bar is not None:
             bar.update()
     evaluations = [record[key] for key in keys]
-    if len(jobs) >= 4 and all(has_crashed(evaluation) for evaluation in evaluations):
+    if len(distinct) >= 4 and all(has_crashed(evaluation) for evaluation in evaluations):
         record.forget(keys)
         raise SearchError(
-            f"all {len(jobs)} cells crashed, the first with {evaluations[0].reason!r}: not the cells but the task, its "
-            "limits or the machine is at fault. Nothing of it was kept; workers=0 runs the task in this process"
+            f"all {len(distinct)} cells crashed, the first with {evaluations[0].reason!r}: not the cells but the task, "
+            "its limits or the machine is at fault. Nothing of it was kept; workers=0 runs the task in this process"
         )
     return evaluations
 

@@ -261,7 +261,7 @@ def test_equal_cells_are_evaluated_once_and_given_back_in_order(tmp_path: Path) 
     a, b = parse("Tanh(Add(MM(x_t), MM(h_{t-1})))"), parse("Tanh(Add(MM(h_{t-1}), MM(x_t)))")
     task = FakeTask(pids=tmp_path / "calls")
     with Record() as record, Workers(task, 0) as workers:
-        found = evaluate([a, zoo["GRU"], b], 5, record, workers)
+        found = evaluate([Job(cell, 5) for cell in (a, zoo["GRU"], b)], record, workers)
         assert [e.hash for e in found] == [a.hash, zoo["GRU"].hash, a.hash]
         assert found[0].perplexity == fake_perplexity(a, 5)
         assert len(record.evaluations()) == len((tmp_path / "calls").read_text().splitlines()) == 2
@@ -321,7 +321,7 @@ def test_seeds_of_any_library_are_trained(tmp_path: Path) -> None:
     """Through a worker and into a file: what torch and SQLite take from Python's own int only."""
     with Record(tmp_path / "r.db") as record, Workers(FakeTask(), 0) as workers:
         for seed in (np.int64(5), 5.0):
-            (found,) = evaluate([zoo["GRU"]], seed, record, workers)  # type: ignore[arg-type]
+            (found,) = evaluate([Job(zoo["GRU"], seed)], record, workers)  # type: ignore[arg-type]
             assert found.perplexity == fake_perplexity(zoo["GRU"], 5)
         assert len(record.evaluations()) == 1
 

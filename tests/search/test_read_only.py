@@ -17,7 +17,7 @@ from nasrepro.search import Record, RecordError, Search, replay
 from nasrepro.search import record as record_module
 from nasrepro.search.agent_search import trained_agent
 from nasrepro.search.loop import evaluate, search
-from nasrepro.search.workers import Workers
+from nasrepro.search.workers import Job, Workers
 from tests.search.fakes import FakeTask
 from tests.search.killable import AGENT_SETTINGS, QUICK_PRETRAINING, SETTINGS
 
@@ -103,7 +103,7 @@ def test_what_would_write_says_so_at_once_and_before_any_training(closed: Path, 
     with common_user(), Record(closed) as record:
         (first, *_) = record.evaluations()
         writes: list[Callable[[], Any]] = [
-            lambda: evaluate([zoo["NASCell"]], 7, record, Workers(task, 0)),
+            lambda: evaluate([Job(zoo["NASCell"], 7)], record, Workers(task, 0)),
             lambda: record.forget([first.key]),
             lambda: record.begin("another", {}),
             record.demand_writable,

@@ -14,7 +14,7 @@ from nasrepro import files
 from nasrepro.dsl import zoo
 from nasrepro.search import Record
 from nasrepro.search.loop import evaluate
-from nasrepro.search.workers import WorkerError, Workers
+from nasrepro.search.workers import Job, WorkerError, Workers
 from nasrepro.trainers.checkpoint import write_tensors
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
@@ -65,10 +65,10 @@ def test_a_full_checkpoint_folder_stops_a_search_which_goes_on_when_there_is_roo
             full_disk(tmp_path),
             pytest.raises(WorkerError, match=r"No space left on device.* Make room on that disk") as caught,
         ):
-            evaluate([GRU], 0, record, workers)
+            evaluate([Job(GRU, 0)], record, workers)
         assert f"{tmp_path}/" in str(caught.value)
         assert record.evaluations() == []
-        (found,) = evaluate([GRU], 0, record, workers)
+        (found,) = evaluate([Job(GRU, 0)], record, workers)
     assert found.status == "ok"
     assert list(tmp_path.iterdir()) == []
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_folder_that_cannot_be_made_is_not_the_cells_fault(tmp_path
     (tmp_path / "checkpoints").write_text("no folder")
     record = Record()
     with Workers(task(tmp_path / "checkpoints"), count) as workers, pytest.raises(WorkerError, match="checkpoints'"):
-        evaluate([GRU], 0, record, workers)
+        evaluate([Job(GRU, 0)], record, workers)
     assert record.evaluations() == []
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_checkpoint_is_not_the_cells_fault(tmp_path: Path, content: by
     record = Record()
     with Workers(task(tmp_path), 0) as workers:
         with pytest.raises(WorkerError, match=r"is not a checkpoint of ours, or damaged; delete it to start anew"):
-            evaluate([GRU], 0, record, workers)
+            evaluate([Job(GRU, 0)], record, workers)
         assert record.evaluations() == []
         path.unlink()
-        assert evaluate([GRU], 0, record, workers)[0].status == "ok"
+        assert evaluate([Job(GRU, 0)], record, workers)[0].status == "ok"
