@@ -203,7 +203,7 @@ def _notebooks(number: str | None) -> list[Path]:
         return every
     chosen = [path for path in every if path.name.startswith(f"{number:0>2}_")]
     if not chosen:
-        raise ValueError(f"no notebook {number!r}; there are {', '.join(path.name[:2] for path in every)}")
+        raise ValueError(f"no notebook {number!r:.100}; there are {', '.join(path.name[:2] for path in every)}")
     return chosen
 
 
@@ -217,7 +217,7 @@ def _parameters(given: Sequence[str], notebooks: Sequence[Path]) -> dict[str, An
     for text in given:
         name, separator, value = text.partition("=")
         if not separator:
-            raise ValueError(f"a parameter is given as NAME=VALUE, got {text!r}")
+            raise ValueError(f"a parameter is given as NAME=VALUE, got {text!r:.100}")
         if name in ("PROFILE", "FRESH", "DEVICE"):
             raise ValueError(f"{name} is no parameter for -p: use --profile / --fresh / --device")
         for path in notebooks:

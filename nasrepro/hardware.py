@@ -29,7 +29,7 @@ def resolve(device: str = "auto") -> str:
     "auto" is what NASREPRO_DEVICE says, else CUDA where torch sees one, else the processor. Raises DeviceError for any
     other name, and for a GPU that torch does not see.
     """
-    asked = f"device {device!r}"
+    asked = f"device {device!r:.100}"
     if device == "auto" and os.environ.get(VARIABLE):
         device = os.environ[VARIABLE]
         asked = f"{VARIABLE}={device}"

@@ -90,7 +90,7 @@ def start(
         check_parameters([str(cell) for cell in shell.user_ns.get("In", [])])
     fix_environment()
     if not isinstance(fresh, bool):
-        raise ValueError(f"FRESH is True or False, got {fresh!r}")
+        raise ValueError(f"FRESH is True or False, got {fresh!r:.100}")
     run = Run(notebook, profiles.load(profile), fresh, task, device)
     run.announce()
     return run
@@ -116,7 +116,7 @@ def unknown_parameter(name: str, known: Sequence[str]) -> str:
     upper = {word.upper(): word for word in known}
     close = difflib.get_close_matches(name.upper(), upper, n=1, cutoff=0.5)
     hint = f"did you mean {upper[close[0]]}? " if close else ""
-    return f"unknown parameter {name}: {hint}this notebook takes {', '.join(known)}"
+    return f"unknown parameter {name:.100}: {hint}this notebook takes {', '.join(known)}"
 
 
 def _assigned(source: str) -> list[str]:

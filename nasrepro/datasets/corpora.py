@@ -83,7 +83,7 @@ def load(
     """
     dataset = find(name)
     if dataset.pairs:
-        raise DataError(f"{name} holds sentences in two languages: use load_parallel({name!r}).")
+        raise DataError(f"{name} holds sentences in two languages: use load_parallel({name!r:.100}).")
     _check_arguments(level, vocab_size)
     notes = []
     if name == "pydoc":
@@ -145,7 +145,7 @@ def _own_text(name: str, split: str, given: Text) -> str:
     """The text of one split, every line ended by a newline."""
     if isinstance(given, str):
         if _names_a_file(given):
-            raise DataError(f"{split}={given!r} is the name of a file, not a text: pass Path({given!r}) to read it.")
+            raise DataError(f"{split}={given!r:.100} is the name of a file, not a text: pass a Path to read it.")
         lines = lines_of(given.removeprefix(BYTE_ORDER_MARK))
     elif isinstance(given, os.PathLike):
         try:

@@ -140,7 +140,7 @@ def load_parallel(
     """
     dataset = find(name)
     if not dataset.pairs:
-        raise DataError(f"{name} is a text in one language: use load({name!r}).")
+        raise DataError(f"{name} is a text in one language: use load({name!r:.100}).")
     texts, notes = {}, []
     if name == "captions":
         notes.append("stand-in: captions written by a grammar")

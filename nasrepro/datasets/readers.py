@@ -150,7 +150,7 @@ def read_pairs(
         together.
     """
     if sorted(languages) != ["de", "en"]:
-        raise DataError(f"language pair {languages!r} of {name}: there are ('en', 'de') and ('de', 'en').")
+        raise DataError(f"language pair {languages!r:.100} of {name}: there are ('en', 'de') and ('de', 'en').")
     dataset = find(name)
     known = (*SPLITS, *_IWSLT_SETS.values()) if name == "iwslt2016" else SPLITS
     if split not in known:

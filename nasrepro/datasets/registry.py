@@ -78,7 +78,7 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> DataError:
     names = list(known)
     close = difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return DataError(f"Unknown {kind}: {given!r}.{hint} Known: {', '.join(names)}.")
+    return DataError(f"Unknown {kind}: {given!r:.100}.{hint} Known: {', '.join(names)}.")
 
 
 # Addresses of whole folders. Where there are two, the second is another repository, in case the first one goes away.

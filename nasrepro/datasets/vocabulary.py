@@ -23,7 +23,7 @@ class Vocab:
         self._default_index = default_index
         if len(self._stoi) != len(self._itos):
             twice = [token for token, count in Counter(self._itos).items() if count > 1]
-            raise RuntimeError(f"Duplicate token in the vocabulary: {twice[0]!r}.")
+            raise RuntimeError(f"Duplicate token in the vocabulary: {twice[0]!r:.100}.")
 
     def __len__(self) -> int:
         return len(self._itos)
@@ -39,11 +39,11 @@ class Vocab:
 
     def __getitem__(self, token: str) -> int:
         if not isinstance(token, str):  # with a default index, any number would be an unknown token
-            raise TypeError(f"a Vocab is indexed by token, got {token!r}: lookup_token gives the token at an index")
+            raise TypeError(f"a Vocab is indexed by token, got {token!r:.100}: lookup_token gives the one at an index")
         if token in self._stoi:
             return self._stoi[token]
         if self._default_index is None:
-            raise RuntimeError(f"Token {token!r} not found and default index is not set.")
+            raise RuntimeError(f"Token {token!r:.100} not found and default index is not set.")
         return self._default_index
 
     def __call__(self, tokens: Iterable[str]) -> list[int]:
@@ -65,7 +65,7 @@ class Vocab:
     def insert_token(self, token: str, index: int) -> None:
         """Put `token` at `index`, move the later ones up. Raises RuntimeError if present or out of range."""
         if token in self._stoi:
-            raise RuntimeError(f"Token {token!r} already exists in the vocabulary at {self._stoi[token]}.")
+            raise RuntimeError(f"Token {token!r:.100} already exists in the vocabulary at {self._stoi[token]}.")
         if not 0 <= index <= len(self):
             raise RuntimeError(f"Index {index} is out of range [0, {len(self)}].")
         self._itos.insert(index, token)

@@ -123,7 +123,7 @@ def _command(isa: str, flags: tuple[str, ...]) -> list[str]:
     if sys.platform == "win32":
         raise NativeError("compiling C is not supported on Windows; use Linux, macOS, or WSL.")
     if isa not in _ISAS:
-        raise ValueError(f"unknown isa {isa!r}: choose one of {', '.join(_ISAS)}")
+        raise ValueError(f"unknown isa {isa!r:.100}: choose one of {', '.join(_ISAS)}")
     command = [*_compiler(), *_FLAGS, *_ISAS[isa], *flags, "-I", str(INCLUDE)]
     if refused := _CHANGE_THE_PROCESS.intersection(command):
         raise NativeError(
@@ -139,9 +139,9 @@ def _compiler() -> list[str]:
         try:
             name, *arguments = shlex.split(chosen)
         except ValueError as error:
-            raise NativeError(f"the environment variable CC is no command: {chosen!r} ({error}).") from error
+            raise NativeError(f"the environment variable CC is no command: {chosen!r:.100} ({error}).") from error
         if (found := shutil.which(name)) is None:
-            raise NativeError(f"the environment variable CC names {name!r}, which is no program here: correct it.")
+            raise NativeError(f"the environment variable CC names {name!r:.100}, which is no program here: correct it.")
         return [found, *arguments]
     for name in ("cc", "gcc", "clang"):
         if found := shutil.which(name):

@@ -82,7 +82,7 @@ class AgentSearchSettings:
     def __post_init__(self) -> None:
         use_declared_types(self)
         if self.method not in ("agent", "random"):
-            raise ValueError(f"method is 'agent' or 'random', got {self.method!r}")
+            raise ValueError(f"method is 'agent' or 'random', got {self.method!r:.100}")
         if min(self.cells, self.step, self.patience) < 1:
             raise ValueError(
                 f"cells={self.cells}, step={self.step} and patience={self.patience} must be 1 or more: a search trains "

@@ -73,7 +73,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         use_declared_types(self)
         if self.method not in ("ranked", "random"):
-            raise ValueError(f"method is 'ranked' or 'random', got {self.method!r}")
+            raise ValueError(f"method is 'ranked' or 'random', got {self.method!r:.100}")
         if self.cells < 1 or self.step < 1 or self.memory_after < 0 or not 0 <= self.sampled <= self.step:
             raise ValueError(
                 f"cells={self.cells}, step={self.step}, sampled={self.sampled}, "

@@ -296,7 +296,7 @@ class Record:
     def forget(self, keys: Sequence[str]) -> None:
         """Delete evaluations, so that they are made again: for failures that were the machine's fault."""
         if isinstance(keys, str):
-            raise TypeError(f"forget takes a list of keys, got the string {keys!r}: pass [{keys!r}]")
+            raise TypeError(f"forget takes a list of keys, got the string {keys!r:.100}: pass [{keys!r:.100}]")
         if not keys:  # nothing to write, so a record to read only will do
             return
         with self._transaction():
@@ -367,7 +367,7 @@ class Record:
             if not self._insert("test_reads", reading) and not unfinished:
                 earlier = self._rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[0]
                 raise RecordError(
-                    f"row {row!r} read the test split of {corpus.name} on {earlier['created']}, and that is "
+                    f"row {row!r:.100} read the test split of {corpus.name} on {earlier['created']}, and that is "
                     "done once; compare models on the validation split, or report a new row and say so"
                 )
         return corpus._test

@@ -88,7 +88,8 @@ class LanguageModelSettings:
     def __post_init__(self) -> None:
         use_declared_types(self)
         if self.product_dtype not in PRODUCT_DTYPES:
-            raise ValueError(f"product_dtype must be one of {', '.join(PRODUCT_DTYPES)}, got {self.product_dtype!r}")
+            known, given = ", ".join(PRODUCT_DTYPES), self.product_dtype
+            raise ValueError(f"product_dtype must be one of {known}, got {given!r:.100}")
         require_counts(self, "batch", "bptt", "eval_batch", "train_tokens", "valid_tokens")
 
     @property

@@ -108,14 +108,14 @@ def number(value: Any, name: str) -> int | float:
         return int(found)
     if isinstance(found, Real | Decimal):
         return float(found)
-    raise TypeError(f"{name} is a number, got {value!r}")
+    raise TypeError(f"{name} is a number, got {value!r:.100}")
 
 
 def whole(value: Any, name: str) -> int:
     """A whole number of any library and type, 3.0 among them, as Python's own. Raises ValueError for any other."""
     found = number(value, name)
     if not math.isfinite(found) or found != int(found):
-        raise ValueError(f"{name} is a whole number, got {value!r}")
+        raise ValueError(f"{name} is a whole number, got {value!r:.100}")
     return int(found)
 
 

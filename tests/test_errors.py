@@ -1,0 +1,65 @@
+"""Errors name what was wrong, and do not repeat a long input whole."""
+
+from collections.abc import Callable
+
+import pytest
+
+import nasrepro as nr
+from nasrepro import datasets, notebook
+from nasrepro.cli import main
+from nasrepro.datasets import Vocab
+from nasrepro.hardware import resolve
+from nasrepro.search.loop import SearchSettings
+from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
+from nasrepro.trainers.outcome import number, whole
+
+LONG = "word " * 20_000
+
+GIVEN: dict[str, Callable[[], object]] = {
+    "a cell": lambda: nr.parse(LONG),
+    "a zoo cell": lambda: nr.zoo[LONG],
+    "a profile": lambda: nr.profiles.load(LONG),
+    "a data set": lambda: datasets.load(LONG),
+    "pairs": lambda: datasets.load_parallel(LONG),
+    "a token": lambda: Vocab(["a"])[LONG],
+    "a token twice": lambda: Vocab([LONG, LONG]),
+    "a device": lambda: resolve(LONG),
+    "a parameter": lambda: notebook.check_parameters(["A = 1", f"# Parameters\n{LONG.replace(' ', '')} = 2"]),
+    "FRESH": lambda: notebook.start("00", "smoke", fresh=LONG),  # type: ignore[arg-type]
+    "a method": lambda: SearchSettings(method=LONG),  # type: ignore[arg-type]
+    "a dtype": lambda: LanguageModelSettings(product_dtype=LONG),  # type: ignore[arg-type]
+    "a task's data": lambda: LanguageModelTask(LONG).corpus,
+    "a number": lambda: number(LONG, "seed"),
+    "a whole number": lambda: whole(LONG, "seed"),
+    "a key": lambda: nr.Record()[LONG],
+}
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_a_long_input_is_not_repeated_whole(what: str) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (of many kinds; their length is what counts here)
+        GIVEN[what]()
+    message = str(caught.value)
+    assert "word" in message, "what was wrong is named"
+    assert len(message) < 2_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reproduce", "--notebook", LONG],
+        ["reproduce", "--profile", LONG],
+        ["reproduce", "--device", LONG],
+        ["reproduce", "-p", LONG],
+        ["show", LONG],
+        ["data", "fetch", LONG],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:25],
+)
+def test_a_command_does_not_repeat_a_long_argument_whole(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "word" in message
+    assert len(message) < 2_000
