@@ -55,6 +55,7 @@ bench: $(STAMP) ## Time the fused cells on this machine's processor, into result
 
 bench-gpu: $(STAMP) ## Check, time and train on a GPU, into results/benchmarks/gpu/ (9 minutes; again for the rest)
 	.venv/bin/python benchmarks/on_gpu.py --out results/benchmarks/gpu
+	$(if $(SHIP),$(RUN) nasrepro ship --benchmarks)
 
 lint: $(STAMP) ## Check style and types
 	$(RUN) ruff check .

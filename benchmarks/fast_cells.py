@@ -97,7 +97,10 @@ def main() -> int:
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="time these layers only, as layers.csv names them")
     parser.add_argument("--compile-all", action="store_true", help="torch.compile at all sizes; it takes minutes")
     options = parser.parse_args()
-    options.out = user_path(options.out)
+    try:
+        options.out = user_path(options.out)
+    except ValueError as error:
+        parser.error(str(error))
     options.rounds = options.rounds or (2 if options.small else 15)
     make_writable(options.out)
     try:

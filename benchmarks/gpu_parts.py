@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -14,13 +13,15 @@ class Part:
     name: str
     slice: str
     seconds: float
-    """What it takes on an H100; where it keeps a checkpoint, the least that is worth starting it for."""
-    work: Callable[[str, bool, Path], pd.DataFrame]
+    """What it takes on an H100 or H200; where it keeps checkpoints, the least that is worth starting it for."""
+    work: Callable[..., pd.DataFrame]
     """(device, small, folder) -> its rows. `small` asks for tiny sizes; the folder holds records and checkpoints."""
     data: str = ""
     """The data set that it needs, if any; a small run needs none."""
     gpu_only: bool = False
     """Whether there is nothing to do on a CPU."""
+    takes_workers: bool = False
+    """Whether `work` takes `workers` too: how many processes share the device."""
 
 
 class OutOfTime(BaseException):

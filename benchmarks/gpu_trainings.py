@@ -1,39 +1,60 @@
 """Trainings by the paper's own settings: S17's Table 3 on Multi30k, and candidates of its search on WikiText-2.
 
 Each is kept in the record, which ships as gpu-record.jsonl.gz, as soon as it has ended; one that is interrupted goes on
-after its last whole epoch. Rows name the device and the time that the record names, which need not be today's.
+after its last whole epoch, and one that a shipped record of the project holds is taken from there. Rows name the device
+and the time that the record names, which need not be today's.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import torch
+from gpu_checks import ROOT
 from gpu_parts import OutOfTime
 
 import nasrepro as nr
 from nasrepro.profiles import profiles, table_3_row
-from nasrepro.search.held_out import evaluate_test
+from nasrepro.search.held_out import HeldOut, evaluate_tests
 from nasrepro.search.record import Evaluation, Record, evaluation_key
+from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask, train
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 RECORD = "gpu-record.jsonl.gz"
-ENCODERS = ("LSTM", "MT5", "BC3", "MT3", "MT4", "MT1", "MT2")
-"""Those of S17's Table 3: its base, its best on Multi30k, its best found language model, and the others."""
+SHIPPED_RECORDS = ROOT / "results" / "records"
+ENCODERS = ("MT4", "BC3", "LSTM", "MT2", "MT1", "MT3", "MT5")
+"""Those of S17's Table 3; the longest trainings first, so that processes side by side end at about the same time."""
 SEARCH_SEED = 1
 
 
-def translation(name: str, seed: int, device: str, small: bool, folder: Path) -> pd.DataFrame:
-    """One encoder of S17's Table 3, trained by its own settings and measured on the test split.
+def translation(seed: int, device: str, small: bool, folder: Path, workers: int = 0) -> pd.DataFrame:
+    """The encoders of S17's Table 3, trained by its own settings from one seed and measured on the test split.
 
-    Raises DataError where Multi30k is not here; only a small run trains on other sentences.
+    So many `workers`, processes side by side, share the device; with 0 this process trains one after the other. Raises
+    DataError where Multi30k is not here (only a small run trains on other sentences), and OutOfTime, with the encoders
+    that are ready, when the time is up.
     """
     task = replace(translation_task(device, small), checkpoints=str(folder / "work" / "checkpoints"))
-    with open_record(folder) as record:
-        found = evaluate_test(task, nr.zoo[name], seed, record, table_3_row(name, seed))
-        record.export(folder / RECORD)
-    return pd.DataFrame([_row(name, found) | {"epochs": len(found.curve), **found.metrics}])
+    keys = {name: evaluation_key(HeldOut(task), nr.zoo[name], seed) for name in ENCODERS}
+    jobs = {table_3_row(name, seed): Job(nr.zoo[name], seed) for name in ENCODERS}
+    with open_record(folder, keys.values()) as record:
+        try:
+            evaluate_tests(task, jobs, record, workers)
+        except OutOfTime as stop:
+            stop.rows = _table_3(keys, record)
+            raise
+        finally:  # those that are ready ship, however the others have ended
+            record.export(folder / RECORD)
+        return _table_3(keys, record)
+
+
+def _table_3(keys: Mapping[str, str], record: Record) -> pd.DataFrame:
+    """A row for each encoder whose evaluation, by its key, the record holds."""
+    found = {name: record[key] for name, key in keys.items() if key in record}
+    return pd.DataFrame([_row(name, of) | {"epochs": len(of.curve), **of.metrics} for name, of in found.items()])
 
 
 def translation_task(device: str, small: bool) -> TranslationTask:
@@ -53,8 +74,9 @@ def candidate(name: str, device: str, small: bool, folder: Path) -> pd.DataFrame
     """
     task = _search_task(device, small)
     checkpoint = folder / "work" / f"search-{name}.pt"
-    with open_record(folder) as record:
-        found = record.get(evaluation_key(task, nr.zoo[name], SEARCH_SEED))
+    key = evaluation_key(task, nr.zoo[name], SEARCH_SEED)
+    with open_record(folder, [key]) as record:
+        found = record.get(key)
         if found is None:
             found = _train_candidate(name, task, checkpoint)
             record.put(found)
@@ -92,11 +114,23 @@ def _row(name: str, found: Evaluation) -> dict[str, str | int | float]:
     return facts | ended | {"created": found.created}
 
 
-def open_record(folder: Path) -> Record:
-    """The record of all trainings. One that was only shipped is made a working file again."""
+def open_record(folder: Path, keys: Collection[str]) -> Record:
+    """The record of all trainings, with the project's shipped records that hold some of these keys and it lacks.
+
+    One that was only shipped is made a working file again.
+    """
     path, shipped = folder / "work" / "record.sqlite", folder / RECORD
     begun = path.exists()
     record = Record(path)
     if not begun and shipped.exists():
         record.import_(shipped)
+    for file in sorted(SHIPPED_RECORDS.glob("*.jsonl.gz")):
+        if not _keys(file).isdisjoint(key for key in keys if key not in record):
+            record.import_(file)
     return record
+
+
+@cache
+def _keys(path: Path) -> frozenset[str]:
+    """The keys of a shipped record's evaluations."""
+    return frozenset(Record.load(path))

@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     ship = command("ship", _ship, "for maintainers: copy a run's findings and times to results/records and the README")
     ship.add_argument("--profile", default="course")
     ship.add_argument("--tests-seconds", type=float, help="how long `make test` took here")
-    ship.add_argument("--benchmarks", action="store_true", help="only the README's table from results/benchmarks")
+    ship.add_argument("--benchmarks", action="store_true", help="only the README's tables from results/benchmarks")
 
     report = command("report", _report, "make the report of a profile's results again")
     report.add_argument("--profile", default="quick")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 import nasrepro as nr
 from nasrepro.controllers import propose
 from nasrepro.datasets.registry import DataError, DataFile, DataSet
+from nasrepro.profiles import TABLE_3, table_3_row
 from nasrepro.rnn.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,6 +130,15 @@ def test_what_cannot_be_timed_is_named(tmp_path: Path) -> None:
     assert "['LSTN'] cannot be timed here" in done.stderr
 
 
+def test_a_home_that_is_not_known_is_told_in_a_line(
+    fast_cells, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fast_cells.py", "--out", "~nobody-of-this-name/out"])
+    with pytest.raises(SystemExit, match="2"):
+        fast_cells.main()
+    assert "begins with a home folder that is not known here" in capsys.readouterr().err
+
+
 # --- on_gpu.py
 
 
@@ -144,8 +155,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch):
 def call(on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Call on_gpu.py with other parts: name -> what it does; its exit status, and gpu.json's parts."""
 
-    def call_with(works, *arguments: str, data: str = "") -> tuple[int, dict]:
-        parts = [on_gpu.Part(name, "speed", 1.0, work, data) for name, work in works.items()]
+    def call_with(works, *arguments: str, **facts) -> tuple[int, dict]:
+        parts = [on_gpu.Part(name, "speed", 1.0, work, **facts) for name, work in works.items()]
         monkeypatch.setattr(on_gpu, "PARTS", parts)
         monkeypatch.setattr(sys, "argv", ["on_gpu.py", "--out", str(tmp_path), "--device", "cpu", *arguments])
         with pytest.raises(SystemExit) as ended:
@@ -183,7 +194,7 @@ def test_everything_that_needs_no_gpu_runs_anywhere_and_is_not_made_twice(tmp_pa
     steps = table[table["part"] == "profile: language model"]
     assert (steps["numbers read"] > 0).all()
     trained = nr.Record.load(tmp_path / "out" / "gpu-record.jsonl.gz").evaluations()
-    assert len(trained) == sum(name.startswith(("translation", "search")) for name in facts["parts"])
+    assert len(trained) == table["part"].str.startswith("translation").sum() + 2  # and two candidates of the search
 
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout.startswith(f"{len(facts['parts'])} done")  # nothing was printed but the last line
@@ -234,6 +245,65 @@ def test_a_row_from_a_record_keeps_the_device_that_it_was_made_on(call, tmp_path
     devices = pd.read_csv(tmp_path / "gpu.csv").set_index("part")["device"]
     assert devices["old"] == "An Earlier GPU"
     assert devices["new"] == nr.hardware.device_name("cpu")
+
+
+def test_parts_and_slices_are_asked_for_by_name(call, capsys: pytest.CaptureFixture[str]) -> None:
+    works = {"graphs of steps": rows(n=1), "layers": rows(n=2)}
+    assert set(call(works, "--part", "layers")[1]) == {"layers"}
+    assert set(call(works, "--part", "layers", "--slice", "speed")[1]) == set(works)
+    assert call(works, "--part", "layer")[0] == 2
+    assert "invalid choice: 'layer'" in capsys.readouterr().err
+
+
+def test_a_part_is_told_how_many_processes_share_the_device(on_gpu, call, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[int] = []
+
+    def work(device: str, small: bool, folder: Path, workers: int) -> pd.DataFrame:
+        told.append(workers)
+        return pd.DataFrame()
+
+    call({"first": work}, takes_workers=True)
+    call({"second": work}, "--workers", "3", takes_workers=True)
+    assert told == [0, 3]
+    assert call({"third": work}, "--workers", "-1", takes_workers=True)[0] == 2
+    assert "0 or more, got -1" in capsys.readouterr().err
+
+
+def test_so_many_processes_train_the_encoders_of_a_seed(
+    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], int]] = []
+
+    def evaluate(task, jobs, record, workers: int) -> None:
+        asked.append((list(jobs), workers))
+
+    monkeypatch.setattr(on_gpu.trainings, "evaluate_tests", evaluate)
+    on_gpu.trainings.translation(3, "cpu", True, tmp_path, workers=4)
+    [(names, workers)] = asked
+    assert set(names) == {table_3_row(name, 3) for name in TABLE_3}
+    assert workers == 4
+
+
+def test_folders_mean_what_they_mean_everywhere(
+    call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NASREPRO_CACHE", "cache")
+    monkeypatch.setenv("NASREPRO_MIRROR", "another")
+    monkeypatch.chdir(tmp_path)
+    seen: dict[str, str] = {}
+
+    def look(device: str, small: bool, folder: Path) -> pd.DataFrame:
+        seen.update(os.environ, folder=str(folder))
+        return pd.DataFrame()
+
+    call({"look": look}, "--out", "~/out", "--export", "~/export", "--data", "data")
+    assert {path.name for path in (tmp_path / "home" / "export").iterdir()} >= {"gpu.json", "gpu.csv"}
+    assert seen["folder"] == str(tmp_path / "home" / "out")
+    assert seen["NASREPRO_MIRROR"] == str(tmp_path / "data")
+    assert seen["NASREPRO_CACHE"] == str(tmp_path / "cache")  # tests start in another folder
+    assert call({"look": look}, "--out", "~nobody-of-this-name/out")[0] == 2
+    assert "begins with a home folder that is not known here" in capsys.readouterr().err
 
 
 def test_without_time_nothing_is_made(call, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,12 +371,60 @@ def test_trainings_that_were_only_shipped_are_not_made_again(
     on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings = on_gpu.trainings
-    first = trainings.translation("MT5", 1, "cpu", True, tmp_path / "one")
+    monkeypatch.setattr(trainings, "ENCODERS", ("MT5",))
+    first = trainings.translation(1, "cpu", True, tmp_path / "one")
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / trainings.RECORD).rename(tmp_path / "two" / trainings.RECORD)
     monkeypatch.setattr(trainings.TranslationTask, "train", None)
-    again = trainings.translation("MT5", 1, "cpu", True, tmp_path / "two")
+    again = trainings.translation(1, "cpu", True, tmp_path / "two")
     pd.testing.assert_frame_equal(first, again)
+
+
+def test_what_a_shipped_record_of_the_project_holds_is_not_made_again(
+    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings, shipped = on_gpu.trainings, tmp_path / "shipped"
+    monkeypatch.setattr(trainings, "ENCODERS", ("MT5",))
+    monkeypatch.setattr(trainings, "SHIPPED_RECORDS", shipped)
+    for seed, folder in ((1, "one"), (2, "another")):
+        made = trainings.translation(seed, "cpu", True, tmp_path / folder)
+        shipped.mkdir(exist_ok=True)
+        (tmp_path / folder / trainings.RECORD).rename(shipped / f"{folder}.jsonl.gz")
+    candidate = trainings.candidate("LSTM", "cpu", True, tmp_path / "candidate")
+    (tmp_path / "candidate" / trainings.RECORD).rename(shipped / "candidate.jsonl.gz")
+
+    monkeypatch.setattr(trainings.TranslationTask, "train", None)
+    monkeypatch.setattr(trainings, "train", None)
+    found = trainings.translation(2, "cpu", True, tmp_path / "here")
+    pd.testing.assert_frame_equal(found, made)
+    held = nr.Record.load(tmp_path / "here" / trainings.RECORD)
+    assert [evaluation.seed for evaluation in held.evaluations()] == [2]  # and nothing that nobody asked for
+    assert ["seed 2" in reading["row"] for reading in held.test_reads()] == [True]
+    pd.testing.assert_frame_equal(trainings.candidate("LSTM", "cpu", True, tmp_path / "here"), candidate)
+
+
+def test_of_encoders_that_run_out_of_time_those_that_are_ready_are_kept(
+    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = on_gpu.trainings
+    monkeypatch.setattr(trainings, "ENCODERS", ("MT5", "MT2"))
+    train, trained = trainings.TranslationTask.train, []
+
+    def cut_short(task, cell, *given, **named):
+        trained.append(cell)
+        if len(trained) == 2:
+            raise on_gpu.OutOfTime
+        return train(task, cell, *given, **named)
+
+    monkeypatch.setattr(trainings.TranslationTask, "train", cut_short)
+    with pytest.raises(on_gpu.OutOfTime) as ended:
+        trainings.translation(1, "cpu", True, tmp_path)
+    assert list(ended.value.rows["cell"]) == ["MT5"]
+    assert len(nr.Record.load(tmp_path / trainings.RECORD).evaluations()) == 1
+    found = trainings.translation(1, "cpu", True, tmp_path)
+    assert list(found["cell"]) == ["MT5", "MT2"]
+    assert trained[1] == trained[2]
+    assert len(trained) == 3
 
 
 def test_tests_run_without_other_plugins_and_those_that_fail_are_named(on_gpu, tmp_path: Path) -> None:

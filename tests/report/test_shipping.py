@@ -8,7 +8,15 @@ import pytest
 from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.shipping import fill, filled_readme, model_speed_table, ship, speed_table, timings_table
+from nasrepro.report.shipping import (
+    fill,
+    filled_readme,
+    gpu_section,
+    model_speed_table,
+    ship,
+    speed_table,
+    timings_table,
+)
 from nasrepro.search import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +68,48 @@ def test_the_models_table_gives_speeds_where_the_benchmark_gives_times(tmp_path:
     assert lines[0].endswith("| 10,000 words | 33,000 words |")
     assert lines[2:4] == ["| torch | 1,234 (1.00) |  |", "| ours | 2,469 (2.00) | 100 (1.25) |"]
     assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
+
+
+def gpu_files(folder: Path, rows: list[dict], **states: str) -> Path:
+    """gpu.json and gpu.csv as benchmarks/on_gpu.py writes them."""
+    where = {"device": "a GPU", "commit": "1f3c9d2", "time": "2026-01-02T03:04:05+00:00"}
+    parts = dict.fromkeys((row["part"] for row in rows), "done") | {
+        name.replace("_", " "): state for name, state in states.items()
+    }
+    write_json(folder / "gpu.json", {"parts": {name: {"state": state, **where} for name, state in parts.items()}})
+    pd.DataFrame(rows).to_csv(folder / "gpu.csv", index=False)
+    return folder
+
+
+def test_the_section_on_gpus_gives_speeds_and_how_steps_are_launched(tmp_path: Path) -> None:
+    step = {"part": "models", "words": 10_000, "max ms": 3.0, "median ms": 2.0}
+    profiled = {"part": "profile: translation", "what": "translation, BC3"}
+    epoch = {"part": "graphs of steps", "graphs of": "steps"}
+    rows = [
+        {**step, "TF32": False, "what": "nn.LSTM", "how": "torch", "over the first": 1.0, "tokens per s": 1234.4},
+        {**step, "TF32": False, "what": "LSTM", "how": "fused", "over the first": 0.5, "tokens per s": 2468.8},
+        {**step, "TF32": True, "what": "LSTM", "how": "fused", "over the first": 0.8, "tokens per s": 99.6},
+        {**profiled, "wall ms": 5.971, "kernels": 1329, "launches": 3, "graph launches": 1},
+        {**profiled, "kernel": "gemm", "kernels": 900, "GPU busy ms": 1.5},
+        {**epoch, "epoch": 1, "recorded": 57, "seconds": 17.98},
+        {**epoch, "epoch": 2, "recorded": 0, "seconds": 2.61},
+    ]
+    text = gpu_section(gpu_files(tmp_path, rows))
+    lines = text.splitlines()
+    assert lines[0].endswith("| 10,000 words | 10,000 words, TF32 |")
+    assert lines[2:4] == ["| torch: nn.LSTM | 1,234 (1.00) |  |", "| ours: LSTM | 2,469 (2.00) | 100 (1.25) |"]
+    assert "slowest took up to 1.5 times" in text
+    assert "translation, BC3: 1,329 kernels by 1 graph and 3 launches more, 5.97 ms)" in text
+    assert "gemm" not in text
+    assert "with graphs of steps 18 (57), 2.61 (0)." in text
+    assert text.count("Measured 2026-01-02 on a GPU, commit 1f3c9d2.") == 3
+
+
+def test_the_section_on_gpus_says_what_is_not_measured(tmp_path: Path) -> None:
+    layers = {"part": "layers", "what": "LSTM"}
+    failed = {"part": "models", "error": "no compiler"}
+    text = gpu_section(gpu_files(tmp_path, [layers, failed], models="failed", compiled_layers="left"))
+    assert text == "Not measured yet: one layer beside torch.compile's; an epoch without graphs."
 
 
 def test_fill_replaces_what_stands_between_the_marks_and_nothing_else() -> None:
