@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nasrepro.datasets import ParallelCorpus
 from nasrepro.datasets.parallel import parallel_from_text
 from nasrepro.dsl import zoo
-from nasrepro.rnn import fused
+from nasrepro.rnn import fused, layer
 from nasrepro.rnn.recording import Recording
 from nasrepro.trainers import language_model, seq2seq, translation
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
@@ -105,7 +105,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
 
     tensors_look_like_a_gpus(monkeypatch)
     monkeypatch.setattr(fused, "supports", lambda program, x: False)
-    # The decoder looks at targets where they lie in the processor's memory.
+    # Targets and lengths are looked at where they lie in the processor's memory.
+    monkeypatch.setattr(layer, "_checked_lengths", lambda lengths, x: lengths)
     for module in (language_model, seq2seq):
         monkeypatch.setattr(module, "linear_cross_entropy", cross_entropy)
     return FakeGPU(monkeypatch)
@@ -163,6 +164,23 @@ def test_a_gradient_that_is_not_finite_ends_an_epoch_of_replays(monkeypatch: pyt
     before = [parameter.clone() for parameter in model.parameters()]
     assert not language_model.train_epoch(step, columns, 1.0)[1]
     assert all(map(torch.equal, before, model.parameters()))
+
+
+class OnAGPU(Tensor):
+    """A tensor of which Python believes that it lies there."""
+
+    is_cuda = True
+    device = torch.device("cuda")
+
+
+def test_lengths_on_a_gpu_are_not_looked_at() -> None:
+    lengths = torch.tensor([3, 1])
+    x = torch.zeros(3, 2, 5)
+    for given, waits in ((lengths, 2), (lengths.as_subclass(OnAGPU), 0)):
+        with CountOperators() as counted:
+            found = layer._checked_lengths(given, x)
+        assert counted.waits == waits
+        assert torch.equal(found, lengths)
 
 
 @fused_on_processors
