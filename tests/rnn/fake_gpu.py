@@ -149,7 +149,7 @@ class FakeGraph:
             raise self.gpu.fails["end"]
         self.gpu.captured += 1
 
-    @torch.no_grad()
+    @torch.inference_mode()  # in which every kind of tensor may be written to, as a graph writes to memory
     def replay(self) -> None:
         self.gpu.replayed += 1
         for launch in self.launches:
