@@ -6,8 +6,14 @@ from torch import Tensor
 PRODUCT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What products take: float32 takes operands as they are; bfloat16 rounds them, and sums stay float32."""
 
-# torch 2.8 and 2.9 have the operator, but refuse to add to a target that is wider than what is multiplied.
-_WIDENS = hasattr(torch.ops.aten.addmm, "dtype_out") and not torch.__version__.startswith(("2.8.", "2.9."))
+
+def _widens(version: str) -> bool:
+    """Whether this torch adds products to a target of a wider dtype: 2.8 and 2.9 have the operator, but refuse to."""
+    major, minor = version.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 10)
+
+
+_WIDENS = _widens(torch.__version__)
 
 
 def autocast_dtype(like: Tensor) -> torch.dtype | None:

@@ -42,6 +42,8 @@ class Recording(Generic[T]):
         self.generators = generators
         self.pool = pool
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.fits = True
+        """False once the device had no memory for the graph, which takes more than the work alone."""
         self.bytes = 0
         """Memory of the graph's own, for what the work makes on its way."""
 
@@ -50,7 +52,7 @@ class Recording(Generic[T]):
         if self.graph is not None:
             self.graph.replay()
             return self.result
-        if Recording.possible:
+        if Recording.possible and self.fits:
             with self.one_at_a_time:
                 return self._record()
         return self.work()
@@ -63,6 +65,8 @@ class Recording(Generic[T]):
             done = self.work()  # this call's result; and whatever is made on a stream's first use is made now
             try:
                 self._capture()
+            except torch.cuda.OutOfMemoryError:
+                self.fits = False
             except RuntimeError as error:
                 Recording.possible = False
                 warnings.warn(

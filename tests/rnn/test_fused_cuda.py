@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import nasrepro as nr
 from nasrepro.native import NativeError
+from nasrepro.rnn import products
 from nasrepro.rnn.fused import cuda, triton_source
 from nasrepro.rnn.fused.plan import plan_cell
 
@@ -25,15 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_values_and_gradients(where: str) -> None:
     # Triton decides when it is imported whether it compiles or interprets, so either needs a process of its own.
     pytest.importorskip("triton", reason="there is no triton for this machine")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        Path(__file__).with_name("fused_on_triton.py"),
-    ]
+    files = [Path(__file__).with_name("fused_on_triton.py")]
+    if where == "interpreter":
+        files.append(Path(__file__).with_name("replayed_on_triton.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     # No plugins but the one that pytest's settings here name: a machine's others may warn, and warnings are errors.
     only = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": "pytest_timeout"}
     environment = os.environ | only | {"TRITON_INTERPRET": str(int(where == "interpreter"))}
@@ -85,24 +82,77 @@ def test_without_triton_the_error_says_what_to_install(monkeypatch: pytest.Monke
         triton_source.load_kernels(plan_cell(nr.zoo["LSTM"]))
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        subprocess.CalledProcessError(1, ["gcc", "cuda_utils.c"]),  # a compiler without Python's headers
+        subprocess.TimeoutExpired(["ldconfig"], 5),
+        AssertionError("libcuda.so cannot found!"),
+        AssertionError(),
+        FileNotFoundError(2, "No such file or directory", "gcc"),
+        PermissionError(13, "Permission denied", "/.triton"),
+        RuntimeError("Failed to find C compiler."),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_where_triton_cannot_build_the_error_says_what_to_install(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triton = pytest.importorskip("triton", reason="there is no triton for this machine")
+
+    def fail() -> None:
+        raise failure
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    active = SimpleNamespace(get_current_target=fail)
+    monkeypatch.setattr(triton.runtime, "driver", SimpleNamespace(active=active))
+    said = str(failure) or "AssertionError"
+    with pytest.raises(NativeError) as caught:
+        triton_source.load_kernels(plan_cell(nr.zoo["LSTM"]))
+    assert str(caught.value).startswith(f"Triton cannot be used here ({said}). Install")
+    assert "a C compiler with Python's headers" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "widens"),
+    [
+        ("2.3.1", False),
+        ("2.7.1", False),
+        ("2.8.0", False),
+        ("2.9.1+cu128", False),
+        ("2.10.0", True),
+        ("2.11.0+cu130", True),
+        ("2.13.0a0+git1234567", True),
+        ("3.0.0", True),
+    ],
+)
+def test_products_are_widened_in_one_kernel_where_torch_can(version: str, widens: bool) -> None:
+    assert products._widens(version) == widens
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "BC3"])
+@pytest.mark.parametrize(("rows", "many"), [(2**21 - 1, False), (2**21, True), (2**21 + 1, True)])
+def test_kernels_are_told_of_more_elements_than_int32_counts(cell: str, rows: int, many: bool) -> None:
+    class Kernel:
+        def __getitem__(self, grid: tuple[int]):
+            def launch(*arguments: object, BLOCK: int, MANY: bool) -> None:
+                assert grid[0] * BLOCK >= rows * 1024
+                told.append(MANY)
+
+            return launch
+
+    told: list[bool] = []
+    plan = plan_cell(nr.zoo[cell])
+    kernels = SimpleNamespace(plan=plan, named=defaultdict(Kernel))
+    work = cuda._Pass(kernels, cuda._Sizes(1, rows, 1024, 1024), {})
+    spaces = defaultdict(lambda: torch.empty(1, 1).expand(rows, 1024))  # without the memory
+    for part, number, level in plan.levels:
+        work._launch("forward", part, number, level.forward, spaces)
+        work._launch("backward", part, number, level.backward, spaces)
+    assert told == [many] * sum(len(level.forward) + len(level.backward) for _, _, level in plan.levels)
+
+
 # --- CUDA graphs -----------------------------------------------------------------------------------------------------
-
-
-def test_a_third_call_is_recorded_and_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A GPU with room for two replays, as far as the bookkeeping knows.
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0))
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8 * 100))
-    monkeypatch.setattr(cuda, "_Replay", lambda *arguments: SimpleNamespace(bytes=lambda: 40))
-    replays = cuda._Replays()
-    given = {"x": SimpleNamespace(device=torch.device("cuda"))}
-    sizes = {steps: cuda._Sizes(steps, batch=4, hidden=8, input=8) for steps in (5, 6, 7)}
-    assert [replays.find("cell", sizes[5], given) is None for _ in range(4)] == [True, True, False, False]
-    for steps in (6, 7):
-        found = [replays.find("cell", sizes[steps], given) for _ in range(4)]
-        assert found[:2] == [None, None]
-        assert found[2] is found[3]
-    assert [key[1].steps for key in replays.kept] == [6, 7]
 
 
 @pytest.fixture

@@ -1,20 +1,24 @@
-"""Training steps as CUDA graphs do what they do launch by launch, and wait for the GPU once."""
+"""Training steps as CUDA graphs, on a GPU and a fake one, do what they do launch by launch, and wait for it once."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nasrepro.datasets import ParallelCorpus
 from nasrepro.datasets.parallel import parallel_from_text
 from nasrepro.dsl import zoo
+from nasrepro.rnn import fused, layer
 from nasrepro.rnn.recording import Recording
-from nasrepro.trainers import language_model, translation
+from nasrepro.trainers import language_model, seq2seq, translation
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
 from nasrepro.trainers.translation import TranslationSettings, make_batches, make_model
+from tests.rnn.fake_gpu import CountOperators, FakeGPU, tensors_look_like_a_gpus
 
 LANGUAGE_MODEL = LanguageModelSettings(hidden=24, embedding=16, batch=6, bptt=9)
 TRANSLATION = TranslationSettings(hidden=16, batch=5, init_range=0.3)
@@ -29,18 +33,43 @@ def pairs() -> ParallelCorpus:
 
 def language_model_epochs(cell: str, device: str, epochs: int = 2) -> tuple[list[float], list[Tensor]]:
     """Losses of epochs over random words, and the weights after them."""
-    model = LanguageModel(zoo[cell], WORDS, LANGUAGE_MODEL, seed=1).to(device)
+    model = LanguageModel(zoo.get(cell, cell), WORDS, LANGUAGE_MODEL, seed=1).to(device)
     step = language_model.TrainingStep(model, torch.Generator(device).manual_seed(2))
-    columns = torch.randint(WORDS, (50, LANGUAGE_MODEL.batch), generator=torch.Generator().manual_seed(3)).to(device)
+    columns = random_words().to(device)
     losses = [language_model.train_epoch(step, columns, 5.0 / (1 + epoch))[0] for epoch in range(epochs)]
     return losses, [parameter.detach().cpu() for parameter in model.parameters()]
+
+
+def plain_language_model_epochs(cell: str, epochs: int) -> tuple[list[float], list[Tensor]]:
+    """The same, written out with torch's own parts."""
+    model = LanguageModel(zoo.get(cell, cell), WORDS, LANGUAGE_MODEL, seed=1)
+    masks = torch.Generator().manual_seed(2)
+    losses = []
+    for epoch in range(epochs):
+        optimiser = torch.optim.SGD(model.parameters(), lr=5.0 / (1 + epoch))
+        state, total, tokens = None, 0.0, 0
+        for inputs, targets in language_model.windows(random_words(), LANGUAGE_MODEL.bptt):
+            optimiser.zero_grad()
+            features, state = model(inputs, None if state is None else state.detach(), masks)
+            logits = F.linear(features, model.embedding, model.bias)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), LANGUAGE_MODEL.clip)
+            optimiser.step()
+            total, tokens = total + loss.item() * targets.numel(), tokens + targets.numel()
+        losses.append(total / tokens)
+    return losses, [parameter.detach() for parameter in model.parameters()]
+
+
+def random_words() -> Tensor:
+    return torch.randint(WORDS, (50, LANGUAGE_MODEL.batch), generator=torch.Generator().manual_seed(3))
 
 
 def translation_epochs(
     cell: str, pairs: ParallelCorpus, device: str, epochs: int = 3
 ) -> tuple[list[float], list[Tensor]]:
     """Losses of epochs over the pairs, and the weights after them."""
-    model = make_model(zoo[cell], pairs, TRANSLATION, seed=1).to(device)
+    model = make_model(zoo.get(cell, cell), pairs, TRANSLATION, seed=1).to(device)
     step = translation.TrainingStep(model, TRANSLATION.clip, torch.Generator(device).manual_seed(2))
     batches = [batch for _, batch in make_batches(pairs.train, pairs.target_vocab, TRANSLATION.batch, device)]
     losses = [translation.train_epoch(step, batches, 0.5 / (1 + epoch))[0] for epoch in range(epochs)]
@@ -60,6 +89,128 @@ def agree(found: tuple[list[float], list[Tensor]], expected: tuple[list[float], 
     assert found[0] == pytest.approx(expected[0], rel=1e-4)
     for one, other in zip(found[1], expected[1], strict=True):
         assert (one - other).norm() <= 1e-3 * other.norm()
+
+
+# --- on a fake GPU -------------------------------------------------------------------------------------------
+
+POSITIONS = "Tanh(Add(MM(x_t), Add(MM(h_{t-1}), MM(PosEnc))))"
+fused_on_processors = pytest.mark.skipif(torch.__version__ < (2, 4), reason="torch's fused SGD is for GPUs alone here")
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
+    """Let training take the ways that it takes on a GPU, by torch's operators alone, which a fake graph captures."""
+
+    def cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, **_: object) -> Tensor:
+        return F.cross_entropy(F.linear(features, weight, bias), targets)
+
+    tensors_look_like_a_gpus(monkeypatch)
+    monkeypatch.setattr(fused, "supports", lambda program, x: False)
+    # Targets and lengths are looked at where they lie in the processor's memory.
+    monkeypatch.setattr(layer, "_checked_lengths", lambda lengths, x: lengths)
+    for module in (language_model, seq2seq):
+        monkeypatch.setattr(module, "linear_cross_entropy", cross_entropy)
+    return FakeGPU(monkeypatch)
+
+
+@fused_on_processors
+@pytest.mark.parametrize(
+    ("cell", "recorded"),
+    [("LSTM", True), ("BC3", True), ("QRNN", True), ("Tanh(MM(x_{t-1}))", True), (POSITIONS, False)],
+)
+def test_replayed_steps_of_the_language_model_are_plain_gradient_descent(
+    cell: str, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = plain_language_model_epochs(cell, epochs=3)
+    gpu = as_on_a_gpu(monkeypatch)
+    with no_graphs():
+        expected = language_model_epochs(cell, "cpu", epochs=3)
+    assert (gpu.captured, gpu.replayed) == (0, 0)
+    found = language_model_epochs(cell, "cpu", epochs=3)
+    # An epoch is five windows of nine steps and a last one of four. Of either kind the first call runs launch by
+    # launch, the second is recorded.
+    assert (gpu.captured, gpu.replayed) == ((2, 13 + 1) if recorded else (0, 0))
+    assert found[0] == expected[0]
+    assert all(map(torch.equal, found[1], expected[1]))
+    agree(found, plain)
+
+
+@fused_on_processors
+@pytest.mark.parametrize("cell", ["LSTM", "MT5", POSITIONS])
+def test_replayed_steps_of_translation_are_those_of_the_processor(
+    cell: str, pairs: ParallelCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_the_processor = translation_epochs(cell, pairs, "cpu")
+    gpu = as_on_a_gpu(monkeypatch)
+    with no_graphs():
+        expected = translation_epochs(cell, pairs, "cpu")
+    found = translation_epochs(cell, pairs, "cpu")
+    kinds = {tuple(part.shape for part in batch) for _, batch in make_batches(pairs.train, pairs.target_vocab, 5)}
+    assert gpu.captured == len(kinds)
+    assert gpu.replayed > 0
+    assert found[0] == expected[0]
+    assert all(map(torch.equal, found[1], expected[1]))
+    agree(found, by_the_processor)
+
+
+@fused_on_processors
+def test_a_gradient_that_is_not_finite_ends_an_epoch_of_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
+    model = LanguageModel(zoo["LSTM"], WORDS, LANGUAGE_MODEL, seed=1)
+    step = language_model.TrainingStep(model, torch.Generator())
+    columns = random_words()
+    assert language_model.train_epoch(step, columns, 1.0)[1]
+    with torch.no_grad():
+        model.bias[0] = torch.inf
+    before = [parameter.clone() for parameter in model.parameters()]
+    assert not language_model.train_epoch(step, columns, 1.0)[1]
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+class OnAGPU(Tensor):
+    """A tensor of which Python believes that it lies there."""
+
+    is_cuda = True
+    device = torch.device("cuda")
+
+
+def test_lengths_on_a_gpu_are_not_looked_at() -> None:
+    lengths = torch.tensor([3, 1])
+    x = torch.zeros(3, 2, 5)
+    for given, waits in ((lengths, 2), (lengths.as_subclass(OnAGPU), 0)):
+        with CountOperators() as counted:
+            found = layer._checked_lengths(given, x)
+        assert counted.waits == waits
+        assert torch.equal(found, lengths)
+
+
+@fused_on_processors
+def test_python_reads_one_result_of_a_step(pairs: ParallelCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Before steps were recorded, the language model waited 5 times (the norm twice, then loss, norm, loss), translation
+    # 11 times: so too, for the count of words, for the least and greatest length, and for three masks' places.
+    as_on_a_gpu(monkeypatch)
+    model = LanguageModel(zoo["LSTM"], WORDS, LANGUAGE_MODEL, seed=1)
+    translator = make_model(zoo["LSTM"], pairs, TRANSLATION, 1)
+    text = random_words()[:10]
+    calls = [
+        partial(language_model.TrainingStep(model, torch.Generator()), text[:-1], text[1:]),
+        partial(
+            translation.TrainingStep(translator, TRANSLATION.clip, torch.Generator()),
+            make_batches(pairs.train, pairs.target_vocab, 5)[3][1],
+        ),
+    ]
+    read = []
+    tolist = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda tensor: read.append(tensor.shape) or tolist(tensor))
+    for call in calls:
+        for _ in range(4):  # launch by launch, recorded, replayed
+            with CountOperators() as counted:
+                call()
+            assert counted.waits == 0
+            assert read == [(2,)]
+            read.clear()
+
+
+# --- on a GPU ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu

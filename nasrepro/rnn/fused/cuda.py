@@ -173,10 +173,10 @@ class _Pass:
             # What a step writes is what the step before it reads.
             states = {name: states[other] for name, other in _SWAPPED.items() if name in states}
         all_rows = self._all_rows()
-        self._clear(_GRADIENTS)
         for number, level in reversed(list(enumerate(self.plan.before))):
             self._launch("backward", "before", number, level.backward, all_rows)
             self._backward_level(level, all_rows, weights)
+        self._clear(_GRADIENTS)
         self._weight_gradients(all_rows)
         return dict(self.at) | {f"d_{state}_first": states[f"d_{state}_next"] for state in self.states}
 

@@ -64,9 +64,10 @@ def load_kernels(plan: Plan) -> dict[str, Any]:
         if torch.cuda.is_available():
             module["triton"].runtime.driver.active.get_current_target()  # builds what Triton needs for any launch
     except (ImportError, RuntimeError, OSError, AssertionError, subprocess.SubprocessError) as error:
+        why = str(error) or type(error).__name__
         raise NativeError(
-            f"Triton cannot be used here ({error or type(error).__name__}). Install the triton that belongs to this "
-            "torch, with pip, and a C compiler with Python's headers (Debian and Ubuntu: gcc and python3-dev)."
+            f"Triton cannot be used here ({why}). Install the triton that belongs to this torch, with pip, and a C "
+            "compiler with Python's headers (Debian and Ubuntu: gcc and python3-dev)."
         ) from error
     return module
 
