@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nasrepro.native import readable
 from nasrepro.rnn.program import Program, Stage
 
 POINTWISE: dict[str, Callable[..., Tensor]] = {
@@ -118,11 +120,24 @@ def positions(start: int, length: int, size: int, like: Tensor) -> Tensor:
 
     Even units hold sines, odd units cosines, of wavelengths from 2 pi to 10,000 * 2 pi.
     """
+    if like.is_cuda and readable(like):
+        return _positions_on(like.device, like.dtype, start, length, size)
+    return _positions(start, length, size).to(like)
+
+
+@lru_cache(maxsize=256)
+def _positions_on(device: torch.device, dtype: torch.dtype, start: int, length: int, size: int) -> Tensor:
+    """Kept on a GPU, since a CUDA graph can hold no copy from the CPU."""
+    with torch.inference_mode(False):
+        return _positions(start, length, size).to(device, dtype)
+
+
+def _positions(start: int, length: int, size: int) -> Tensor:
     # On the CPU, whatever device torch would choose: not every one has float64.
     t = torch.arange(start, start + length, dtype=torch.float64, device="cpu")[:, None, None]  # (T, 1, 1)
     unit = torch.arange(size, dtype=torch.float64, device="cpu")
     angle = t * torch.exp(-math.log(10_000.0) * (unit - unit % 2) / size)  # (T, 1, size)
-    return torch.where(unit % 2 == 0, angle.sin(), angle.cos()).to(like)
+    return torch.where(unit % 2 == 0, angle.sin(), angle.cos())
 
 
 def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) -> dict[int, Tensor]:

@@ -5,8 +5,10 @@ graph is launched once for all of them.
 """
 
 import gc
+import inspect
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -52,27 +54,32 @@ class Recording(Generic[T]):
         if self.graph is not None:
             self.graph.replay()
             return self.result
-        if Recording.possible and self.fits:
-            with self.one_at_a_time:
+        # Without waiting: a thread that records a backward pass needs the thread of autograd, which may be here.
+        if Recording.possible and self.fits and self.one_at_a_time.acquire(blocking=False):
+            try:
                 return self._record()
+            finally:
+                self.one_at_a_time.release()
         return self.work()
 
     def _record(self) -> T:
         current = torch.cuda.current_stream(self.device)
         stream = _recording_stream(self.device, current.cuda_stream)
         stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            done = self.work()  # this call's result; and whatever is made on a stream's first use is made now
-            try:
-                self._capture()
-            except torch.cuda.OutOfMemoryError:
-                self.fits = False
-            except RuntimeError as error:
-                Recording.possible = False
-                warnings.warn(
-                    f"cells run without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=3
-                )
-        current.wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                done = self.work()  # this call's result; and whatever is made on a stream's first use is made now
+                try:
+                    self._capture()
+                except torch.cuda.OutOfMemoryError:
+                    self.fits = False
+                except RuntimeError as error:
+                    Recording.possible = False
+                    warnings.warn(
+                        f"cells run without CUDA graphs, several times slower: {error}", RuntimeWarning, stacklevel=3
+                    )
+        finally:
+            current.wait_stream(stream)
         return done
 
     def _capture(self) -> None:
@@ -80,21 +87,41 @@ class Recording(Generic[T]):
         for generator in self.generators:
             graph.register_generator_state(generator)
         pool = torch.cuda.graph_pool_handle() if self.pool is None else self.pool
+        free, _ = torch.cuda.mem_get_info(self.device)
         # Not by torch.cuda.graph, which gives all unused memory back before, and takes its time for it.
         with _no_garbage_collection():
             graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
-                before = torch.cuda.memory_reserved(self.device)
                 self.result = self.work()
-                self.bytes = torch.cuda.memory_reserved(self.device) - before
             finally:
                 graph.capture_end()
+        # The driver's own for the kernels of the graph is counted nowhere else. Others on the device blur the number.
+        self.bytes = max(0, free - torch.cuda.mem_get_info(self.device)[0])
         self.graph = graph
 
 
 def can_draw_from_generators() -> bool:
-    """Whether recordings may draw from generators other than torch's own: from torch 2.4 on."""
-    return hasattr(torch.cuda.CUDAGraph, "register_generator_state")
+    """Whether recordings may draw from generators other than torch's own: from torch 2.11 on.
+
+    Releases from 2.4 on can record them, but after a recording that failed they draw no more, in graphs or out of them.
+    """
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) >= (2, 11)
+
+
+share_of_device = 1.0
+"""The part of a GPU's memory that this process may fill: less than 1 where several share it."""
+
+
+def memory_for_graphs(device: torch.device) -> int:
+    """Bytes that the graphs of one kind may hold on a device: an eighth of what this process may fill."""
+    return int(torch.cuda.get_device_properties(device).total_memory * share_of_device / 8)
+
+
+def float32_precision() -> object:
+    """Whether float32 products may be rounded: a graph goes on doing what was set when it was recorded."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
 def is_recording(device: torch.device) -> bool:
@@ -151,7 +178,8 @@ class RecordedFunction:
     """A function of tensors, on a GPU recorded as a graph for each kind of arguments.
 
     Whatever else the function reads or changes, such as weights, must stay where it is. What it returns is overwritten
-    by the next call. The first call of a kind runs launch by launch, and so do all where graphs cannot be had.
+    by the next call. The first call of a kind runs launch by launch, and so do all where graphs cannot be had. A method
+    is held weakly, since its object holds this: the memory of both must not wait for the garbage collector.
     """
 
     most = 512
@@ -160,7 +188,7 @@ class RecordedFunction:
     def __init__(
         self, function: Callable[..., tuple[torch.Tensor, ...]], generators: Sequence[torch.Generator] = ()
     ) -> None:
-        self.function = function
+        self.function = weakref.WeakMethod(function) if inspect.ismethod(function) else lambda: function
         self.generators = generators
         self.seen: set[Any] = set()
         self.recorded: dict[Any, _RecordedCall] = {}
@@ -168,29 +196,41 @@ class RecordedFunction:
 
     def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the function makes of the arguments."""
-        key = tuple((argument.shape, argument.dtype, argument.device) for argument in arguments)
+        function = self.function()
+        assert function is not None, "the object of a recorded method is gone"
+        kinds = ((argument.shape, argument.dtype, argument.device) for argument in arguments)
+        key = (*kinds, float32_precision())
         if key not in self.recorded:
-            if not self._records(arguments[0].device) or len(self.recorded) >= self.most:
-                return self.function(*arguments)
+            if not self._records(arguments[0].device):
+                return function(*arguments)
             if key not in self.seen:
                 self.seen.add(key)
                 with part_of_another():
-                    return self.function(*arguments)
+                    return function(*arguments)
             self.pool = self.pool or torch.cuda.graph_pool_handle()
             self.recorded[key] = _RecordedCall(self, arguments)
         return self.recorded[key](arguments)
 
     def _records(self, device: torch.device) -> bool:
-        return may_record(device) and (not self.generators or can_draw_from_generators())
+        """Whether another kind of arguments may be recorded."""
+        if not may_record(device) or (self.generators and not can_draw_from_generators()):
+            return False
+        held = sum(call.recording.bytes for call in self.recorded.values())
+        return len(self.recorded) < self.most and held <= memory_for_graphs(device)
 
 
 class _RecordedCall:
     def __init__(self, owner: RecordedFunction, arguments: Sequence[torch.Tensor]) -> None:
-        with torch.cuda.device(arguments[0].device) if arguments[0].is_cuda else nullcontext():
-            self.arguments = [torch.empty_like(argument) for argument in arguments]
-        self.recording = Recording(
-            lambda: owner.function(*self.arguments), arguments[0].device, owner.generators, owner.pool
-        )
+        device, function = arguments[0].device, owner.function
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self.arguments = kept = [torch.empty_like(argument) for argument in arguments]
+
+        def work() -> tuple[torch.Tensor, ...]:  # which holds neither of the two, as above
+            method = function()
+            assert method is not None
+            return method(*kept)
+
+        self.recording = Recording(work, device, owner.generators, owner.pool)
 
     def __call__(self, arguments: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         for kept, argument in zip(self.arguments, arguments, strict=True):

@@ -164,6 +164,8 @@ def _advice(error: Exception, text: str) -> str:
         return _ADVICE.get(name, "Mend that")
     if isinstance(error, ImportError):
         return "Install what is missing"
+    if "c compiler" in text:  # Triton's, which needs one to launch what it has compiled
+        return "Install a C compiler, such as gcc"
     if "start new thread" in text:
         return "Use fewer workers or threads, or raise the limit on processes (ulimit -u)"
     if "inline_container" in text or "pytorchstream" in text:  # torch.save's words for any file that it cannot write

@@ -12,23 +12,34 @@ def is_gpu(device: str) -> bool:
     return device.startswith("cuda")
 
 
+def spoilt() -> bool:
+    """Whether this process has lost the CUDA graphs that others have: its next cells would be slower for it."""
+    recording = sys.modules.get("nasrepro.rnn.recording")
+    return recording is not None and not recording.Recording.possible
+
+
 def divide(device: str, count: int, gpu_gb: float) -> tuple[int, float]:
     """How many of `count` processes compute on a GPU at once, and the share of its memory that each may fill.
 
-    Each has `gpu_gb` at least besides what its context takes; one alone has the whole GPU, however small that is.
+    Each has `gpu_gb` at least besides what its context takes, and the process that asks has a context too; one alone
+    has the whole GPU, however small that is.
     """
     import torch
 
     # The driver's table of devices: to read it makes no context, which would take memory in this process as well.
     total_gb = torch.cuda.get_device_properties(_index(device)).total_memory / 2**30
-    fitting = max(1, min(count, int(total_gb / (gpu_gb + CONTEXT_GB))))
-    return fitting, 1.0 if fitting == 1 else 1 / fitting - CONTEXT_GB / total_gb
+    shared_gb = total_gb - CONTEXT_GB
+    fitting = max(1, min(count, int(shared_gb / (gpu_gb + CONTEXT_GB))))
+    return fitting, 1.0 if fitting == 1 else (shared_gb / fitting - CONTEXT_GB) / total_gb
 
 
 def claim(device: str, share: float) -> None:
     """Begin to use a GPU, of whose memory this process may fill a share. Raises what torch does without one."""
     import torch
 
+    from nasrepro.rnn import recording
+
+    recording.share_of_device = share
     torch.cuda.set_per_process_memory_fraction(share, _index(device))
     torch.zeros(1, device=device)  # makes the context: a GPU that cannot be used is found out before the first cell
 

@@ -352,7 +352,7 @@ def _attempt(task: Task, job: Job, room: Room) -> tuple[Outcome, bool]:
     """The outcome, and whether the process is fit for another cell. Raises WorkerError where the machine has failed."""
     start = time.monotonic()
     try:
-        return task.evaluate(job.cell, job.seed), True
+        return task.evaluate(job.cell, job.seed), not gpu.spoilt()
     except Exception as error:
         seconds = time.monotonic() - start
         reason = cells_fault(error, room, str(job))

@@ -54,7 +54,7 @@ class FakeGPU:
             "device": lambda device: nullcontext(),
             "graph_pool_handle": object,
             "is_current_stream_capturing": lambda: self.capturing is not None,
-            "memory_reserved": lambda device=None: self.reserved,
+            "mem_get_info": lambda device=None: (2**35 - self.reserved, 2**36),
             "get_device_properties": lambda device: SimpleNamespace(total_memory=2**36),
             "synchronize": lambda device=None: None,
             "empty_cache": lambda: None,

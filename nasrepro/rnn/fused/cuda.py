@@ -24,7 +24,7 @@ from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_o
 from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.products import add_product
 from nasrepro.rnn.program import Program
-from nasrepro.rnn.recording import Recording, is_recording, may_record
+from nasrepro.rnn.recording import Recording, float32_precision, is_recording, may_record, memory_for_graphs
 
 CALLS_BEFORE_RECORDING: float = 2
 """Calls of the same kind and sizes that run launch by launch before graphs are recorded; math.inf: never."""
@@ -53,13 +53,6 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
 def _bias_columns(columns: tuple[int, ...], device: torch.device) -> Tensor:
     """The sums that a product's biases belong to, where the device can read them."""
     return torch.tensor(columns, device=device)
-
-
-@lru_cache(maxsize=256)
-def _positions(start: int, length: int, size: int, device: torch.device) -> Tensor:
-    """`interpreter.positions` on a device, kept: they are made on the CPU, and a graph can hold no copy from there."""
-    with torch.inference_mode(False):
-        return positions(start, length, size, torch.empty(0, device=device))
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -392,8 +385,6 @@ class _Replays:
     wait = 200
     """Calls for which one that was dropped runs launch by launch, lest more kinds than are kept be recorded over and
     over: that takes some ten times as long as launching does."""
-    share = 8
-    """Of the device's memory, at most one in so many parts."""
 
     def __init__(self) -> None:
         self.calls: OrderedDict[Any, int] = OrderedDict()
@@ -409,7 +400,7 @@ class _Replays:
         if not may_record(device) or sizes.steps > self.most_steps:
             return None
         stream = torch.cuda.current_stream(device).cuda_stream
-        key = (cell, sizes, tuple(given), device, stream, _float32_precision())
+        key = (cell, sizes, tuple(given), device, stream, float32_precision())
         with self.lock:
             self.calls[key] = self.calls.pop(key, 0) + 1
             if len(self.calls) > self.most_remembered:
@@ -427,7 +418,7 @@ class _Replays:
                     self.calls[key] = -self.wait
                     return None
                 self.recorded += 1
-                self._forget(torch.cuda.get_device_properties(device).total_memory // self.share)
+                self._forget(memory_for_graphs(device))
             return self.kept[key]
 
     def drop(self, replay: _Replay) -> None:
@@ -446,12 +437,6 @@ class _Replays:
     def _drop(self, key: Any) -> None:
         del self.kept[key]
         self.calls[key] = -self.wait
-
-
-def _float32_precision() -> object:
-    """Whether float32 products may be rounded: a graph goes on doing what was set when it was recorded."""
-    matmul = torch.backends.cuda.matmul
-    return matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
 
 
 replays = _Replays()
@@ -525,7 +510,7 @@ def run(
         assert state.x is not None
         given["x_before"] = torch.cat((state.x[None], x[:-1]))  # (T, B, input)
     if "position" in reads:
-        given["position"] = _positions(state.t, len(x), state.h.shape[-1], x.device).expand(-1, x.shape[1], -1)
+        given["position"] = positions(state.t, len(x), state.h.shape[-1], x).expand(-1, x.shape[1], -1)
     if options.h_mask is not None:
         given["mask"] = options.h_mask.detach()
     running = None
