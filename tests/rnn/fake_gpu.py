@@ -133,6 +133,7 @@ class FakeGraph:
         self.generators.append(generator)
 
     def capture_begin(self, pool: object = None, capture_error_mode: str = "global", **_: object) -> None:
+        self._refuse_inside_another()
         if "begin" in self.gpu.fails:
             raise self.gpu.fails["begin"]
         self.gpu.under_way += 1
@@ -151,9 +152,14 @@ class FakeGraph:
 
     @torch.inference_mode()  # in which every kind of tensor may be written to, as a graph writes to memory
     def replay(self) -> None:
+        self._refuse_inside_another()
         self.gpu.replayed += 1
         for launch in self.launches:
             launch()
+
+    def _refuse_inside_another(self) -> None:
+        if self.gpu.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing: another graph")
 
 
 class _Capture(TorchDispatchMode):

@@ -167,20 +167,19 @@ def test_a_gradient_that_is_not_finite_ends_an_epoch_of_replays(monkeypatch: pyt
 
 
 class OnAGPU(Tensor):
-    """A tensor of which Python believes that it lies there."""
+    """A tensor of which Python believes that it lies there, and which nobody may read."""
 
     is_cuda = True
     device = torch.device("cuda")
 
+    def __int__(self) -> int:
+        raise AssertionError("Python waits for a number")
+
 
 def test_lengths_on_a_gpu_are_not_looked_at() -> None:
     lengths = torch.tensor([3, 1])
-    x = torch.zeros(3, 2, 5)
-    for given, waits in ((lengths, 2), (lengths.as_subclass(OnAGPU), 0)):
-        with CountOperators() as counted:
-            found = layer._checked_lengths(given, x)
-        assert counted.waits == waits
-        assert torch.equal(found, lengths)
+    found = layer._checked_lengths(lengths.as_subclass(OnAGPU), torch.zeros(3, 2, 5))
+    assert found.as_subclass(Tensor).tolist() == [3, 1]
 
 
 @fused_on_processors
