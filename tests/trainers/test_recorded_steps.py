@@ -1,6 +1,9 @@
 """Training steps as CUDA graphs, on a GPU and a fake one, do what they do launch by launch, and wait for it once."""
 
+import gc
+import math
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -253,3 +256,46 @@ def _without_waiting(work) -> None:
         work()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_gradients_that_a_failed_recording_leaves_are_not_added_to() -> None:
+    """They lie in memory that no kernel ever wrote."""
+    model = LanguageModel(zoo["LSTM"], WORDS, LANGUAGE_MODEL, seed=1)
+    text = torch.randint(WORDS, (10, LANGUAGE_MODEL.batch), generator=torch.Generator().manual_seed(3))
+    norms = []
+    for left in (None, math.nan):
+        step = language_model.TrainingStep(model, torch.Generator().manual_seed(2))
+        step.begin(0.0)
+        for parameter in model.parameters():
+            parameter.grad = None if left is None else torch.full_like(parameter, left)
+        norms.append(step(text[:-1], text[1:])[1])
+    assert norms[0] == norms[1]
+
+
+@fused_on_processors
+@pytest.mark.parametrize("what", ["language model", "translation"])
+def test_a_training_that_has_ended_leaves_no_memory_to_the_garbage_collector(
+    what: str, pairs: ParallelCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = as_on_a_gpu(monkeypatch)
+    made: list[weakref.ref[nn.Module]] = []
+
+    def train() -> None:
+        if what == "translation":
+            model: nn.Module = make_model(zoo["LSTM"], pairs, TRANSLATION, seed=1)
+            step = translation.TrainingStep(model, 5.0, torch.Generator())
+            batches = [batch for _, batch in make_batches(pairs.train, pairs.target_vocab, TRANSLATION.batch)]
+            translation.train_epoch(step, batches[:1] * 3, 0.1)
+        else:
+            model = LanguageModel(zoo["LSTM"], WORDS, LANGUAGE_MODEL, seed=1)
+            columns = torch.randint(WORDS, (30, LANGUAGE_MODEL.batch))
+            language_model.train_epoch(language_model.TrainingStep(model, torch.Generator()), columns, 0.1)
+        made.append(weakref.ref(model))
+
+    gc.disable()
+    try:
+        train()
+        assert gpu.captured > 0
+        assert made[0]() is None
+    finally:
+        gc.enable()
