@@ -30,7 +30,7 @@ from nasrepro.rnn.products import PRODUCT_DTYPES
 from nasrepro.rnn.recording import RecordedFunction
 from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
-from nasrepro.trainers.decoder import linear_cross_entropy
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
 from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
 from nasrepro.trainers.settings import require_counts

@@ -21,8 +21,8 @@ from nasrepro.dsl import Cell
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout_mask
 from nasrepro.rnn.state import layers as per_layer
-from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.input_feeding import Context, DecoderState, Weights, unroll
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 
 Bridge = Literal["zeros", "copy"]
 
