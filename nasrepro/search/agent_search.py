@@ -37,7 +37,8 @@ from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Proposal, Record, evaluation_key
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.checkpoint import write_tensors
-from nasrepro.trainers.outcome import Task, use_declared_types
+from nasrepro.trainers.outcome import Task
+from nasrepro.trainers.settings import use_declared_types
 
 if TYPE_CHECKING:
     import pandas as pd

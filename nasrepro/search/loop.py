@@ -29,7 +29,8 @@ from nasrepro.search.faults import OUT_OF_MEMORY
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Evaluation, Proposal, Record, evaluation_key
 from nasrepro.search.workers import GPU_GB, Job, Workers, device_of
-from nasrepro.trainers.outcome import Task, TaskIdentity, use_declared_types, whole
+from nasrepro.trainers.outcome import Task, TaskIdentity, whole
+from nasrepro.trainers.settings import use_declared_types
 
 
 class SearchError(RuntimeError):

@@ -10,7 +10,7 @@ Read from top to bottom: settings, model, one epoch, evaluation, training, and t
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -32,8 +32,8 @@ from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
-from nasrepro.trainers.settings import require_counts
+from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding.
@@ -45,45 +45,51 @@ Rounding differs between machines, versions of torch, and backends; training amp
 class LanguageModelSettings:
     """How a candidate is trained. The defaults are the paper's; a scaled-down run says what it changes.
 
-    Status of each default in brackets: stated by S17, or inferred from the PyTorch example of 2017.
+    Each default from the paper carries its origin (`settings.origins`): stated by S17, or inferred from the PyTorch
+    example of 2017.
     """
 
-    layers: int = 2
-    """Recurrent layers. [stated]"""
-    hidden: int = 200
-    """Units per layer. [stated]"""
-    embedding: int = 200
-    """Width of the embedding, and of the last layer, which is tied to it. [inferred]"""
-    dropout: float = 0.2
-    """Rate on the embeddings and on every layer's outputs, drawn anew at each element. [stated]"""
-    batch: int = 20
-    """Columns that the training text is cut into. [inferred]"""
-    bptt: int = 35
-    """Steps between truncations of backpropagation. [inferred]"""
-    epochs: int = 40
-    """Passes over the training text. [stated]"""
-    learning_rate: float = 20.0
-    """[stated]"""
-    anneal: float = 4.0
-    """What the learning rate is divided by when the validation perplexity does not improve [stated] on the best so far
-    [inferred; S17 says "on the last epoch"]."""
-    clip: float = 0.075
-    """Bound on the gradient's global norm. [stated; that it is the global norm is inferred]"""
-    embedding_range: float = 0.04
-    """Embeddings start from U(-range, range) [stated], the softmax's biases from 0 [inferred]."""
-    fail_after: int = 5
-    """Epochs after which the perplexity must be below `fail_above`. [stated]"""
-    fail_above: float = 500.0
-    """Perplexity over which a candidate has failed [stated]; the best epoch so far counts [inferred]."""
-    eval_batch: int = 10
-    """Columns that the validation text is cut into. [inferred]"""
+    layers: int = field(default=2, metadata=origin("stated", "B.1"))
+    """Recurrent layers."""
+    hidden: int = field(default=200, metadata=origin("stated", "B.1"))
+    """Units per layer."""
+    embedding: int = field(default=200, metadata=origin("inferred", "B.1"))
+    """Width of the embedding, and of the last layer, which is tied to it."""
+    dropout: float = field(default=0.2, metadata=origin("stated", "B.1"))
+    """Rate on the embeddings and on every layer's outputs, drawn anew at each element."""
+    batch: int = field(default=20, metadata=origin("inferred", "B.1"))
+    """Columns that the training text is cut into."""
+    bptt: int = field(default=35, metadata=origin("inferred", "B.1"))
+    """Steps between truncations of backpropagation."""
+    epochs: int = field(default=40, metadata=origin("stated", "B.1"))
+    """Passes over the training text."""
+    learning_rate: float = field(default=20.0, metadata=origin("stated", "B.1"))
+    """Of plain gradient descent, in the first epoch."""
+    anneal: float = field(
+        default=4.0, metadata=origin("stated", "B.1", 'improves on what: "the last epoch" is read as the best so far')
+    )
+    """What the learning rate is divided by when the validation perplexity does not improve on the best so far."""
+    clip: float = field(default=0.075, metadata=origin("stated", "B.1", "of which norm: inferred, the global one"))
+    """Bound on the gradient's global norm."""
+    embedding_range: float = field(
+        default=0.04, metadata=origin("stated", "B.1", "where the softmax's biases start: inferred, from 0")
+    )
+    """Embeddings start from U(-range, range), the softmax's biases from 0."""
+    fail_after: int = field(default=5, metadata=origin("stated", "B.1"))
+    """Epochs after which the perplexity must be below `fail_above`."""
+    fail_above: float = field(
+        default=500.0, metadata=origin("stated", "B.1", "the perplexity of which epoch: inferred, the best so far")
+    )
+    """Perplexity over which a candidate has failed; the best epoch so far counts."""
+    eval_batch: int = field(default=10, metadata=origin("inferred", "B.1"))
+    """Columns that the validation text is cut into."""
     train_tokens: int | None = None
     """Use only this many tokens of the training text. None: all of it, as the paper."""
     valid_tokens: int | None = None
     """Use only this many tokens of the validation text. None: all of it, as the paper."""
     product_dtype: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16" rounds what enters the matrix products of cells and softmax: faster where the processor multiplies
-    such numbers, with gradients good to about two digits. [ours]"""
+    such numbers, with gradients good to about two digits. Ours."""
 
     def __post_init__(self) -> None:
         use_declared_types(self)
@@ -389,6 +395,12 @@ class LanguageModelTask:
         object.__setattr__(self, "corpus_name", self.own.name)
         object.__setattr__(self, "level", self.own.level)
 
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "LanguageModelTask":
+        """The task whose `settings` these are, such as a record holds them; on data of one's own it cannot be run."""
+        chosen = dict(settings)
+        return cls(chosen.pop("corpus"), chosen.pop("level"), training=LanguageModelSettings(**chosen))
+
     @property
     def corpus(self) -> Corpus:
         """The data, loaded when first asked for. Raises ValueError where it is too short for the settings."""
@@ -405,6 +417,15 @@ class LanguageModelTask:
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "ptb", or "ptb-characters"."""
         return data_words(self.corpus_name, self.level)
+
+    def words(self) -> str:
+        """How a cell is trained, for captions and budgets: "2 x 200 units, 40 epochs over all words of wikitext2"."""
+        chosen = self.training
+        read = counted(chosen.train_tokens, "character" if self.level == "char" else "word")
+        return (
+            f"{chosen.layers} x {chosen.hidden} units, {counted(chosen.epochs, 'epoch')} over {read} of "
+            f"{self.corpus_name}"
+        )
 
     @property
     def data_hash(self) -> str:

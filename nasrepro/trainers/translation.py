@@ -10,7 +10,7 @@ runs. The model is in `seq2seq.py`.
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,9 +28,9 @@ from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
 from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
+from nasrepro.trainers.outcome import Outcome, perplexity
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
-from nasrepro.trainers.settings import require_counts
+from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding."""
@@ -40,44 +40,47 @@ VERSION = 1
 class TranslationSettings:
     """How an encoder is judged. The defaults are the paper's for Multi30k; a scaled-down run says what it changes.
 
-    Status of each default in brackets: stated by S17, inferred from OpenNMT-py of mid-2017, or guessed.
+    Each default from the paper carries its origin (`settings.origins`): stated by S17, inferred from OpenNMT-py of
+    mid-2017, or guessed.
     """
 
-    hidden: int = 300
-    """Width of embeddings and of every layer. [stated]"""
-    layers: int = 2
-    """Of the encoder, and as many of the decoder. [stated]"""
-    dropout: float = 0.2
-    """Rate between layers and on the features, drawn anew at each element. [stated; the places are inferred]"""
-    batch: int = 64
-    """Sentence pairs in a batch. [stated]"""
-    bptt: int = 35
-    """Decoder steps between truncations of backpropagation. [stated]"""
-    epochs: int = 30
-    """Passes over the training text at most; the learning rate ends training earlier. [guessed]"""
-    learning_rate: float = 1.0
-    """[stated]"""
-    halve_from: int = 8
-    """The learning rate is halved after this epoch at the latest, and after every epoch from then on. [inferred]"""
-    stop_below: float = 0.03
-    """Training ends when the learning rate falls below this. [stated]"""
-    clip: float = 5.0
-    """Bound on the gradient's global norm. [inferred]"""
-    init_range: float = 0.1
-    """Every weight starts from U(-range, range). [inferred]"""
-    bridge: Bridge = "zeros"
+    hidden: int = field(default=300, metadata=origin("stated", "4.2"))
+    """Width of embeddings and of every layer."""
+    layers: int = field(default=2, metadata=origin("stated", "4.2"))
+    """Of the encoder, and as many of the decoder."""
+    dropout: float = field(
+        default=0.2, metadata=origin("stated", "4.2", "its places: inferred, between layers and on the features")
+    )
+    """Rate between layers and on the features, drawn anew at each element."""
+    batch: int = field(default=64, metadata=origin("stated", "4.2"))
+    """Sentence pairs in a batch."""
+    bptt: int = field(default=35, metadata=origin("stated", "4.2"))
+    """Decoder steps between truncations of backpropagation."""
+    epochs: int = field(default=30, metadata=origin("guessed", "4.2"))
+    """Passes over the training text at most; the learning rate ends training earlier."""
+    learning_rate: float = field(default=1.0, metadata=origin("stated", "4.2"))
+    """Of plain gradient descent, in the first epoch."""
+    halve_from: int = field(default=8, metadata=origin("inferred", "4.2"))
+    """The learning rate is halved after this epoch at the latest, and after every epoch from then on."""
+    stop_below: float = field(default=0.03, metadata=origin("stated", "4.2"))
+    """Training ends when the learning rate falls below this."""
+    clip: float = field(default=5.0, metadata=origin("inferred", "4.2"))
+    """Bound on the gradient's global norm."""
+    init_range: float = field(default=0.1, metadata=origin("inferred", "4.2"))
+    """Every weight starts from U(-range, range)."""
+    bridge: Bridge = field(default="zeros", metadata=origin("guessed", "4.2"))
     """What the decoder's memory starts from when the cell has no memory of its own: "zeros", or a "copy" of its
-    output. [guessed]"""
-    beam: int = 5
-    """Hypotheses kept by beam search; 1 is greedy. [inferred]"""
-    longest: int = 100
-    """Words at which a translation is cut. [inferred]"""
-    fail_above: float = 140.0
-    """Perplexity over which a cell has failed: where the reward of section 3.1 falls below 0. [guessed]"""
-    eval_batch: int = 1
-    """Sentences evaluated side by side. S17 took 1 because of padding [stated]; padding changes nothing here."""
-    vocab_size: int = 50_000
-    """Words kept in each vocabulary, the most frequent ones. [inferred]"""
+    output."""
+    beam: int = field(default=5, metadata=origin("inferred", "4.2"))
+    """Hypotheses kept by beam search; 1 is greedy."""
+    longest: int = field(default=100, metadata=origin("inferred", "4.2"))
+    """Words at which a translation is cut."""
+    fail_above: float = field(default=140.0, metadata=origin("guessed", "3.1"))
+    """Perplexity over which a cell has failed: where the reward of section 3.1 falls below 0."""
+    eval_batch: int = field(default=1, metadata=origin("stated", "4.2"))
+    """Sentences evaluated side by side. S17 took 1 because of padding; padding changes nothing here."""
+    vocab_size: int = field(default=50_000, metadata=origin("inferred", "4.2"))
+    """Words kept in each vocabulary, the most frequent ones."""
     train_pairs: int | None = None
     """Use only the first so many pairs of the training text. None: all of it, as the paper."""
     valid_pairs: int | None = None
@@ -427,6 +430,12 @@ class TranslationTask:
         if self.own is not None:
             object.__setattr__(self, "corpus_name", self.own.name)
 
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "TranslationTask":
+        """The task whose `settings` these are, such as a record holds them; on data of one's own it cannot be run."""
+        chosen = dict(settings)
+        return cls(chosen.pop("corpus"), TranslationSettings(**chosen))
+
     @property
     def corpus(self) -> ParallelCorpus:
         """The data, loaded when first asked for."""
@@ -441,6 +450,16 @@ class TranslationTask:
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "multi30k"."""
         return self.corpus_name
+
+    def words(self) -> str:
+        """How a cell is trained, for captions and budgets: "2 + 2 layers of 300 units, at most 13 epochs over all pairs
+        of multi30k"."""
+        chosen = self.training
+        read = counted(chosen.train_pairs, "pair")
+        return (
+            f"{chosen.layers} + {chosen.layers} layers of {chosen.hidden} units, at most "
+            f"{counted(chosen.epochs_at_most, 'epoch')} over {read} of {self.corpus_name}"
+        )
 
     @property
     def data_hash(self) -> str:

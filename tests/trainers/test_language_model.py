@@ -17,6 +17,7 @@ from nasrepro import datasets
 from nasrepro.datasets import Corpus, Vocab, batchify
 from nasrepro.dsl import parse, zoo
 from nasrepro.rnn import RNN, State
+from nasrepro.search import Record
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers import language_model
 from nasrepro.trainers.language_model import (
@@ -32,6 +33,7 @@ from nasrepro.trainers.language_model import (
     windows,
 )
 
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 TINY = LanguageModelSettings(
     hidden=10,
     embedding=10,
@@ -433,6 +435,20 @@ def test_the_task_trains_what_its_settings_say(characters: Corpus) -> None:
     assert task.data_hash == characters.hash
     assert task.settings["corpus"] == "pydoc"
     assert task.settings["hidden"] == 10
+
+
+def test_a_task_says_in_words_how_it_trains() -> None:
+    assert LanguageModelTask("wikitext2").words() == "2 x 200 units, 40 epochs over all words of wikitext2"
+    small = LanguageModelTask("ptb", "char", training=replace(TINY, layers=1, epochs=1, train_tokens=200_000))
+    assert small.words() == "1 x 10 units, 1 epoch over 200,000 characters of ptb"
+    assert LanguageModelTask(training=replace(TINY, train_tokens=1)).words().endswith("2 epochs over 1 word of pydoc")
+
+
+def test_a_task_is_made_again_from_the_settings_of_the_rows_that_ship() -> None:
+    rows = Record.load(RECORDS / "ptb-chars-search.jsonl.gz").evaluations()
+    assert all(LanguageModelTask.of_settings(row.settings).settings == row.settings for row in rows)
+    rounded = LanguageModelTask("ptb", training=replace(TINY, product_dtype="bfloat16"))
+    assert LanguageModelTask.of_settings(rounded.settings) == rounded
 
 
 def test_bfloat16_products_learn_as_well_and_are_another_task() -> None:
