@@ -23,16 +23,16 @@ from torch.nn import functional as F
 from nasrepro import datasets
 from nasrepro.datasets import Corpus, batchify
 from nasrepro.dsl import Cell
-from nasrepro.hardware import device_name, resolve
+from nasrepro.hardware import resolve
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
 from nasrepro.rnn.products import PRODUCT_DTYPES
-from nasrepro.rnn.recording import RecordedFunction
 from nasrepro.rnn.state import layers
-from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
+from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
-from nasrepro.trainers.optimise import sgd_step
+from nasrepro.trainers.optimise import GradientStep
 from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
@@ -180,22 +180,14 @@ def _check_length(text: str, tokens: int, setting: str, columns: int, or_else: s
         )
 
 
-class TrainingStep:
-    """One step of gradient descent on a window of text; on a GPU replayed as one CUDA graph.
-
-    `generator` draws the dropout masks. The state is carried from step to step.
-    """
+class TrainingStep(GradientStep[LanguageModel]):
+    """A step on a window of text, its inputs and targets (T, B) each. The state is carried from step to step."""
 
     def __init__(self, model: LanguageModel, generator: torch.Generator) -> None:
-        self.model = model
-        self.generator = generator
-        self.parameters = list(model.parameters())
-        # What steps read and change stays where it is, so that a graph of one step is a graph of all.
-        self.learning_rate = torch.zeros((), dtype=torch.float64, device=model.embedding.device)
-        self.state = model.rnn.initial_state(model.settings.batch)
-        # But a timestep is no tensor: where it counts, no step is like another.
+        # A timestep is no tensor: where it counts, no step is like another.
         recorded = "PosEnc" not in model.rnn.cell.sources
-        self._step = RecordedFunction(self._descend, [generator]) if recorded else self._descend
+        super().__init__(model, model.settings.clip, generator, self._descend, recorded)
+        self.state = model.rnn.initial_state(model.settings.batch)
 
     def begin(self, learning_rate: float) -> None:
         """Go to the beginning of a text."""
@@ -205,25 +197,18 @@ class TrainingStep:
                 tensor.zero_()
         self._go_to(0)
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-        """A step on inputs and targets (T, B): the mean loss in nats, and the gradient's norm."""
-        (numbers,) = self._step(inputs, targets)
-        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
-        return nats, norm
-
     def _descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
         """inputs and targets (T, B) -> loss and norm (2,)."""
         for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
             parameter.grad = None
         features, after = self.model(inputs, self.state, self.generator)
         loss = self.model.loss(features, targets)
-        loss.backward()
-        norm = sgd_step(self.parameters, self.learning_rate, self.model.settings.clip)
+        numbers = self.update(loss, loss)
         for part, new in zip(self.state, after, strict=True):
             for tensor, value in zip(layers(part), layers(new), strict=True):
                 tensor.copy_(value.detach())
         self._go_to(after.t)
-        return (torch.stack((loss.detach(), norm)),)
+        return numbers
 
     def _go_to(self, t: int) -> None:
         self.state = State(self.state.h, self.state.c, self.state.x, t)
@@ -233,14 +218,8 @@ def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tu
     """One pass over the training text (N, B): the mean training loss, and whether loss and gradients stayed finite."""
     step.model.train()
     step.begin(learning_rate)
-    total, tokens = 0.0, 0
-    for inputs, targets in windows(columns, step.model.settings.bptt):
-        nats, norm = step(inputs, targets)
-        if not (math.isfinite(nats) and math.isfinite(norm)):
-            return math.inf, False
-        total += nats * targets.numel()
-        tokens += targets.numel()
-    return total / tokens, True
+    pairs = windows(columns, step.model.settings.bptt)
+    return step.over(((inputs, targets), targets.numel()) for inputs, targets in pairs)
 
 
 @torch.no_grad()
@@ -287,73 +266,27 @@ def train(
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
 
     step = TrainingStep(model, masks)
-    run = _Run(settings.learning_rate, {name: value.clone() for name, value in model.state_dict().items()})
+    progress = Progress(settings.learning_rate)
     identity = f"{cell}, {_written(settings)}, seed {seed}, data {corpus.hash}"
-    if checkpoint is not None:
-        load_checkpoint(checkpoint, identity, model, masks, run)
-    while run.reason == "" and len(run.curve) < settings.epochs:
-        train_loss, finite = train_epoch(step, train_columns, run.learning_rate)
+    training = Training(model, masks, progress, identity, checkpoint, on_epoch, started)
+    for epoch in training.epochs(settings.epochs):
+        train_loss, finite = train_epoch(step, train_columns, progress.learning_rate)
         valid_loss = evaluate(model, valid_columns) if finite else math.inf
-        run.note(train_loss, valid_loss, model, settings)
-        if on_epoch is not None and finite:
-            on_epoch(run.curve[-1])
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, model, masks, run)
-    model.load_state_dict(run.best_weights)
-    return run.outcome(model, device, time.perf_counter() - started), model
+        improved = training.note(valid_loss, train_ppl=perplexity(train_loss), valid_ppl=perplexity(valid_loss))
+        if not improved:
+            progress.learning_rate /= settings.anneal
+        if epoch == settings.fail_after and perplexity(progress.best_loss) > settings.fail_above:
+            training.fail(f"above {settings.fail_above:g} after {epoch} epochs")
+    metrics = {}
+    if math.isfinite(progress.best_loss):
+        metrics = {"valid_ppl": perplexity(progress.best_loss), "valid_bits": progress.best_loss / math.log(2)}
+    return training.outcome(metrics, device), model
 
 
 def _written(settings: LanguageModelSettings) -> str:
     """Settings as checkpoints have named them from the beginning."""
     fields = ", ".join(f"{name}={value!r}" for name, value in settings.identity.items())
     return f"{type(settings).__name__}({fields})"
-
-
-@dataclass
-class _Run:
-    """Where a training run stands after a whole number of epochs: all that a checkpoint keeps but model and masks."""
-
-    learning_rate: float
-    best_weights: dict[str, Tensor]
-    best_loss: float = math.inf
-    reason: str = ""
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def note(self, train_loss: float, valid_loss: float, model: LanguageModel, settings: LanguageModelSettings) -> None:
-        """Take an epoch's losses in: curve, best weights, learning rate, and whether the cell has failed."""
-        if not math.isfinite(valid_loss):
-            self.reason = "exploded"
-            return
-        epoch = len(self.curve) + 1
-        self.curve.append(
-            {
-                "epoch": epoch,
-                "learning_rate": self.learning_rate,
-                "train_ppl": perplexity(train_loss),
-                "valid_ppl": perplexity(valid_loss),
-            }
-        )
-        if valid_loss < self.best_loss:
-            self.best_loss = valid_loss
-            self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        else:
-            self.learning_rate /= settings.anneal
-        if epoch == settings.fail_after and perplexity(self.best_loss) > settings.fail_above:
-            self.reason = f"above {settings.fail_above:g} after {epoch} epochs"
-
-    def outcome(self, model: LanguageModel, device: str, seconds: float) -> Outcome:
-        metrics = {}
-        if math.isfinite(self.best_loss):
-            metrics = {"valid_ppl": perplexity(self.best_loss), "valid_bits": self.best_loss / math.log(2)}
-        return Outcome(
-            status="failed" if self.reason else "ok",
-            reason=self.reason,
-            metrics=metrics,
-            curve=self.curve,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            device=device_name(device),
-            seconds=seconds,
-        )
 
 
 def data_words(corpus: str, level: str) -> str:

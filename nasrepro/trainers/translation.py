@@ -22,13 +22,13 @@ from torch import Tensor
 from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
 from nasrepro.dsl import Cell
-from nasrepro.hardware import device_name, resolve
-from nasrepro.rnn.recording import RecordedFunction
+from nasrepro.hardware import resolve
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
-from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
-from nasrepro.trainers.optimise import sgd_step
+from nasrepro.trainers.checkpoint import training_checkpoint
+from nasrepro.trainers.optimise import GradientStep
 from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
@@ -185,27 +185,14 @@ def model_sizes(settings: TranslationSettings, source_words: int, target_words: 
     )
 
 
-class TrainingStep:
-    """One step of gradient descent on a batch; on a GPU replayed as a CUDA graph, one for each size of batches.
+class TrainingStep(GradientStep[Seq2Seq]):
+    """A step on the parts of a batch.
 
     As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
-    `generator` draws the dropout masks.
     """
 
     def __init__(self, model: Seq2Seq, clip: float, generator: torch.Generator) -> None:
-        self.model = model
-        self.clip = clip
-        self.generator = generator
-        self.parameters = list(model.parameters())
-        # What steps read stays where it is, so that a graph of one step is a graph of all.
-        self.learning_rate = torch.zeros((), dtype=torch.float64, device=model.output_bias.device)
-        self._step = RecordedFunction(self._descend, [generator])
-
-    def __call__(self, batch: Batch) -> tuple[float, float]:
-        """A step: the batch's mean loss in nats, and the gradient's norm."""
-        (numbers,) = self._step(*batch)
-        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
-        return nats, norm
+        super().__init__(model, clip, generator, self._descend)
 
     def _descend(
         self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
@@ -216,23 +203,14 @@ class TrainingStep:
         context, state = self.model.encode(source, lengths, self.generator)
         features, _, _ = self.model.decode(inputs, context, state, self.generator)
         loss = self.model.loss(features, targets, places)
-        (loss * (len(places) / len(lengths))).backward()
-        norm = sgd_step(self.parameters, self.learning_rate, self.clip)
-        return (torch.stack((loss.detach(), norm)),)
+        return self.update(loss, loss * (len(places) / len(lengths)))
 
 
 def train_epoch(step: TrainingStep, batches: Sequence[Batch], learning_rate: float) -> tuple[float, bool]:
     """One pass over batches in their order: the mean training loss in nats, and whether all stayed finite."""
     step.model.train()
     step.learning_rate.fill_(learning_rate)
-    total, words = 0.0, 0
-    for batch in batches:
-        nats, norm = step(batch)
-        if not (math.isfinite(nats) and math.isfinite(norm)):
-            return math.inf, False
-        total += nats * batch.words
-        words += batch.words
-    return total / words, True
+    return step.over((batch, batch.words) for batch in batches)
 
 
 @torch.no_grad()
@@ -319,87 +297,37 @@ def train(
     )
 
     step = TrainingStep(model, settings.clip, masks)
-    run = _Run(settings.learning_rate, _copy(model))
+    progress = _Progress(settings.learning_rate)
     identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
-    if checkpoint is not None:
-        load_checkpoint(checkpoint, identity, model, masks, run)
-    while not run.is_over(settings):
+    training = Training(model, masks, progress, identity, checkpoint, on_epoch, started)
+    for epoch in training.epochs(settings.epochs, settings.stop_below):
         # The order of an epoch depends on its number alone, so that a training that goes on goes on alike.
-        order = random.Random(f"{seed}/{len(run.curve)}").sample(train_batches, len(train_batches))
-        train_loss, finite = train_epoch(step, order, run.learning_rate)
+        order = random.Random(f"{seed}/{epoch - 1}").sample(train_batches, len(train_batches))
+        train_loss, finite = train_epoch(step, order, progress.learning_rate)
         valid_loss = evaluate(model, valid_batches) if finite else math.inf
-        run.note(train_loss, valid_loss, model, settings)
-        if on_epoch is not None and run.reason == "":
-            on_epoch(run.curve[-1])
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, model, masks, run)
-    model.load_state_dict(run.best_weights)
-    metrics = run.judge(settings)
-    if not run.reason:
+        training.note(valid_loss, train_ppl=perplexity(train_loss), valid_ppl=perplexity(valid_loss))
+        progress.halving = progress.halving or valid_loss > progress.last_loss or epoch >= settings.halve_from
+        progress.last_loss = valid_loss
+        if progress.halving:
+            progress.learning_rate /= 2
+    reached = perplexity(progress.best_loss)
+    if not reached <= settings.fail_above:
+        training.fail(f"above {settings.fail_above:g} at the end")
+    metrics = {"valid_ppl": reached} if math.isfinite(reached) else {}
+    if not progress.reason:
         found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
-    outcome = Outcome(
-        status="failed" if run.reason else "ok",
-        reason=run.reason,
-        metrics=metrics,
-        curve=run.curve,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        device=device_name(device),
-        seconds=time.perf_counter() - started,
-    )
-    return outcome, model
+    return training.outcome(metrics, device), model
 
 
 @dataclass
-class _Run:
-    """Where a training run stands after a whole number of epochs: all that a checkpoint keeps but model and masks."""
+class _Progress(Progress):
+    """With what the learning rate depends on."""
 
-    learning_rate: float
-    best_weights: dict[str, Tensor]
-    best_loss: float = math.inf
     last_loss: float = math.inf
+    """Of the epoch before."""
     halving: bool = False
-    reason: str = ""
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def is_over(self, settings: TranslationSettings) -> bool:
-        """Whether it has failed, or run out of epochs or of learning rate."""
-        return bool(self.reason) or len(self.curve) >= settings.epochs or self.learning_rate < settings.stop_below
-
-    def judge(self, settings: TranslationSettings) -> dict[str, float]:
-        """The perplexity reached, if any; a cell that ends above `fail_above` has failed."""
-        reached = perplexity(self.best_loss)
-        if not self.reason and not reached <= settings.fail_above:
-            self.reason = f"above {settings.fail_above:g} at the end"
-        return {"valid_ppl": reached} if math.isfinite(reached) else {}
-
-    def note(self, train_loss: float, valid_loss: float, model: Seq2Seq, settings: TranslationSettings) -> None:
-        """Take an epoch's losses in: curve, best weights, and the learning rate of the next epoch.
-
-        Once halving has begun it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`).
-        """
-        if not math.isfinite(valid_loss):
-            self.reason = "exploded"
-            return
-        epoch = len(self.curve) + 1
-        self.curve.append(
-            {
-                "epoch": epoch,
-                "learning_rate": self.learning_rate,
-                "train_ppl": perplexity(train_loss),
-                "valid_ppl": perplexity(valid_loss),
-            }
-        )
-        if valid_loss < self.best_loss:
-            self.best_loss, self.best_weights = valid_loss, _copy(model)
-        self.halving = self.halving or valid_loss > self.last_loss or epoch >= settings.halve_from
-        self.last_loss = valid_loss
-        if self.halving:
-            self.learning_rate /= 2
-
-
-def _copy(model: Seq2Seq) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    """Has it begun? Then it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`)."""
 
 
 @lru_cache(maxsize=4)

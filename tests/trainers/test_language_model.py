@@ -238,17 +238,17 @@ def test_a_cell_above_the_bound_after_some_epochs_has_failed(
     assert outcome.reason == ("above 2 after 3 epochs" if epochs == 3 else "")
 
 
-def test_the_learning_rate_falls_when_an_epoch_does_not_improve() -> None:
-    model = LanguageModel(zoo["TanhRNN"], 5, TINY, seed=0)
-    run = language_model._Run(20.0, {})
-    rates = []
-    for loss in (3.0, 2.0, 2.5, 2.0, 1.9, 1.95):
-        rates.append(run.learning_rate)
-        run.note(3.0, loss, model, LanguageModelSettings())
-    assert rates == [20, 20, 20, 5, 1.25, 1.25]  # worse, then equal to the best, then better
-    assert run.learning_rate == 1.25 / 4
-    assert [point["learning_rate"] for point in run.curve] == rates
-    assert run.best_loss == 1.9
+def test_the_learning_rate_falls_when_an_epoch_does_not_improve(
+    characters: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [3.0, 2.0, 2.5, 2.0, 1.9, 1.95, 1.8]
+    given = iter(losses)
+    monkeypatch.setattr(language_model, "train_epoch", lambda *_: (3.0, True))
+    monkeypatch.setattr(language_model, "evaluate", lambda *_: next(given))
+    outcome, _ = train(zoo["TanhRNN"], characters, replace(TINY, epochs=len(losses)))
+    rates = [point["learning_rate"] for point in outcome.curve]
+    assert rates == [20, 20, 20, 5, 1.25, 1.25, 1.25 / 4]  # worse, equal to the best, better, worse
+    assert outcome.metrics["valid_ppl"] == pytest.approx(math.exp(1.8))
 
 
 # ---- repeatable, interruptible
