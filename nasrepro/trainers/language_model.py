@@ -110,7 +110,8 @@ class LanguageModelSettings:
 class LanguageModel(nn.Module):
     """Embedding, a recurrent network of any cell, and a softmax that shares the embedding's weights.
 
-    The last layer is as wide as the embedding, so that the two can be tied (Inan et al. 2016).
+    The last layer is as wide as the embedding, so that the two can be tied (Inan et al. 2016). Raises CellError for a
+    cell that cannot run.
     """
 
     def __init__(self, cell: Cell | str, words: int, settings: LanguageModelSettings, seed: int) -> None:
@@ -190,7 +191,7 @@ class TrainingStep(GradientStep[LanguageModel]):
         self.state = model.rnn.initial_state(model.settings.batch)
 
     def begin(self, learning_rate: float) -> None:
-        """Go to the beginning of a text."""
+        """Go to the beginning of a text: the state is zero, and the steps to come have this learning rate."""
         self.learning_rate.fill_(learning_rate)
         for part in self.state:
             for tensor in layers(part):
@@ -255,7 +256,8 @@ def train(
     It runs on a `device` of `hardware.resolve`, where the model stays. Weights are drawn on the processor and are the
     same everywhere; dropout masks are drawn on the device, and only with dropout off do two devices agree to rounding.
 
-    Raises ValueError where a text is too short for its columns, and DeviceError for a device that is not here.
+    Raises ValueError where a text is too short for its columns, CellError for a cell that cannot run, CheckpointError
+    for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or LanguageModelSettings(), resolve(device)
     check_lengths(corpus, settings)

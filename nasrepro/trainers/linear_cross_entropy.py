@@ -145,7 +145,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The loss, and the wanted gradients; `rounds` says whether products take bfloat16."""
+    """The loss (), and the wanted gradients, each of the shape of its tensor.
+
+    Shapes are those of `linear_cross_entropy`. `wanted` says of which of features, weight and bias the gradient is
+    wanted; `rounds`, whether products take bfloat16.
+    """
     if features.dtype == torch.float32 and features.device.type == "cpu" and rounds not in _failed:
         try:
             return _by_c(wanted, rounds, features, weight, bias, targets)
@@ -184,6 +188,7 @@ def _library(rounds: bool) -> ctypes.CDLL:
 def _by_c(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
+    """The same for float32 on the CPU. Raises NativeError where the C code cannot be compiled."""
     library = _library(rounds)
     inputs = [None if tensor is None else tensor.detach().contiguous() for tensor in (features, weight, bias, targets)]
     gradients = [

@@ -167,7 +167,7 @@ def _columns(sentences: Sequence[Sequence[int]], pad: int) -> Tensor:
 
 
 def make_model(cell: Cell | str, corpus: ParallelCorpus, settings: TranslationSettings, seed: int) -> Seq2Seq:
-    """A new model for a corpus, its weights drawn from `seed`."""
+    """A new model for a corpus, its weights drawn from `seed`. Raises CellError for a cell that cannot run."""
     return Seq2Seq(cell, model_sizes(settings, len(corpus.source_vocab), len(corpus.target_vocab)), seed)
 
 
@@ -229,7 +229,7 @@ def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
 def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> list[list[str]]:
     """The model's translations of the sources of `pairs`, as tokens, by beam search, on the model's device.
 
-    Raises ValueError when the model was made for another vocabulary.
+    Raises ValueError when the model was made for another vocabulary, or a beam or length of the settings is below 1.
     """
     check_vocabularies(model, corpus)
     bos, eos = corpus.target_vocab.lookup_indices([BOS, EOS])
@@ -242,13 +242,16 @@ def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: Tr
 
 
 def scores(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> dict[str, float]:
-    """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations."""
+    """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations.
+
+    Both are 0 to 100. Raises ValueError for no pairs, and as `translate` does.
+    """
     found = translate(model, pairs, corpus, settings)
     return {"bleu": bleu(found, pairs.text), "multi_bleu": multi_bleu(found, pairs.tokens)}
 
 
 def check_vocabularies(model: Seq2Seq, corpus: ParallelCorpus) -> None:
-    """Raises ValueError when a model's embeddings are of other sizes than the corpus's vocabularies."""
+    """Raise ValueError when a model's embeddings are of other sizes than the corpus's vocabularies."""
     for side, made, found in (
         ("source", model.sizes.source_words, len(corpus.source_vocab)),
         ("target", model.sizes.target_words, len(corpus.target_vocab)),
@@ -278,8 +281,8 @@ def train(
     training that was interrupted goes on after its last whole epoch to the same numbers.
 
     It runs on a `device` of `hardware.resolve`, where the model stays; `language_model.train` says what differs between
-    devices. Raises ValueError where there is no pair to train or to validate on, and DeviceError for a device that is
-    not here.
+    devices. Raises ValueError where there is no pair to train or to validate on, CellError for a cell that cannot run,
+    CheckpointError for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or TranslationSettings(), resolve(device)
     for split, pairs in (("training", corpus.train), ("validation", corpus.valid)):
