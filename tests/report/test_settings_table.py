@@ -1,11 +1,17 @@
 """The tables of settings say what differs, and how each of the paper's settings is known."""
 
+import ast
+import inspect
+import re
 from dataclasses import field, fields, make_dataclass, replace
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 
 from nasrepro.report.settings_table import settings_table
+from nasrepro.search.agent_search import AgentSearchSettings
+from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings
@@ -50,13 +56,38 @@ def test_the_table_needs_no_source_and_takes_settings_that_were_made_from_others
 
 
 def test_every_ambiguity_is_told_by_its_setting() -> None:
-    """What the recovered facts call unstated (batch, steps, widths), or state in words that leave something open."""
-    model, translation = origins(LanguageModelSettings), origins(TranslationSettings)
-    unstated = {name for name, one in model.items() if one and one.status != "stated"}
-    assert unstated == {"batch", "bptt", "embedding", "eval_batch"}
-    assert {name for name, one in model.items() if one and one.left_open} == {
-        "anneal", "clip", "embedding_range", "fail_above",
+    """What the recovered facts call unstated, by trainer and search, and what is stated in words with an open end."""
+    not_stated, open_ends = {}, {}
+    for kind in (LanguageModelSettings, TranslationSettings, SearchSettings, AgentSearchSettings):
+        found = {name: one for name, one in origins(kind).items() if one}
+        not_stated[kind] = {name for name, one in found.items() if one.status != "stated"}
+        open_ends[kind] = {name for name, one in found.items() if one.left_open}
+    assert not_stated == {
+        LanguageModelSettings: {"batch", "bptt", "embedding", "eval_batch"},
+        TranslationSettings: {
+            "epochs", "halve_from", "clip", "init_range", "bridge", "beam", "longest", "fail_above", "vocab_size",
+        },
+        SearchSettings: {"temperature", "child_seed"},
+        AgentSearchSettings: {"step", "child_seed"},
     }  # fmt: skip
-    assert {name for name, one in translation.items() if one and one.status == "guessed"} == {
-        "epochs", "bridge", "fail_above",
+    assert open_ends == {
+        LanguageModelSettings: {"anneal", "clip", "embedding_range", "fail_above"},
+        TranslationSettings: {"dropout"},
+        SearchSettings: {"cells", "candidates"},
+        AgentSearchSettings: set(),
+    }
+
+
+@pytest.mark.parametrize("kind", [LanguageModelSettings, TranslationSettings, SearchSettings, AgentSearchSettings])
+def test_a_setting_is_told_in_words_and_its_status_in_its_origin_alone(kind) -> None:
+    """Below each field stands a sentence for readers; "stated" and the like are said once, in the field."""
+    (body,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(body, ast.ClassDef)
+    told = {
+        one.target.id: ast.literal_eval(note.value)
+        for one, note in pairwise(body.body)
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant)
     }  # fmt: skip
+    assert told.keys() >= origins(kind).keys()
+    assert not [name for name, words in told.items() if re.search(r"stated|inferred|guessed|\[", words, re.IGNORECASE)]
