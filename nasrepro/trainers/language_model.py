@@ -200,8 +200,6 @@ class TrainingStep(GradientStep[LanguageModel]):
 
     def _descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
         """inputs and targets (T, B) -> loss and norm (2,)."""
-        for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
-            parameter.grad = None
         features, after = self.model(inputs, self.state, self.generator)
         loss = self.model.loss(features, targets)
         numbers = self.update(loss, loss)

@@ -62,6 +62,8 @@ class GradientStep(Generic[Model]):
 
     def update(self, loss: Tensor, objective: Tensor) -> tuple[Tensor]:
         """Descend the gradient of the objective (): the loss () and the gradient's norm, in one tensor (2,)."""
+        for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
+            parameter.grad = None
         objective.backward()
         norm = sgd_step(self.parameters, self.learning_rate, self.clip)
         return (torch.stack((loss.detach(), norm)),)

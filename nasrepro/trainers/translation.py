@@ -198,8 +198,6 @@ class TrainingStep(GradientStep[Seq2Seq]):
         self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
     ) -> tuple[Tensor]:
         """The parts of a batch -> loss and norm (2,)."""
-        for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
-            parameter.grad = None
         context, state = self.model.encode(source, lengths, self.generator)
         features, _, _ = self.model.decode(inputs, context, state, self.generator)
         loss = self.model.loss(features, targets, places)
