@@ -52,7 +52,6 @@ from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.provenance import provenance
 from nasrepro.rnn.fused.plan import plan_cell
 from nasrepro.rnn.timing import benchmark
-from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.language_model import (
     LanguageModel,
     LanguageModelSettings,
@@ -61,6 +60,7 @@ from nasrepro.trainers.language_model import (
     perplexity,
     train_epoch,
 )
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 
 Work = Callable[[], object]
 Rows = Iterator[dict[str, Any]]

@@ -26,9 +26,9 @@ from nasrepro.rnn.fused import cuda
 from nasrepro.rnn.interpreter import LayerState, Options
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.timing import benchmark
-from nasrepro.trainers.decoder import linear_cross_entropy
 from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
 
 LOW = ("LSTM", "BC3")  # cells that are timed with products in bfloat16 too

@@ -1,30 +1,31 @@
 """A training's settings as a table: the paper's, how each of them is known, and what a run changes."""
 
-import inspect
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
+from nasrepro.trainers.settings import origins
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
 def settings_table(paper: "DataclassInstance", here: "DataclassInstance") -> pd.DataFrame:
-    """A row for every field of two settings of one class: `S17`, `status`, `here`, `changed`; all but numbers in words.
+    """A row for every field of two settings of one class: the paper's value, how it is known, and this run's.
 
-    The status of a field is the first word in brackets of the note below it, such as "stated" or "inferred", and "ours"
-    where there is none. None is "all": fields may be None only where they limit how much is used.
+    Columns, all but numbers in words: `S17`; `status`, "ours" for a setting that is no paper's; `section` and
+    `left open`, of the origin that the field carries (`trainers.settings.origin`), "" where there is none; `here`;
+    `changed`, "yes" or "". None is "all": fields may be None only where they limit how much is used.
     """
-    written = inspect.getsource(type(paper))
-    notes = dict(re.findall(r'^    (\w+): [^\n]*\n    """(.*?)"""', written, re.MULTILINE | re.DOTALL))
-    status = {name: re.search(r"\[(\w+)", note) for name, note in notes.items()}
     original, changed = asdict(paper), asdict(here)
+    known = origins(paper)
     return pd.DataFrame(
         {
             "S17": [_spoken(value) for value in original.values()],
-            "status": [found[1] if (found := status.get(name)) else "ours" for name in original],
+            "status": [one.status if one else "ours" for one in known.values()],
+            "section": [one.section if one else "" for one in known.values()],
+            "left open": [one.left_open if one else "" for one in known.values()],
             "here": [_spoken(value) for value in changed.values()],
             "changed": ["yes" if changed[name] != value else "" for name, value in original.items()],
         },

@@ -19,6 +19,8 @@ from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
 from nasrepro.search import Record, replay
+from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.trainers.translation import TranslationTask
 
 PICTURE = "s17-fig3-search-progress.png"
 
@@ -66,8 +68,7 @@ def record_words(record: Record) -> str:
     sizes = " and ".join(f"{len(rows)} {method}" for method, rows in sorted(trials.items()))
     device = ", ".join(sorted({e.device for e in made}))
     return (
-        f"{len(made)} distinct cells ({sizes} search) of {chosen['layers']} x {chosen['hidden']} units, trained for "
-        f"{chosen['epochs']} epochs over {chosen['train_tokens']:,} characters of {chosen['corpus']} each, in "
+        f"{len(made)} distinct cells ({sizes} search), {LanguageModelTask.of_settings(chosen).words()} each, in "
         f"{minutes:.0f} minutes on {device}."
     )
 
@@ -86,10 +87,9 @@ def translation_table(record: Record) -> str:
         theirs = [known[f"s17.table3.{name.lower()}.multi30k_{what}"].value for what in ("bleu", "loss")]
         rows.append(f"| {name} | {ours[0]} | {theirs[0]} | {ours[1]} | {theirs[1]} | {len(of)} |")
     chosen, device = made[0].settings, ", ".join(sorted({e.device for e in made}))
-    epochs = max(len(e.curve) for e in made)
     words = (
-        f"By the paper's settings: {chosen['layers']} + {chosen['layers']} layers of {chosen['hidden']} units, "
-        f"{epochs} epochs, on {device}. BLEU is on tokenised, lower-cased text; mean, and the range over seeds."
+        f"By the paper's settings: {TranslationTask.of_settings(chosen).words()}, on {device}. BLEU is on tokenised, "
+        "lower-cased text; mean, and the range over seeds."
     )
     return "\n".join([*rows, "", words])
 

@@ -37,7 +37,8 @@ from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Proposal, Record, evaluation_key
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.checkpoint import write_tensors
-from nasrepro.trainers.outcome import Task, use_declared_types
+from nasrepro.trainers.outcome import Task
+from nasrepro.trainers.settings import origin, use_declared_types
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,27 +52,26 @@ _HIGHEST = 11
 
 @dataclass(frozen=True)
 class AgentSearchSettings:
-    """How a search by the agent goes. "Stated" settings are S17's, in its sections 3.1 and 4.2 and appendix C.1.
+    """How a search by the agent goes. Each setting of S17's carries its origin (`settings.origins`).
 
     Raises ValueError for numbers that make no search, or an agent that could not learn the priors.
     """
 
-    method: Literal["agent", "random"] = "agent"
-    """Train what the agent draws (stated), or what the random generator draws with which it was pre-trained: S17's
-    missing control."""
-    cells: int = 3450
-    """Cells to train; of one tree there are as many as places for c_t. Stated. Raising it later continues the same
-    search."""
-    step: int = 8
+    method: Literal["agent", "random"] = field(default="agent", metadata=origin("stated", "3.1"))
+    """Train what the agent draws, or what the random generator draws with which it was pre-trained: S17's missing
+    control."""
+    cells: int = field(default=3450, metadata=origin("stated", "4.2"))
+    """Cells to train; of one tree there are as many as places for c_t. Raising it later continues the same search."""
+    step: int = field(default=8, metadata=origin("guessed", "C.1"))
     """Trees drawn between two rounds of updates. S17 trained up to 28 cells at once and updated whenever four results
-    had come; a fixed number makes a search repeatable. Guessed."""
+    had come; a fixed number makes a search repeatable."""
     patience: int = 50
     """A search ends after so many steps in a row that drew no new cell: the agent repeats itself. The record answers
     for its cells, and it has learned from their rewards each time. Raising it later continues the same search. Ours."""
     seed: int = 0
     """Of the agent's first weights, its pre-training, and everything drawn."""
-    child_seed: int = 0
-    """Of every training. One seed per cell: inferred, S17 mentions no repetition."""
+    child_seed: int = field(default=0, metadata=origin("inferred", "4.2"))
+    """Of every training. One seed per cell: S17 mentions no repetition."""
     agent: AgentSettings = field(default_factory=AgentSettings)
     """The agent."""
     reinforce: ReinforceSettings = field(default_factory=ReinforceSettings)

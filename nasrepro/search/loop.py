@@ -29,7 +29,8 @@ from nasrepro.search.faults import OUT_OF_MEMORY
 from nasrepro.search.history import Search, replay
 from nasrepro.search.record import Evaluation, Proposal, Record, evaluation_key
 from nasrepro.search.workers import GPU_GB, Job, Workers, device_of
-from nasrepro.trainers.outcome import Task, TaskIdentity, use_declared_types, whole
+from nasrepro.trainers.outcome import Task, TaskIdentity, whole
+from nasrepro.trainers.settings import origin, use_declared_types
 
 
 class SearchError(RuntimeError):
@@ -38,31 +39,30 @@ class SearchError(RuntimeError):
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a search goes. "Stated" settings are S17's, in its sections 3.2 and 4.1.
+    """How a search goes. Each setting of S17's carries its origin (`settings.origins`).
 
     Raises ValueError for numbers that make no search.
     """
 
-    method: Literal["ranked", "random"] = "ranked"
-    """Choose by the ranking function (stated), or train whatever the generator draws: S17's missing
-    control."""
-    cells: int = 1000
-    """Cells to train. "A little over 1000" in S17, stated. Raising it later continues the same search."""
-    step: int = 32
-    """Cells trained between two trainings of the ranking function. Stated."""
-    sampled: int = 4
-    """How many of a step are sampled rather than the best predicted. Stated."""
-    temperature: float = 1.0
-    """A cell is sampled with weight exp(-predicted log perplexity / temperature): at 1, one over the
-    predicted perplexity. That low perplexities are favoured is stated, the weight is guessed."""
-    candidates: int = 50_000
-    """Random cells that the ranking function orders in each step. Stated, as a maximum."""
-    memory_after: int = 750
-    """Cells with a memory c_t are admitted after so many valid cells without one. Stated."""
+    method: Literal["ranked", "random"] = field(default="ranked", metadata=origin("stated", "3.2"))
+    """Choose by the ranking function, or train whatever the generator draws: S17's missing control."""
+    cells: int = field(default=1000, metadata=origin("stated", "4.1", 'how many: "a little over 1000"'))
+    """Cells to train. Raising it later continues the same search."""
+    step: int = field(default=32, metadata=origin("stated", "3.2"))
+    """Cells trained between two trainings of the ranking function."""
+    sampled: int = field(default=4, metadata=origin("stated", "3.2"))
+    """How many of a step are sampled rather than the best predicted."""
+    temperature: float = field(default=1.0, metadata=origin("guessed", "3.2"))
+    """A cell is sampled with weight exp(-predicted log perplexity / temperature): at 1, one over the predicted
+    perplexity. S17 says that low perplexities are favoured, not how much."""
+    candidates: int = field(default=50_000, metadata=origin("stated", "3.2", "how many at least: guessed, as many"))
+    """Random cells that the ranking function orders in each step; S17's number is a maximum."""
+    memory_after: int = field(default=750, metadata=origin("stated", "4.1"))
+    """Cells with a memory c_t are admitted after so many valid cells without one."""
     seed: int = 0
     """Of everything random in proposing."""
-    child_seed: int = 0
-    """Of every training. One seed per cell: inferred, S17 mentions no repetition."""
+    child_seed: int = field(default=0, metadata=origin("inferred", "4.1"))
+    """Of every training. One seed per cell: S17 mentions no repetition."""
     growth: GrowthSettings = field(default_factory=GrowthSettings)
     """The random generator."""
     ranker: RankerSettings = field(default_factory=RankerSettings)

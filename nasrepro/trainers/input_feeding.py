@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Weights(NamedTuple):
-    """The matrices inside the loop."""
+class DecoderWeights(NamedTuple):
+    """What the loop multiplies by and adds; L layers of H units."""
 
     recurrent: tuple[Tensor, ...]
     """W_l (4H, 2H) of every layer, its rows in torch's order i, f, g, o."""
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
 
 
 class Context(NamedTuple):
-    """A source sentence as the decoder sees it."""
+    """B source sentences of up to S words as the decoder sees them."""
 
     values: Tensor
     """The encoder's outputs (B, S, H)."""
@@ -47,7 +47,7 @@ class Context(NamedTuple):
 
 
 class DecoderState(NamedTuple):
-    """What the decoder carries from step to step."""
+    """What the decoder carries from step to step: L layers of H units, for B sentences."""
 
     h: Tensor
     """Outputs of its layers (L, B, H)."""
@@ -61,7 +61,7 @@ class DecoderState(NamedTuple):
         return DecoderState(self.h[:, rows], self.c[:, rows], self.feed[rows])
 
     def repeat(self, times: int) -> "DecoderState":
-        """Every row `times` times in a row."""
+        """Every row of the batch `times` times in a row: B * times rows."""
         return DecoderState(
             self.h.repeat_interleave(times, dim=1),
             self.c.repeat_interleave(times, dim=1),
@@ -70,17 +70,19 @@ class DecoderState(NamedTuple):
 
 
 def unroll(
-    early: Tensor, weights: Weights, context: Context, state: DecoderState, masks: Tensor | None, bptt: int
+    early: Tensor, weights: DecoderWeights, context: Context, state: DecoderState, masks: Tensor | None, bptt: int
 ) -> tuple[Tensor, Tensor, DecoderState]:
-    """Run all steps.
+    """Run all T steps.
 
     Args:
         early: what the first layer's sums get from the target words, bias included (T, B, 4H).
+        weights, context, state: L layers of H units; B source sentences of S words; what to start from.
         masks: dropout masks of every layer's output, the last of which goes on the feature (T, L, B, H), or None.
         bptt: steps after which the gradient of the carried state is cut.
 
     Returns: features (T, B, H); attention (T, B, S), each row a distribution over the source; the state after the last
-    step. Gradients flow through the features alone, once: attention and last state are constants to autograd.
+    step. Gradients flow through the features alone: attention and last state are constants to autograd. Raises
+    RuntimeError where features are differentiated twice.
     """
     L = len(weights.recurrent)
     flat = (*weights.recurrent, *weights.bias, weights.attention)
@@ -101,12 +103,14 @@ class _Kept(NamedTuple):
 
 
 class _Unrolled(torch.autograd.Function):
+    """`unroll` as autograd has it: one node, its arguments flat, the last of them the parts of the weights in order."""
+
     @staticmethod
     def forward(
         ctx: Any, L: int, bptt: int, masks: Tensor | None, padding: Tensor, early: Tensor,
         h: Tensor, c: Tensor, feed: Tensor, values: Tensor, keys: Tensor, *flat: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        weights = Weights(flat[:L], flat[L:-1], flat[-1])
+        weights = DecoderWeights(flat[:L], flat[L:-1], flat[-1])
         state, context = DecoderState(h, c, feed), Context(values, keys, padding)
         features, after, kept = _forward(early, weights, context, state, masks)
         ctx.save_for_backward(values, keys, *flat)
@@ -122,13 +126,17 @@ class _Unrolled(torch.autograd.Function):
         values, keys, *flat = ctx.saved_tensors
         if d_features is None:
             return (None,) * (10 + len(flat))
-        weights = Weights(tuple(flat[: ctx.L]), tuple(flat[ctx.L : -1]), flat[-1])
+        weights = DecoderWeights(tuple(flat[: ctx.L]), tuple(flat[ctx.L : -1]), flat[-1])
         return None, None, None, None, *_backward(d_features, weights, values, keys, ctx.kept, ctx.masks, ctx.bptt)
 
 
 def _forward(
-    early: Tensor, weights: Weights, context: Context, state: DecoderState, masks: Tensor | None
+    early: Tensor, weights: DecoderWeights, context: Context, state: DecoderState, masks: Tensor | None
 ) -> tuple[Tensor, DecoderState, _Kept]:
+    """All steps, as `unroll` describes them: features (T, B, H), the state after the last step, what backward needs.
+
+    early is (T, B, 4H), masks are (T, L, B, H) or None.
+    """
     T, B, _ = early.shape
     L, H = len(weights.recurrent), state.feed.shape[1]
     transposed = [w.t() for w in weights.recurrent]
@@ -179,14 +187,17 @@ def _attend(query: Tensor, context: Context) -> Tensor:
 
 def _backward(
     d_features: Tensor,
-    weights: Weights,
+    weights: DecoderWeights,
     values: Tensor,
     keys: Tensor,
     kept: _Kept,
     masks: Tensor | None,
     bptt: int,
 ) -> tuple[Tensor, ...]:
-    """Gradients of early, h, c, feed, values, keys, and of all weights. `d_y` is the loss's derivative by y."""
+    """From the derivative by the features (T, B, H) those by early, h, c, feed, values, keys, and by all weights.
+
+    Each has the shape of what it is the derivative by. `d_y` is the loss's derivative by y.
+    """
     T, B, H = d_features.shape
     L = len(weights.recurrent)
     slopes = [_slopes(kept, layer) for layer in range(L)]
@@ -234,7 +245,7 @@ def _backward(
 
 
 def _softmax_backward(d_a: Tensor, a: Tensor) -> Tensor:
-    """The derivative by the scores, from that by the weights (B, S)."""
+    """The derivative by the scores (B, S), from that by the attention they make, a = softmax(scores) (B, S)."""
     scaled = d_a * a
     return scaled - a * scaled.sum(dim=1, keepdim=True)
 
@@ -249,6 +260,7 @@ class _Slopes(NamedTuple):
 
 
 def _slopes(kept: _Kept, layer: int) -> _Slopes:
+    """Those of one layer, from what forward kept of it."""
     i, f, g, o = kept.gates[layer].chunk(4, dim=2)  # (T, B, H) each
     tanh_c = kept.tanh_c[layer]
     return _Slopes(
@@ -260,7 +272,7 @@ def _slopes(kept: _Kept, layer: int) -> _Slopes:
 
 
 def _over_time(weights: Tensor, vectors: Tensor) -> Tensor:
-    """Sum over steps of weights (T, B, S) times vectors (T, B, H): (B, S, H)."""
+    """Sum over steps of the products of weights (T, B, S) and vectors (T, B, H): (B, S, H)."""
     return torch.bmm(weights.permute(1, 2, 0), vectors.transpose(0, 1))
 
 

@@ -10,7 +10,7 @@ Read from top to bottom: settings, model, one epoch, evaluation, training, and t
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,17 +23,17 @@ from torch.nn import functional as F
 from nasrepro import datasets
 from nasrepro.datasets import Corpus, batchify
 from nasrepro.dsl import Cell
-from nasrepro.hardware import device_name, resolve
+from nasrepro.hardware import resolve
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
 from nasrepro.rnn.products import PRODUCT_DTYPES
-from nasrepro.rnn.recording import RecordedFunction
 from nasrepro.rnn.state import layers
-from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
-from nasrepro.trainers.decoder import linear_cross_entropy
-from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
-from nasrepro.trainers.settings import require_counts
+from nasrepro.trainers.checkpoint import training_checkpoint
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
+from nasrepro.trainers.optimise import GradientStep
+from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.progress import Progress, Training
+from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding.
@@ -45,45 +45,51 @@ Rounding differs between machines, versions of torch, and backends; training amp
 class LanguageModelSettings:
     """How a candidate is trained. The defaults are the paper's; a scaled-down run says what it changes.
 
-    Status of each default in brackets: stated by S17, or inferred from the PyTorch example of 2017.
+    Each default from the paper carries its origin (`settings.origins`): stated by S17, or inferred from the PyTorch
+    example of 2017.
     """
 
-    layers: int = 2
-    """Recurrent layers. [stated]"""
-    hidden: int = 200
-    """Units per layer. [stated]"""
-    embedding: int = 200
-    """Width of the embedding, and of the last layer, which is tied to it. [inferred]"""
-    dropout: float = 0.2
-    """Rate on the embeddings and on every layer's outputs, drawn anew at each element. [stated]"""
-    batch: int = 20
-    """Columns that the training text is cut into. [inferred]"""
-    bptt: int = 35
-    """Steps between truncations of backpropagation. [inferred]"""
-    epochs: int = 40
-    """Passes over the training text. [stated]"""
-    learning_rate: float = 20.0
-    """[stated]"""
-    anneal: float = 4.0
-    """What the learning rate is divided by when the validation perplexity does not improve [stated] on the best so far
-    [inferred; S17 says "on the last epoch"]."""
-    clip: float = 0.075
-    """Bound on the gradient's global norm. [stated; that it is the global norm is inferred]"""
-    embedding_range: float = 0.04
-    """Embeddings start from U(-range, range) [stated], the softmax's biases from 0 [inferred]."""
-    fail_after: int = 5
-    """Epochs after which the perplexity must be below `fail_above`. [stated]"""
-    fail_above: float = 500.0
-    """Perplexity over which a candidate has failed [stated]; the best epoch so far counts [inferred]."""
-    eval_batch: int = 10
-    """Columns that the validation text is cut into. [inferred]"""
+    layers: int = field(default=2, metadata=origin("stated", "B.1"))
+    """Recurrent layers."""
+    hidden: int = field(default=200, metadata=origin("stated", "B.1"))
+    """Units per layer."""
+    embedding: int = field(default=200, metadata=origin("inferred", "B.1"))
+    """Width of the embedding, and of the last layer, which is tied to it."""
+    dropout: float = field(default=0.2, metadata=origin("stated", "B.1"))
+    """Rate on the embeddings and on every layer's outputs, drawn anew at each element."""
+    batch: int = field(default=20, metadata=origin("inferred", "B.1"))
+    """Columns that the training text is cut into."""
+    bptt: int = field(default=35, metadata=origin("inferred", "B.1"))
+    """Steps between truncations of backpropagation."""
+    epochs: int = field(default=40, metadata=origin("stated", "B.1"))
+    """Passes over the training text."""
+    learning_rate: float = field(default=20.0, metadata=origin("stated", "B.1"))
+    """Of plain gradient descent, in the first epoch."""
+    anneal: float = field(
+        default=4.0, metadata=origin("stated", "B.1", 'improves on what: "the last epoch" is read as the best so far')
+    )
+    """What the learning rate is divided by when the validation perplexity does not improve on the best so far."""
+    clip: float = field(default=0.075, metadata=origin("stated", "B.1", "of which norm: inferred, the global one"))
+    """Bound on the gradient's global norm."""
+    embedding_range: float = field(
+        default=0.04, metadata=origin("stated", "B.1", "where the softmax's biases start: inferred, from 0")
+    )
+    """Embeddings start from U(-range, range), the softmax's biases from 0."""
+    fail_after: int = field(default=5, metadata=origin("stated", "B.1"))
+    """Epochs after which the perplexity must be below `fail_above`."""
+    fail_above: float = field(
+        default=500.0, metadata=origin("stated", "B.1", "the perplexity of which epoch: inferred, the best so far")
+    )
+    """Perplexity over which a candidate has failed; the best epoch so far counts."""
+    eval_batch: int = field(default=10, metadata=origin("inferred", "B.1"))
+    """Columns that the validation text is cut into."""
     train_tokens: int | None = None
     """Use only this many tokens of the training text. None: all of it, as the paper."""
     valid_tokens: int | None = None
     """Use only this many tokens of the validation text. None: all of it, as the paper."""
     product_dtype: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16" rounds what enters the matrix products of cells and softmax: faster where the processor multiplies
-    such numbers, with gradients good to about two digits. [ours]"""
+    such numbers, with gradients good to about two digits. Ours."""
 
     def __post_init__(self) -> None:
         use_declared_types(self)
@@ -104,7 +110,8 @@ class LanguageModelSettings:
 class LanguageModel(nn.Module):
     """Embedding, a recurrent network of any cell, and a softmax that shares the embedding's weights.
 
-    The last layer is as wide as the embedding, so that the two can be tied (Inan et al. 2016).
+    The last layer is as wide as the embedding, so that the two can be tied (Inan et al. 2016). Raises CellError for a
+    cell that cannot run.
     """
 
     def __init__(self, cell: Cell | str, words: int, settings: LanguageModelSettings, seed: int) -> None:
@@ -174,50 +181,33 @@ def _check_length(text: str, tokens: int, setting: str, columns: int, or_else: s
         )
 
 
-class TrainingStep:
-    """One step of gradient descent on a window of text; on a GPU replayed as one CUDA graph.
-
-    `generator` draws the dropout masks. The state is carried from step to step.
-    """
+class TrainingStep(GradientStep[LanguageModel]):
+    """A step on a window of text, its inputs and targets (T, B) each. The state is carried from step to step."""
 
     def __init__(self, model: LanguageModel, generator: torch.Generator) -> None:
-        self.model = model
-        self.generator = generator
-        self.parameters = list(model.parameters())
-        # What steps read and change stays where it is, so that a graph of one step is a graph of all.
-        self.learning_rate = torch.zeros((), dtype=torch.float64, device=model.embedding.device)
-        self.state = model.rnn.initial_state(model.settings.batch)
-        # But a timestep is no tensor: where it counts, no step is like another.
+        # A timestep is no tensor: where it counts, no step is like another.
         recorded = "PosEnc" not in model.rnn.cell.sources
-        self._step = RecordedFunction(self._descend, [generator]) if recorded else self._descend
+        super().__init__(model, model.settings.clip, generator, self._descend, recorded)
+        self.state = model.rnn.initial_state(model.settings.batch)
 
     def begin(self, learning_rate: float) -> None:
-        """Go to the beginning of a text."""
+        """Go to the beginning of a text: the state is zero, and the steps to come have this learning rate."""
         self.learning_rate.fill_(learning_rate)
         for part in self.state:
             for tensor in layers(part):
                 tensor.zero_()
         self._go_to(0)
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-        """A step on inputs and targets (T, B): the mean loss in nats, and the gradient's norm."""
-        (numbers,) = self._step(inputs, targets)
-        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
-        return nats, norm
-
     def _descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
         """inputs and targets (T, B) -> loss and norm (2,)."""
-        for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
-            parameter.grad = None
         features, after = self.model(inputs, self.state, self.generator)
         loss = self.model.loss(features, targets)
-        loss.backward()
-        norm = sgd_step(self.parameters, self.learning_rate, self.model.settings.clip)
+        numbers = self.update(loss, loss)
         for part, new in zip(self.state, after, strict=True):
             for tensor, value in zip(layers(part), layers(new), strict=True):
                 tensor.copy_(value.detach())
         self._go_to(after.t)
-        return (torch.stack((loss.detach(), norm)),)
+        return numbers
 
     def _go_to(self, t: int) -> None:
         self.state = State(self.state.h, self.state.c, self.state.x, t)
@@ -227,14 +217,8 @@ def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tu
     """One pass over the training text (N, B): the mean training loss, and whether loss and gradients stayed finite."""
     step.model.train()
     step.begin(learning_rate)
-    total, tokens = 0.0, 0
-    for inputs, targets in windows(columns, step.model.settings.bptt):
-        nats, norm = step(inputs, targets)
-        if not (math.isfinite(nats) and math.isfinite(norm)):
-            return math.inf, False
-        total += nats * targets.numel()
-        tokens += targets.numel()
-    return total / tokens, True
+    pairs = windows(columns, step.model.settings.bptt)
+    return step.over(((inputs, targets), targets.numel()) for inputs, targets in pairs)
 
 
 @torch.no_grad()
@@ -270,7 +254,8 @@ def train(
     It runs on a `device` of `hardware.resolve`, where the model stays. Weights are drawn on the processor and are the
     same everywhere; dropout masks are drawn on the device, and only with dropout off do two devices agree to rounding.
 
-    Raises ValueError where a text is too short for its columns, and DeviceError for a device that is not here.
+    Raises ValueError where a text is too short for its columns, CellError for a cell that cannot run, CheckpointError
+    for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or LanguageModelSettings(), resolve(device)
     check_lengths(corpus, settings)
@@ -281,73 +266,27 @@ def train(
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
 
     step = TrainingStep(model, masks)
-    run = _Run(settings.learning_rate, {name: value.clone() for name, value in model.state_dict().items()})
+    progress = Progress(settings.learning_rate)
     identity = f"{cell}, {_written(settings)}, seed {seed}, data {corpus.hash}"
-    if checkpoint is not None:
-        load_checkpoint(checkpoint, identity, model, masks, run)
-    while run.reason == "" and len(run.curve) < settings.epochs:
-        train_loss, finite = train_epoch(step, train_columns, run.learning_rate)
+    training = Training(model, masks, progress, identity, checkpoint, on_epoch, started)
+    for epoch in training.epochs(settings.epochs):
+        train_loss, finite = train_epoch(step, train_columns, progress.learning_rate)
         valid_loss = evaluate(model, valid_columns) if finite else math.inf
-        run.note(train_loss, valid_loss, model, settings)
-        if on_epoch is not None and finite:
-            on_epoch(run.curve[-1])
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, model, masks, run)
-    model.load_state_dict(run.best_weights)
-    return run.outcome(model, device, time.perf_counter() - started), model
+        improved = training.note(valid_loss, train_ppl=perplexity(train_loss), valid_ppl=perplexity(valid_loss))
+        if not improved:
+            progress.learning_rate /= settings.anneal
+        if epoch == settings.fail_after and perplexity(progress.best_loss) > settings.fail_above:
+            training.fail(f"above {settings.fail_above:g} after {epoch} epochs")
+    metrics = {}
+    if math.isfinite(progress.best_loss):
+        metrics = {"valid_ppl": perplexity(progress.best_loss), "valid_bits": progress.best_loss / math.log(2)}
+    return training.outcome(metrics, device), model
 
 
 def _written(settings: LanguageModelSettings) -> str:
     """Settings as checkpoints have named them from the beginning."""
     fields = ", ".join(f"{name}={value!r}" for name, value in settings.identity.items())
     return f"{type(settings).__name__}({fields})"
-
-
-@dataclass
-class _Run:
-    """Where a training run stands after a whole number of epochs: all that a checkpoint keeps but model and masks."""
-
-    learning_rate: float
-    best_weights: dict[str, Tensor]
-    best_loss: float = math.inf
-    reason: str = ""
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def note(self, train_loss: float, valid_loss: float, model: LanguageModel, settings: LanguageModelSettings) -> None:
-        """Take an epoch's losses in: curve, best weights, learning rate, and whether the cell has failed."""
-        if not math.isfinite(valid_loss):
-            self.reason = "exploded"
-            return
-        epoch = len(self.curve) + 1
-        self.curve.append(
-            {
-                "epoch": epoch,
-                "learning_rate": self.learning_rate,
-                "train_ppl": perplexity(train_loss),
-                "valid_ppl": perplexity(valid_loss),
-            }
-        )
-        if valid_loss < self.best_loss:
-            self.best_loss = valid_loss
-            self.best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        else:
-            self.learning_rate /= settings.anneal
-        if epoch == settings.fail_after and perplexity(self.best_loss) > settings.fail_above:
-            self.reason = f"above {settings.fail_above:g} after {epoch} epochs"
-
-    def outcome(self, model: LanguageModel, device: str, seconds: float) -> Outcome:
-        metrics = {}
-        if math.isfinite(self.best_loss):
-            metrics = {"valid_ppl": perplexity(self.best_loss), "valid_bits": self.best_loss / math.log(2)}
-        return Outcome(
-            status="failed" if self.reason else "ok",
-            reason=self.reason,
-            metrics=metrics,
-            curve=self.curve,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            device=device_name(device),
-            seconds=seconds,
-        )
 
 
 def data_words(corpus: str, level: str) -> str:
@@ -389,6 +328,12 @@ class LanguageModelTask:
         object.__setattr__(self, "corpus_name", self.own.name)
         object.__setattr__(self, "level", self.own.level)
 
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "LanguageModelTask":
+        """The task whose `settings` these are, such as a record holds them; on data of one's own it cannot be run."""
+        chosen = dict(settings)
+        return cls(chosen.pop("corpus"), chosen.pop("level"), training=LanguageModelSettings(**chosen))
+
     @property
     def corpus(self) -> Corpus:
         """The data, loaded when first asked for. Raises ValueError where it is too short for the settings."""
@@ -405,6 +350,15 @@ class LanguageModelTask:
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "ptb", or "ptb-characters"."""
         return data_words(self.corpus_name, self.level)
+
+    def words(self) -> str:
+        """How a cell is trained, for captions and budgets: "2 x 200 units, 40 epochs over all words of wikitext2"."""
+        chosen = self.training
+        read = counted(chosen.train_tokens, "character" if self.level == "char" else "word")
+        return (
+            f"{chosen.layers} x {chosen.hidden} units, {counted(chosen.epochs, 'epoch')} over {read} of "
+            f"{self.corpus_name}"
+        )
 
     @property
     def data_hash(self) -> str:

@@ -1,9 +1,72 @@
-"""What every trainer here needs of an optimiser: plain gradient descent with a clipped gradient."""
+"""What every trainer here needs of an optimiser: plain gradient descent with a clipped gradient, step by step."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from nasrepro.rnn.recording import RecordedFunction
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class GradientStep(Generic[Model]):
+    """One step of gradient descent on a batch; on a GPU replayed as a CUDA graph, one for each size of batches.
+
+    What a step reads and changes besides the batch stays where it is, so that a graph of one step is a graph of all.
+
+    Args:
+        model: what learns.
+        clip: bound on the gradient's global norm.
+        generator: draws the dropout masks, on the model's device.
+        descend: a trainer's own work on the tensors of a batch; it ends with `update`, and returns what that returns.
+        recorded: False where not all steps of a size do the same work.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        clip: float,
+        generator: torch.Generator,
+        descend: Callable[..., tuple[Tensor, ...]],
+        recorded: bool = True,
+    ) -> None:
+        self.model = model
+        self.clip = clip
+        self.generator = generator
+        self.parameters = list(model.parameters())
+        self.learning_rate = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        self._step = RecordedFunction(descend, [generator]) if recorded else descend
+
+    def __call__(self, *batch: Tensor) -> tuple[float, float]:
+        """A step: the batch's mean loss in nats, and the gradient's norm."""
+        (numbers,) = self._step(*batch)
+        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
+        return nats, norm
+
+    def over(self, batches: Iterable[tuple[Sequence[Tensor], int]]) -> tuple[float, bool]:
+        """A step on each batch, given with the number of its predictions, until loss or gradient is not finite.
+
+        Returns: the mean loss of all predictions in nats, infinite where it ended early; and whether all was finite.
+        """
+        total, predictions = 0.0, 0
+        for batch, count in batches:
+            nats, norm = self(*batch)
+            if not (math.isfinite(nats) and math.isfinite(norm)):
+                return math.inf, False
+            total += nats * count
+            predictions += count
+        return total / predictions, True
+
+    def update(self, loss: Tensor, objective: Tensor) -> tuple[Tensor]:
+        """Descend the gradient of the objective (): the loss () and the gradient's norm, in one tensor (2,)."""
+        for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
+            parameter.grad = None
+        objective.backward()
+        norm = sgd_step(self.parameters, self.learning_rate, self.clip)
+        return (torch.stack((loss.detach(), norm)),)
 
 
 @torch.no_grad()

@@ -5,11 +5,10 @@ Nothing here needs torch, so that a record is read without it.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral, Real
-from types import NoneType
-from typing import Any, Literal, Protocol, get_args, get_type_hints
+from typing import Any, Literal, Protocol
 
 from nasrepro.dsl import Cell
 
@@ -67,7 +66,7 @@ class TaskIdentity(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every choice that changes a number, JSON-able. `use_declared_types` keeps 20 and 20.0 from being two."""
+        """Every choice that changes a number, JSON-able; `use_declared_types` keeps 20 and 20.0 from being two."""
 
     @property
     def data_hash(self) -> str:
@@ -117,36 +116,6 @@ def whole(value: Any, name: str) -> int:
     if not math.isfinite(found) or found != int(found):
         raise ValueError(f"{name} is a whole number, got {value!r:.100}")
     return int(found)
-
-
-def use_declared_types(settings: Any) -> None:
-    """Give the numbers in a frozen dataclass of settings, and in those nested there, the types that it declares.
-
-    20 and 20.0 are equal numbers, but not in the text of which a record's keys are made. Call it in `__post_init__`.
-    Raises TypeError or ValueError, naming the field, for a value that is no such number: nan is none.
-    """
-    kinds = get_type_hints(type(settings))
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        object.__setattr__(settings, each.name, _declared(value, kinds[each.name], each.name))
-
-
-def _declared(value: Any, kind: Any, name: str) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = replace(value)
-        use_declared_types(inner)
-        return inner
-    kinds = [each for each in get_args(kind) if each is not NoneType]
-    if isinstance(value, Mapping) and len(kinds) == 2:
-        return {key: _declared(each, kinds[1], f"{name}[{key!r}]") for key, each in value.items()}
-    if kind is float or (value is not None and kinds == [float]):
-        found = float(number(value, name)) + 0.0  # which makes -0.0 the 0.0 that it equals
-        if math.isnan(found):
-            raise ValueError(f"{name} is a number, got nan")
-        return found
-    if kind is int or (value is not None and kinds == [int]):
-        return whole(value, name)
-    return bool(value) if kind is bool else value
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

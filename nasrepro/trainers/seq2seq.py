@@ -21,8 +21,8 @@ from nasrepro.dsl import Cell
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout_mask
 from nasrepro.rnn.state import layers as per_layer
-from nasrepro.trainers.decoder import linear_cross_entropy
-from nasrepro.trainers.input_feeding import Context, DecoderState, Weights, unroll
+from nasrepro.trainers.input_feeding import Context, DecoderState, DecoderWeights, unroll
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 
 Bridge = Literal["zeros", "copy"]
 
@@ -112,7 +112,9 @@ class Seq2Seq(nn.Module):
         embedded = F.embedding(tokens, self.target_embedding)  # (T, B, H)
         first = self.decoder_weight[0]
         early = F.linear(embedded, first[:, :H], self.decoder_bias[0])  # (T, B, 4H)
-        weights = Weights((first[:, H:], *self.decoder_weight[1:]), tuple(self.decoder_bias[1:]), self.attention_out)
+        weights = DecoderWeights(
+            (first[:, H:], *self.decoder_weight[1:]), tuple(self.decoder_bias[1:]), self.attention_out
+        )
         masks = None
         if self.training and self.sizes.dropout:
             masks = dropout_mask(embedded, (len(tokens), L, *embedded.shape[1:]), self.sizes.dropout, generator)

@@ -1,4 +1,42 @@
-"""What the settings of all trainers are held to."""
+"""What the settings of trainers and searches are held to, where their defaults come from, and how they are told."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
+
+from nasrepro.trainers.outcome import number, whole
+
+# ---- where a default comes from
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the default of a setting comes from."""
+
+    status: Literal["stated", "inferred", "guessed"]
+    """The paper states it; it follows from other things that the paper says or builds on; or neither."""
+    section: str
+    """Of the paper: where it is stated, or would be expected."""
+    left_open: str = ""
+    """What of a stated or inferred setting the paper leaves open, and how it is read here."""
+    paper: str = "S17"
+
+
+def origin(
+    status: Literal["stated", "inferred", "guessed"], section: str, left_open: str = "", paper: str = "S17"
+) -> dict[str, Origin]:
+    """The `metadata` of a dataclass field whose default comes from a paper."""
+    return {"origin": Origin(status, section, left_open, paper)}
+
+
+def origins(settings: Any) -> dict[str, Origin | None]:
+    """Where the default of each field of a dataclass of settings comes from; None for a setting that is ours."""
+    return {each.name: each.metadata.get("origin") for each in fields(settings)}
+
+
+# ---- what settings are held to
 
 
 def require_counts(settings: object, *names: str) -> None:
@@ -7,3 +45,43 @@ def require_counts(settings: object, *names: str) -> None:
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
+
+
+def use_declared_types(settings: Any) -> None:
+    """Give the numbers in a frozen dataclass of settings, and in those nested there, the types that it declares.
+
+    20 and 20.0 are equal numbers, but not in the text of which a record's keys are made. Call it in `__post_init__`.
+    Raises TypeError or ValueError, naming the field, for a value that is no such number: nan is none.
+    """
+    kinds = get_type_hints(type(settings))
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        object.__setattr__(settings, each.name, _declared(value, kinds[each.name], each.name))
+
+
+def _declared(value: Any, kind: Any, name: str) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = replace(value)
+        use_declared_types(inner)
+        return inner
+    kinds = [each for each in get_args(kind) if each is not NoneType]
+    if isinstance(value, Mapping) and len(kinds) == 2:
+        return {key: _declared(each, kinds[1], f"{name}[{key!r}]") for key, each in value.items()}
+    if kind is float or (value is not None and kinds == [float]):
+        found = float(number(value, name)) + 0.0  # which makes -0.0 the 0.0 that it equals
+        if math.isnan(found):
+            raise ValueError(f"{name} is a number, got nan")
+        return found
+    if kind is int or (value is not None and kinds == [int]):
+        return whole(value, name)
+    return bool(value) if kind is bool else value
+
+
+# ---- how settings are told
+
+
+def counted(number: int | None, what: str) -> str:
+    """So many of what the singular names: "1 epoch", "29,000 pairs"; None is "all pairs"."""
+    if number is None:
+        return f"all {what}s"
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -10,7 +10,7 @@ runs. The model is in `seq2seq.py`.
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,15 +22,15 @@ from torch import Tensor
 from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
 from nasrepro.dsl import Cell
-from nasrepro.hardware import device_name, resolve
-from nasrepro.rnn.recording import RecordedFunction
+from nasrepro.hardware import resolve
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
-from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint, training_checkpoint
-from nasrepro.trainers.optimise import sgd_step
-from nasrepro.trainers.outcome import Outcome, perplexity, use_declared_types
+from nasrepro.trainers.checkpoint import training_checkpoint
+from nasrepro.trainers.optimise import GradientStep
+from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
-from nasrepro.trainers.settings import require_counts
+from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
 """Part of every record's key: raised whenever a change here changes a number by more than its rounding."""
@@ -40,44 +40,47 @@ VERSION = 1
 class TranslationSettings:
     """How an encoder is judged. The defaults are the paper's for Multi30k; a scaled-down run says what it changes.
 
-    Status of each default in brackets: stated by S17, inferred from OpenNMT-py of mid-2017, or guessed.
+    Each default from the paper carries its origin (`settings.origins`): stated by S17, inferred from OpenNMT-py of
+    mid-2017, or guessed.
     """
 
-    hidden: int = 300
-    """Width of embeddings and of every layer. [stated]"""
-    layers: int = 2
-    """Of the encoder, and as many of the decoder. [stated]"""
-    dropout: float = 0.2
-    """Rate between layers and on the features, drawn anew at each element. [stated; the places are inferred]"""
-    batch: int = 64
-    """Sentence pairs in a batch. [stated]"""
-    bptt: int = 35
-    """Decoder steps between truncations of backpropagation. [stated]"""
-    epochs: int = 30
-    """Passes over the training text at most; the learning rate ends training earlier. [guessed]"""
-    learning_rate: float = 1.0
-    """[stated]"""
-    halve_from: int = 8
-    """The learning rate is halved after this epoch at the latest, and after every epoch from then on. [inferred]"""
-    stop_below: float = 0.03
-    """Training ends when the learning rate falls below this. [stated]"""
-    clip: float = 5.0
-    """Bound on the gradient's global norm. [inferred]"""
-    init_range: float = 0.1
-    """Every weight starts from U(-range, range). [inferred]"""
-    bridge: Bridge = "zeros"
+    hidden: int = field(default=300, metadata=origin("stated", "4.2"))
+    """Width of embeddings and of every layer."""
+    layers: int = field(default=2, metadata=origin("stated", "4.2"))
+    """Of the encoder, and as many of the decoder."""
+    dropout: float = field(
+        default=0.2, metadata=origin("stated", "4.2", "its places: inferred, between layers and on the features")
+    )
+    """Rate between layers and on the features, drawn anew at each element."""
+    batch: int = field(default=64, metadata=origin("stated", "4.2"))
+    """Sentence pairs in a batch."""
+    bptt: int = field(default=35, metadata=origin("stated", "4.2"))
+    """Decoder steps between truncations of backpropagation."""
+    epochs: int = field(default=30, metadata=origin("guessed", "4.2"))
+    """Passes over the training text at most; the learning rate ends training earlier."""
+    learning_rate: float = field(default=1.0, metadata=origin("stated", "4.2"))
+    """Of plain gradient descent, in the first epoch."""
+    halve_from: int = field(default=8, metadata=origin("inferred", "4.2"))
+    """The learning rate is halved after this epoch at the latest, and after every epoch from then on."""
+    stop_below: float = field(default=0.03, metadata=origin("stated", "4.2"))
+    """Training ends when the learning rate falls below this."""
+    clip: float = field(default=5.0, metadata=origin("inferred", "4.2"))
+    """Bound on the gradient's global norm."""
+    init_range: float = field(default=0.1, metadata=origin("inferred", "4.2"))
+    """Every weight starts from U(-range, range)."""
+    bridge: Bridge = field(default="zeros", metadata=origin("guessed", "4.2"))
     """What the decoder's memory starts from when the cell has no memory of its own: "zeros", or a "copy" of its
-    output. [guessed]"""
-    beam: int = 5
-    """Hypotheses kept by beam search; 1 is greedy. [inferred]"""
-    longest: int = 100
-    """Words at which a translation is cut. [inferred]"""
-    fail_above: float = 140.0
-    """Perplexity over which a cell has failed: where the reward of section 3.1 falls below 0. [guessed]"""
-    eval_batch: int = 1
-    """Sentences evaluated side by side. S17 took 1 because of padding [stated]; padding changes nothing here."""
-    vocab_size: int = 50_000
-    """Words kept in each vocabulary, the most frequent ones. [inferred]"""
+    output."""
+    beam: int = field(default=5, metadata=origin("inferred", "4.2"))
+    """Hypotheses kept by beam search; 1 is greedy."""
+    longest: int = field(default=100, metadata=origin("inferred", "4.2"))
+    """Words at which a translation is cut."""
+    fail_above: float = field(default=140.0, metadata=origin("guessed", "3.1"))
+    """Perplexity over which a cell has failed: where the reward of section 3.1 falls below 0."""
+    eval_batch: int = field(default=1, metadata=origin("stated", "4.2"))
+    """Sentences evaluated side by side. S17 took 1 because of padding; padding changes nothing here."""
+    vocab_size: int = field(default=50_000, metadata=origin("inferred", "4.2"))
+    """Words kept in each vocabulary, the most frequent ones."""
     train_pairs: int | None = None
     """Use only the first so many pairs of the training text. None: all of it, as the paper."""
     valid_pairs: int | None = None
@@ -164,7 +167,7 @@ def _columns(sentences: Sequence[Sequence[int]], pad: int) -> Tensor:
 
 
 def make_model(cell: Cell | str, corpus: ParallelCorpus, settings: TranslationSettings, seed: int) -> Seq2Seq:
-    """A new model for a corpus, its weights drawn from `seed`."""
+    """A new model for a corpus, its weights drawn from `seed`. Raises CellError for a cell that cannot run."""
     return Seq2Seq(cell, model_sizes(settings, len(corpus.source_vocab), len(corpus.target_vocab)), seed)
 
 
@@ -182,54 +185,30 @@ def model_sizes(settings: TranslationSettings, source_words: int, target_words: 
     )
 
 
-class TrainingStep:
-    """One step of gradient descent on a batch; on a GPU replayed as a CUDA graph, one for each size of batches.
+class TrainingStep(GradientStep[Seq2Seq]):
+    """A step on the parts of a batch.
 
     As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
-    `generator` draws the dropout masks.
     """
 
     def __init__(self, model: Seq2Seq, clip: float, generator: torch.Generator) -> None:
-        self.model = model
-        self.clip = clip
-        self.generator = generator
-        self.parameters = list(model.parameters())
-        # What steps read stays where it is, so that a graph of one step is a graph of all.
-        self.learning_rate = torch.zeros((), dtype=torch.float64, device=model.output_bias.device)
-        self._step = RecordedFunction(self._descend, [generator])
-
-    def __call__(self, batch: Batch) -> tuple[float, float]:
-        """A step: the batch's mean loss in nats, and the gradient's norm."""
-        (numbers,) = self._step(*batch)
-        nats, norm = numbers.tolist()  # all that a step waits for where a GPU works
-        return nats, norm
+        super().__init__(model, clip, generator, self._descend)
 
     def _descend(
         self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
     ) -> tuple[Tensor]:
         """The parts of a batch -> loss and norm (2,)."""
-        for parameter in self.parameters:  # a recording that failed may have left gradients that were never computed
-            parameter.grad = None
         context, state = self.model.encode(source, lengths, self.generator)
         features, _, _ = self.model.decode(inputs, context, state, self.generator)
         loss = self.model.loss(features, targets, places)
-        (loss * (len(places) / len(lengths))).backward()
-        norm = sgd_step(self.parameters, self.learning_rate, self.clip)
-        return (torch.stack((loss.detach(), norm)),)
+        return self.update(loss, loss * (len(places) / len(lengths)))
 
 
 def train_epoch(step: TrainingStep, batches: Sequence[Batch], learning_rate: float) -> tuple[float, bool]:
     """One pass over batches in their order: the mean training loss in nats, and whether all stayed finite."""
     step.model.train()
     step.learning_rate.fill_(learning_rate)
-    total, words = 0.0, 0
-    for batch in batches:
-        nats, norm = step(batch)
-        if not (math.isfinite(nats) and math.isfinite(norm)):
-            return math.inf, False
-        total += nats * batch.words
-        words += batch.words
-    return total / words, True
+    return step.over((batch, batch.words) for batch in batches)
 
 
 @torch.no_grad()
@@ -248,7 +227,7 @@ def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
 def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> list[list[str]]:
     """The model's translations of the sources of `pairs`, as tokens, by beam search, on the model's device.
 
-    Raises ValueError when the model was made for another vocabulary.
+    Raises ValueError when the model was made for another vocabulary, or a beam or length of the settings is below 1.
     """
     check_vocabularies(model, corpus)
     bos, eos = corpus.target_vocab.lookup_indices([BOS, EOS])
@@ -261,13 +240,16 @@ def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: Tr
 
 
 def scores(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> dict[str, float]:
-    """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations."""
+    """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations.
+
+    Both are 0 to 100. Raises ValueError for no pairs, and as `translate` does.
+    """
     found = translate(model, pairs, corpus, settings)
     return {"bleu": bleu(found, pairs.text), "multi_bleu": multi_bleu(found, pairs.tokens)}
 
 
 def check_vocabularies(model: Seq2Seq, corpus: ParallelCorpus) -> None:
-    """Raises ValueError when a model's embeddings are of other sizes than the corpus's vocabularies."""
+    """Raise ValueError when a model's embeddings are of other sizes than the corpus's vocabularies."""
     for side, made, found in (
         ("source", model.sizes.source_words, len(corpus.source_vocab)),
         ("target", model.sizes.target_words, len(corpus.target_vocab)),
@@ -297,8 +279,8 @@ def train(
     training that was interrupted goes on after its last whole epoch to the same numbers.
 
     It runs on a `device` of `hardware.resolve`, where the model stays; `language_model.train` says what differs between
-    devices. Raises ValueError where there is no pair to train or to validate on, and DeviceError for a device that is
-    not here.
+    devices. Raises ValueError where there is no pair to train or to validate on, CellError for a cell that cannot run,
+    CheckpointError for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or TranslationSettings(), resolve(device)
     for split, pairs in (("training", corpus.train), ("validation", corpus.valid)):
@@ -316,87 +298,37 @@ def train(
     )
 
     step = TrainingStep(model, settings.clip, masks)
-    run = _Run(settings.learning_rate, _copy(model))
+    progress = _Progress(settings.learning_rate)
     identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
-    if checkpoint is not None:
-        load_checkpoint(checkpoint, identity, model, masks, run)
-    while not run.is_over(settings):
+    training = Training(model, masks, progress, identity, checkpoint, on_epoch, started)
+    for epoch in training.epochs(settings.epochs, settings.stop_below):
         # The order of an epoch depends on its number alone, so that a training that goes on goes on alike.
-        order = random.Random(f"{seed}/{len(run.curve)}").sample(train_batches, len(train_batches))
-        train_loss, finite = train_epoch(step, order, run.learning_rate)
+        order = random.Random(f"{seed}/{epoch - 1}").sample(train_batches, len(train_batches))
+        train_loss, finite = train_epoch(step, order, progress.learning_rate)
         valid_loss = evaluate(model, valid_batches) if finite else math.inf
-        run.note(train_loss, valid_loss, model, settings)
-        if on_epoch is not None and run.reason == "":
-            on_epoch(run.curve[-1])
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, model, masks, run)
-    model.load_state_dict(run.best_weights)
-    metrics = run.judge(settings)
-    if not run.reason:
+        training.note(valid_loss, train_ppl=perplexity(train_loss), valid_ppl=perplexity(valid_loss))
+        progress.halving = progress.halving or valid_loss > progress.last_loss or epoch >= settings.halve_from
+        progress.last_loss = valid_loss
+        if progress.halving:
+            progress.learning_rate /= 2
+    reached = perplexity(progress.best_loss)
+    if not reached <= settings.fail_above:
+        training.fail(f"above {settings.fail_above:g} at the end")
+    metrics = {"valid_ppl": reached} if math.isfinite(reached) else {}
+    if not progress.reason:
         found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
-    outcome = Outcome(
-        status="failed" if run.reason else "ok",
-        reason=run.reason,
-        metrics=metrics,
-        curve=run.curve,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        device=device_name(device),
-        seconds=time.perf_counter() - started,
-    )
-    return outcome, model
+    return training.outcome(metrics, device), model
 
 
 @dataclass
-class _Run:
-    """Where a training run stands after a whole number of epochs: all that a checkpoint keeps but model and masks."""
+class _Progress(Progress):
+    """With what the learning rate depends on."""
 
-    learning_rate: float
-    best_weights: dict[str, Tensor]
-    best_loss: float = math.inf
     last_loss: float = math.inf
+    """Of the epoch before."""
     halving: bool = False
-    reason: str = ""
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def is_over(self, settings: TranslationSettings) -> bool:
-        """Whether it has failed, or run out of epochs or of learning rate."""
-        return bool(self.reason) or len(self.curve) >= settings.epochs or self.learning_rate < settings.stop_below
-
-    def judge(self, settings: TranslationSettings) -> dict[str, float]:
-        """The perplexity reached, if any; a cell that ends above `fail_above` has failed."""
-        reached = perplexity(self.best_loss)
-        if not self.reason and not reached <= settings.fail_above:
-            self.reason = f"above {settings.fail_above:g} at the end"
-        return {"valid_ppl": reached} if math.isfinite(reached) else {}
-
-    def note(self, train_loss: float, valid_loss: float, model: Seq2Seq, settings: TranslationSettings) -> None:
-        """Take an epoch's losses in: curve, best weights, and the learning rate of the next epoch.
-
-        Once halving has begun it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`).
-        """
-        if not math.isfinite(valid_loss):
-            self.reason = "exploded"
-            return
-        epoch = len(self.curve) + 1
-        self.curve.append(
-            {
-                "epoch": epoch,
-                "learning_rate": self.learning_rate,
-                "train_ppl": perplexity(train_loss),
-                "valid_ppl": perplexity(valid_loss),
-            }
-        )
-        if valid_loss < self.best_loss:
-            self.best_loss, self.best_weights = valid_loss, _copy(model)
-        self.halving = self.halving or valid_loss > self.last_loss or epoch >= settings.halve_from
-        self.last_loss = valid_loss
-        if self.halving:
-            self.learning_rate /= 2
-
-
-def _copy(model: Seq2Seq) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    """Has it begun? Then it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`)."""
 
 
 @lru_cache(maxsize=4)
@@ -427,6 +359,12 @@ class TranslationTask:
         if self.own is not None:
             object.__setattr__(self, "corpus_name", self.own.name)
 
+    @classmethod
+    def of_settings(cls, settings: Mapping[str, Any]) -> "TranslationTask":
+        """The task whose `settings` these are, such as a record holds them; on data of one's own it cannot be run."""
+        chosen = dict(settings)
+        return cls(chosen.pop("corpus"), TranslationSettings(**chosen))
+
     @property
     def corpus(self) -> ParallelCorpus:
         """The data, loaded when first asked for."""
@@ -441,6 +379,16 @@ class TranslationTask:
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "multi30k"."""
         return self.corpus_name
+
+    def words(self) -> str:
+        """How a cell is trained, for captions and budgets: "2 + 2 layers of 300 units, at most 13 epochs over all pairs
+        of multi30k"."""
+        chosen = self.training
+        read = counted(chosen.train_pairs, "pair")
+        return (
+            f"{chosen.layers} + {chosen.layers} layers of {chosen.hidden} units, at most "
+            f"{counted(chosen.epochs_at_most, 'epoch')} over {read} of {self.corpus_name}"
+        )
 
     @property
     def data_hash(self) -> str:

@@ -1,19 +1,30 @@
 """The tables of settings say what differs, and how each of the paper's settings is known."""
 
-from dataclasses import fields, replace
+import ast
+import inspect
+import re
+from dataclasses import field, fields, make_dataclass, replace
+from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 from nasrepro.report.settings_table import settings_table
+from nasrepro.search.agent_search import AgentSearchSettings
+from nasrepro.search.loop import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
+from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings
 
 
 @pytest.mark.parametrize("kind", [LanguageModelSettings, TranslationSettings])
 def test_every_field_has_a_row_and_a_known_status(kind) -> None:
     table = settings_table(kind(), kind())
-    assert list(table.index) == [field.name for field in fields(kind)]
+    assert list(table.index) == [one.name for one in fields(kind)]
     assert set(table["status"]) <= {"stated", "inferred", "guessed", "ours"}
+    known = table[table["status"] != "ours"]
+    assert set(known["section"]) <= {"B.1", "4.2", "3.1"}
+    assert (table.loc[table["status"] == "ours", ["section", "left open"]] == "").all(axis=None)
     assert (table["changed"] == "").all()
     assert (table["S17"] == table["here"]).all()
 
@@ -24,5 +35,59 @@ def test_what_a_run_changes_is_marked() -> None:
     assert list(table.index[table["changed"] == "yes"]) == ["hidden", "train_tokens", "product_dtype"]
     assert table.loc["train_tokens", ["S17", "here"]].tolist() == ["all", "1,044,314"]
     assert table.loc["product_dtype", ["S17", "here"]].tolist() == ["float32", "bfloat16"]
-    assert table.loc["clip"].tolist() == ["0.075", "stated", "0.075", ""]  # S17 appendix B.1
+    assert table.loc["clip"].tolist() == [
+        "0.075", "stated", "B.1", "of which norm: inferred, the global one", "0.075", "",
+    ]  # fmt: skip
     assert table.loc["batch", "status"] == "inferred"
+
+
+def test_the_table_needs_no_source_and_takes_settings_that_were_made_from_others() -> None:
+    """A class that a notebook or a program writes has no source to read, and one that inherits holds but a part."""
+    momentum = field(default=0.9, metadata=origin("stated", "A.1", paper="ZL17"))
+    made = make_dataclass("Made", [("momentum", float, momentum), ("seed", int, 0)])
+    larger = make_dataclass("Larger", [], bases=(LanguageModelSettings,), frozen=True)
+    assert settings_table(made(), made(0.5))[["status", "section", "changed"]].values.tolist() == [
+        ["stated", "A.1", "yes"],
+        ["ours", "", ""],
+    ]
+    pd.testing.assert_frame_equal(
+        settings_table(larger(), larger()), settings_table(LanguageModelSettings(), LanguageModelSettings())
+    )
+
+
+def test_every_ambiguity_is_told_by_its_setting() -> None:
+    """What the recovered facts call unstated, by trainer and search, and what is stated in words with an open end."""
+    not_stated, open_ends = {}, {}
+    for kind in (LanguageModelSettings, TranslationSettings, SearchSettings, AgentSearchSettings):
+        found = {name: one for name, one in origins(kind).items() if one}
+        not_stated[kind] = {name for name, one in found.items() if one.status != "stated"}
+        open_ends[kind] = {name for name, one in found.items() if one.left_open}
+    assert not_stated == {
+        LanguageModelSettings: {"batch", "bptt", "embedding", "eval_batch"},
+        TranslationSettings: {
+            "epochs", "halve_from", "clip", "init_range", "bridge", "beam", "longest", "fail_above", "vocab_size",
+        },
+        SearchSettings: {"temperature", "child_seed"},
+        AgentSearchSettings: {"step", "child_seed"},
+    }  # fmt: skip
+    assert open_ends == {
+        LanguageModelSettings: {"anneal", "clip", "embedding_range", "fail_above"},
+        TranslationSettings: {"dropout"},
+        SearchSettings: {"cells", "candidates"},
+        AgentSearchSettings: set(),
+    }
+
+
+@pytest.mark.parametrize("kind", [LanguageModelSettings, TranslationSettings, SearchSettings, AgentSearchSettings])
+def test_a_setting_is_told_in_words_and_its_status_in_its_origin_alone(kind) -> None:
+    """Below each field stands a sentence for readers; "stated" and the like are said once, in the field."""
+    (body,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(body, ast.ClassDef)
+    told = {
+        one.target.id: ast.literal_eval(note.value)
+        for one, note in pairwise(body.body)
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        and isinstance(note, ast.Expr) and isinstance(note.value, ast.Constant)
+    }  # fmt: skip
+    assert told.keys() >= origins(kind).keys()
+    assert not [name for name, words in told.items() if re.search(r"stated|inferred|guessed|\[", words, re.IGNORECASE)]

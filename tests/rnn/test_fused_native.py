@@ -281,12 +281,12 @@ for cell in (nr.zoo["LSTM"], MIXED):
         problem.solve("fused", torch.float32, lengths=torch.arange(B) % T + 1)
 for cell in (nr.zoo["BC3"], nr.zoo["MT5"]):  # they multiply values of a step
     Problem(cell, 33, 33, 9, 12).solve("fused", torch.float32, lengths=torch.arange(9) + 4)
-from nasrepro.trainers import decoder
+from nasrepro.trainers import linear_cross_entropy as module
 for rows, words in ((1, 7), (61, 500)):
-    for decoder._LOGIT_BYTES in (4 * 500 * 20, 2**26):
+    for module._LOGIT_BYTES in (4 * 500 * 20, 2**26):
         parts = [torch.randn(rows, 33), torch.randn(words, 33), torch.randn(words)]
         parts = [part.requires_grad_() for part in parts]
-        decoder.linear_cross_entropy(*parts, torch.arange(rows) % words).backward()
+        module.linear_cross_entropy(*parts, torch.arange(rows) % words).backward()
 print("finished")
 """
 

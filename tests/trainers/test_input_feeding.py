@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nasrepro.trainers.input_feeding import Context, DecoderState, Weights, unroll
+from nasrepro.trainers.input_feeding import Context, DecoderState, DecoderWeights, unroll
 
 F64 = torch.float64
 
@@ -47,7 +47,7 @@ class Problem:
         return [*parts, self.values, self.keys, self.h, self.c, self.feed]
 
     def ours(self, bptt: int) -> tuple[Tensor, Tensor, DecoderState]:
-        weights = Weights(tuple(self.recurrent), tuple(self.bias), self.attention)
+        weights = DecoderWeights(tuple(self.recurrent), tuple(self.bias), self.attention)
         context = Context(self.values, self.keys, self.padding)
         return unroll(self.early, weights, context, DecoderState(self.h, self.c, self.feed), self.masks, bptt)
 
@@ -120,7 +120,7 @@ def test_steps_one_by_one_are_the_steps_at_once() -> None:
     with torch.no_grad():
         whole, _, end = problem.ours(100)
         state = DecoderState(problem.h, problem.c, problem.feed)
-        weights = Weights(tuple(problem.recurrent), tuple(problem.bias), problem.attention)
+        weights = DecoderWeights(tuple(problem.recurrent), tuple(problem.bias), problem.attention)
         context = Context(problem.values, problem.keys, problem.padding)
         for t in range(5):
             step, _, state = unroll(problem.early[t : t + 1], weights, context, state, None, 100)

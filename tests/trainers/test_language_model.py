@@ -17,6 +17,7 @@ from nasrepro import datasets
 from nasrepro.datasets import Corpus, Vocab, batchify
 from nasrepro.dsl import parse, zoo
 from nasrepro.rnn import RNN, State
+from nasrepro.search import Record
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers import language_model
 from nasrepro.trainers.language_model import (
@@ -32,6 +33,7 @@ from nasrepro.trainers.language_model import (
     windows,
 )
 
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 TINY = LanguageModelSettings(
     hidden=10,
     embedding=10,
@@ -236,17 +238,17 @@ def test_a_cell_above_the_bound_after_some_epochs_has_failed(
     assert outcome.reason == ("above 2 after 3 epochs" if epochs == 3 else "")
 
 
-def test_the_learning_rate_falls_when_an_epoch_does_not_improve() -> None:
-    model = LanguageModel(zoo["TanhRNN"], 5, TINY, seed=0)
-    run = language_model._Run(20.0, {})
-    rates = []
-    for loss in (3.0, 2.0, 2.5, 2.0, 1.9, 1.95):
-        rates.append(run.learning_rate)
-        run.note(3.0, loss, model, LanguageModelSettings())
-    assert rates == [20, 20, 20, 5, 1.25, 1.25]  # worse, then equal to the best, then better
-    assert run.learning_rate == 1.25 / 4
-    assert [point["learning_rate"] for point in run.curve] == rates
-    assert run.best_loss == 1.9
+def test_the_learning_rate_falls_when_an_epoch_does_not_improve(
+    characters: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [3.0, 2.0, 2.5, 2.0, 1.9, 1.95, 1.8]
+    given = iter(losses)
+    monkeypatch.setattr(language_model, "train_epoch", lambda *_: (3.0, True))
+    monkeypatch.setattr(language_model, "evaluate", lambda *_: next(given))
+    outcome, _ = train(zoo["TanhRNN"], characters, replace(TINY, epochs=len(losses)))
+    rates = [point["learning_rate"] for point in outcome.curve]
+    assert rates == [20, 20, 20, 5, 1.25, 1.25, 1.25 / 4]  # worse, equal to the best, better, worse
+    assert outcome.metrics["valid_ppl"] == pytest.approx(math.exp(1.8))
 
 
 # ---- repeatable, interruptible
@@ -433,6 +435,20 @@ def test_the_task_trains_what_its_settings_say(characters: Corpus) -> None:
     assert task.data_hash == characters.hash
     assert task.settings["corpus"] == "pydoc"
     assert task.settings["hidden"] == 10
+
+
+def test_a_task_says_in_words_how_it_trains() -> None:
+    assert LanguageModelTask("wikitext2").words() == "2 x 200 units, 40 epochs over all words of wikitext2"
+    small = LanguageModelTask("ptb", "char", training=replace(TINY, layers=1, epochs=1, train_tokens=200_000))
+    assert small.words() == "1 x 10 units, 1 epoch over 200,000 characters of ptb"
+    assert LanguageModelTask(training=replace(TINY, train_tokens=1)).words().endswith("2 epochs over 1 word of pydoc")
+
+
+def test_a_task_is_made_again_from_the_settings_of_the_rows_that_ship() -> None:
+    rows = Record.load(RECORDS / "ptb-chars-search.jsonl.gz").evaluations()
+    assert all(LanguageModelTask.of_settings(row.settings).settings == row.settings for row in rows)
+    rounded = LanguageModelTask("ptb", training=replace(TINY, product_dtype="bfloat16"))
+    assert LanguageModelTask.of_settings(rounded.settings) == rounded
 
 
 def test_bfloat16_products_learn_as_well_and_are_another_task() -> None:

@@ -197,7 +197,7 @@ def test_python_reads_one_result_of_a_step(pairs: ParallelCorpus, monkeypatch: p
         partial(language_model.TrainingStep(model, torch.Generator()), text[:-1], text[1:]),
         partial(
             translation.TrainingStep(translator, TRANSLATION.clip, torch.Generator()),
-            make_batches(pairs.train, pairs.target_vocab, 5)[3][1],
+            *make_batches(pairs.train, pairs.target_vocab, 5)[3][1],
         ),
     ]
     read = []

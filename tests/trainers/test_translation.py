@@ -30,6 +30,7 @@ from nasrepro.trainers.translation import (
 TINY = TranslationSettings(
     hidden=12, layers=1, batch=8, epochs=3, eval_batch=5, beam=2, longest=12, fail_above=1e9, init_range=0.3
 )
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 EXPLODING = parse("Add(MM(x_t), Mult(MM(h_{t-1}), MM(h_{t-1})))")  # h grows with the square of itself
 
 ENGLISH = {"a man": "ein Mann", "a woman": "eine Frau", "the dog": "der Hund", "the cat": "die Katze"}
@@ -240,6 +241,19 @@ def test_a_task_pickles_without_its_data_and_names_what_decides(task: Translatio
     assert task.device == "auto"
     assert replace(task, device="cuda").settings == task.settings
     assert task.data_words == "toy"
+
+
+def test_a_task_says_in_words_how_it_trains() -> None:
+    expected = "2 + 2 layers of 300 units, at most 13 epochs over all pairs of multi30k"  # 1 halved down to 0.03
+    assert TranslationTask("multi30k").words() == expected
+    small = TranslationTask(training=replace(TINY, layers=1, hidden=8, epochs=1, train_pairs=1_500))
+    assert small.words() == "1 + 1 layers of 8 units, at most 1 epoch over 1,500 pairs of captions"
+
+
+@pytest.mark.parametrize("name", ["multi30k-table3", "multi30k-translation"])
+def test_a_task_is_made_again_from_the_settings_of_the_rows_that_ship(name: str) -> None:
+    rows = Record.load(RECORDS / f"{name}.jsonl.gz").evaluations()
+    assert all(TranslationTask.of_settings(row.settings).settings == row.settings for row in rows)
 
 
 def test_a_task_takes_ones_own_pairs_along(corpus: ParallelCorpus) -> None:

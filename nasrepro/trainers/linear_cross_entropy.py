@@ -1,4 +1,4 @@
-"""The decoder of a language model and its loss in one: linear layer, softmax, cross-entropy.
+"""Linear layer, softmax and cross-entropy in one: the last layer of a language model together with its loss.
 
 With a vocabulary of 10,000 words or more this is most of a small model's work, and its (tokens, words) logits are most
 of its memory. So logits are made for some rows at a time, and turned into gradients at once: these are ready when the
@@ -20,8 +20,8 @@ from nasrepro.native.products import load_products
 from nasrepro.native.scratch import scratch
 from nasrepro.rnn.products import PRODUCT_DTYPES, add_product, autocast_dtype
 
-_LOGIT_BYTES = 64 * 2**20  # logits that are in memory at a time
-_failed: set[bool] = set()  # products, by whether they round, that C could not be compiled for: it is not asked again
+_LOGIT_BYTES = 64 * 2**20  # size of the logits that are in memory at a time
+_failed: set[bool] = set()  # values of `rounds` for which the C code could not be compiled, which is not tried again
 
 
 def linear_cross_entropy(
@@ -145,13 +145,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The loss, and the wanted gradients; `rounds` says whether products take bfloat16."""
+    """The loss (), and the wanted gradients, each of the shape of its tensor.
+
+    Shapes are those of `linear_cross_entropy`. `wanted` says of which of features, weight and bias the gradient is
+    wanted; `rounds`, whether products take bfloat16.
+    """
     if features.dtype == torch.float32 and features.device.type == "cpu" and rounds not in _failed:
         try:
             return _by_c(wanted, rounds, features, weight, bias, targets)
         except NativeError as error:
             _failed.add(rounds)
-            warnings.warn(f"the decoder runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"the softmax runs without compiled code, slower: {error}", RuntimeWarning, stacklevel=3)
     return _by_torch(wanted, rounds, features, weight, bias, targets)
 
 
@@ -165,7 +169,7 @@ def _rows_at_once(rows: int, words: int, bytes_per_logit: int) -> int:
 # --- by compiled C -----------------------------------------------------------------------------------------
 
 
-class _Call(ctypes.Structure):  # in the order of decoder.c
+class _Call(ctypes.Structure):  # in the order of linear_cross_entropy.c
     _fields_ = (
         *((name, ctypes.c_long) for name in ("rows", "width", "words", "rows_at_once", "threads")),
         *((name, ctypes.c_void_p) for name in ("features", "weight", "bias", "targets")),
@@ -175,7 +179,7 @@ class _Call(ctypes.Structure):  # in the order of decoder.c
 
 @lru_cache(maxsize=2)
 def _library(rounds: bool) -> ctypes.CDLL:
-    library = load_products('#include "decoder.c"\n', bfloat16=rounds)
+    library = load_products('#include "linear_cross_entropy.c"\n', bfloat16=rounds)
     library.scratch_floats.restype = ctypes.c_long
     library.linear_cross_entropy.restype = ctypes.c_double
     return library
@@ -184,6 +188,7 @@ def _library(rounds: bool) -> ctypes.CDLL:
 def _by_c(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
+    """The same for float32 on the CPU. Raises NativeError where the C code cannot be compiled."""
     library = _library(rounds)
     inputs = [None if tensor is None else tensor.detach().contiguous() for tensor in (features, weight, bias, targets)]
     gradients = [

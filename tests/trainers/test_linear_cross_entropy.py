@@ -1,4 +1,4 @@
-"""The fused decoder is F.linear and F.cross_entropy, in value and gradients, for any sizes, types and threads."""
+"""linear_cross_entropy is F.linear and F.cross_entropy, in value and gradients, for any sizes, types and threads."""
 
 import threading
 import warnings
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from nasrepro import native
 from nasrepro.native import NativeError
-from nasrepro.trainers import decoder
-from nasrepro.trainers.decoder import linear_cross_entropy
+from nasrepro.trainers import linear_cross_entropy as module
+from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 
 Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor]
 
@@ -74,7 +74,7 @@ def check(given: Inputs, tolerance: float = 5e-6) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "_LOGIT_BYTES", 40_000)
+    monkeypatch.setattr(module, "_LOGIT_BYTES", 40_000)
 
 
 @pytest.fixture
@@ -84,11 +84,11 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def load(*_: object, **__: object) -> None:
         raise NativeError("no C compiler found")
 
-    decoder._library.cache_clear()
+    module._library.cache_clear()
     monkeypatch.setattr(native, "load", load)
-    monkeypatch.setattr(decoder, "_failed", set())
+    monkeypatch.setattr(module, "_failed", set())
     yield
-    decoder._library.cache_clear()
+    module._library.cache_clear()
 
 
 # --- against torch -----------------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def test_chunks_of_rows(rows, small_chunks):
 
 def test_chunks_hold_no_more_than_their_share():
     for rows, words in ((700, 10_000), (700, 33_278), (100_000, 33_278), (3, 100_000_000)):
-        at_once = decoder._rows_at_once(rows, words, 4)
-        assert at_once == 1 or at_once * words * 4 <= decoder._LOGIT_BYTES
+        at_once = module._rows_at_once(rows, words, 4)
+        assert at_once == 1 or at_once * words * 4 <= module._LOGIT_BYTES
         assert 1 <= at_once <= rows
 
 
@@ -176,7 +176,7 @@ def rounded(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize(("words", "width"), [(7, 3), (500, 65), (1000, 200)])
 def test_bfloat16_products_round_what_they_multiply_and_nothing_else(words, width, compiled, small_chunks, monkeypatch):
-    monkeypatch.setattr(decoder, "_failed", set() if compiled else {True})
+    monkeypatch.setattr(module, "_failed", set() if compiled else {True})
     rows = 64  # a power of two: it is the same to round before or after the division by it
     given = inputs(rows, words, width)
     features, weight, bias, targets = given
@@ -473,7 +473,7 @@ def test_without_a_compiler(no_compiler, small_chunks):
     [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)],
 )
 def test_on_a_gpu(dtype, product_dtype, monkeypatch):
-    monkeypatch.setattr(decoder, "_LOGIT_BYTES", 2**20)
+    monkeypatch.setattr(module, "_LOGIT_BYTES", 2**20)
     given = tuple(t.detach().cuda().requires_grad_(t.is_floating_point()) for t in inputs(300, 3000, 65, dtype=dtype))
     exact = in_double(given)
     try:

@@ -1,0 +1,139 @@
+"""What every training loop shares: where a training stands, its checkpoint after every epoch, and its outcome.
+
+    training = Training(model, generator, progress, identity, checkpoint, on_epoch)
+    for epoch in training.epochs(40):
+        ...                                                # train, validate
+        improved = training.note(valid_loss, valid_ppl=perplexity(valid_loss))
+        ...                                                # the trainer's own schedule: learning rate, failures
+    outcome = training.outcome({"valid_ppl": perplexity(progress.best_loss)}, device)
+
+An epoch is whatever the trainer validates after: a pass over the text, or so many steps.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from nasrepro.hardware import device_name
+from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
+from nasrepro.trainers.outcome import Outcome
+
+
+@dataclass
+class Progress:
+    """Where a training stands after a whole number of epochs: all that a checkpoint keeps but model and generator.
+
+    A trainer whose schedule has to remember more adds fields in a subclass: tensors, numbers, text, lists and dicts.
+    """
+
+    learning_rate: float
+    """Of the next epoch."""
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """The model's `state_dict` after its best epoch; before any, as it began."""
+    best_loss: float = math.inf
+    """The lowest validation loss of any epoch."""
+    reason: str = ""
+    """Why the training has failed; "" while it has not."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """A point for each epoch with a finite loss."""
+    seconds: float = 0.0
+    """Wall time until then, that of interrupted processes included."""
+
+
+class Training:
+    """A training in progress, its epochs one by one.
+
+    Args:
+        model: what is trained.
+        generator: what draws the dropout masks: a checkpoint keeps its state.
+        progress: as it is at the beginning; the weights are taken from the model.
+        identity: which training this is, in words: the checkpoint of another one is refused.
+        checkpoint: where it is kept after every epoch, and gone on with; None for nowhere.
+        on_epoch: called with each point of the curve as it is made.
+        started: `time.perf_counter()` when it began; None for now.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        generator: torch.Generator,
+        progress: Progress,
+        identity: str,
+        checkpoint: Path | None = None,
+        on_epoch: Callable[[dict[str, float]], None] | None = None,
+        started: float | None = None,
+    ) -> None:
+        self.model = model
+        self.generator = generator
+        self.progress = progress
+        self.identity = identity
+        self.checkpoint = checkpoint
+        self.on_epoch = on_epoch
+        self.started = time.perf_counter() if started is None else started
+        progress.best_weights = _weights(model)
+
+    def epochs(self, most: int, lowest_rate: float = 0.0) -> Iterator[int]:
+        """The numbers of the epochs to train, from 1, or from the one after the checkpoint's last.
+
+        They end after `most`, with a failure, or when the learning rate is below `lowest_rate`. Then the model has the
+        weights of its best epoch. Raises CheckpointError where the checkpoint is of another training or damaged.
+        """
+        progress = self.progress
+        if self.checkpoint is not None:
+            load_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
+        self.started -= progress.seconds
+        while not progress.reason and len(progress.curve) < most and progress.learning_rate >= lowest_rate:
+            before = len(progress.curve)
+            yield before + 1
+            if self.on_epoch is not None and len(progress.curve) > before:
+                self.on_epoch(progress.curve[-1])
+            if self.checkpoint is not None:
+                progress.seconds = self._seconds()
+                save_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
+        self.model.load_state_dict(progress.best_weights)
+
+    def note(self, loss: float, **measured: float) -> bool:
+        """Take in an epoch's validation loss, and what else its point of the curve shall hold; is it the best so far?
+
+        A loss that is not finite makes no point: the training has failed, "exploded".
+        """
+        progress = self.progress
+        if not math.isfinite(loss):
+            self.fail("exploded")
+            return False
+        point = {"epoch": len(progress.curve) + 1, "learning_rate": progress.learning_rate}
+        progress.curve.append({**point, **measured})
+        improved = loss < progress.best_loss
+        if improved:
+            progress.best_loss, progress.best_weights = loss, _weights(self.model)
+        return improved
+
+    def fail(self, reason: str) -> None:
+        """Let the training have failed for this reason, unless it already has for another."""
+        self.progress.reason = self.progress.reason or reason
+
+    def outcome(self, metrics: dict[str, float], device: str) -> Outcome:
+        """What came of the training on a device of `hardware.resolve`."""
+        progress = self.progress
+        return Outcome(
+            status="failed" if progress.reason else "ok",
+            reason=progress.reason,
+            metrics=metrics,
+            curve=progress.curve,
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            device=device_name(device),
+            seconds=self._seconds(),
+        )
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's weights by name."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
