@@ -310,3 +310,11 @@ def test_only_records_are_large():
     large = [path for path in committed() if path.stat().st_size > 1_000_000]
     records = ROOT / "results" / "records"
     assert not [path for path in large if not path.is_relative_to(records)]
+
+
+def test_what_the_package_reads_is_installed_with_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["nasrepro"]
+    installed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    beside_code = {path for path in committed() if path.is_relative_to(PACKAGE) and path.suffix != ".py"}
+    assert beside_code <= installed, "add them to package-data in pyproject.toml"
