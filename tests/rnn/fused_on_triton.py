@@ -12,8 +12,8 @@ from torch import Tensor
 
 import nasrepro as nr
 from nasrepro.rnn import interpreter
+from nasrepro.rnn.backend import LayerState, Options, ProductWeights
 from nasrepro.rnn.fused import cuda
-from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.program import compile_cell
 from tests.strategies import cells
@@ -70,7 +70,7 @@ class Case:
             None if self.lengths is None else self.lengths.to(device),
             product_dtype,
         )
-        pairs = [Weights(w, biases[n] if biases else None) for n, w in enumerate(weights)]
+        pairs = [ProductWeights(w, biases[n] if biases else None) for n, w in enumerate(weights)]
         out, state = backend(self.program, pairs, x, LayerState(h, c, last_x, 3), options)
         results = {"out": out, "h": state.h} | ({} if state.c is None else {"c": state.c})
         loss = sum((value * self.draw(*value.shape).to(device, dtype)).sum() for value in results.values())
@@ -228,7 +228,7 @@ def test_two_calls_before_their_backward_passes(replayed: bool, monkeypatch: pyt
 
     def outputs(x: Tensor) -> Tensor:
         state = LayerState(case.h.to(x), None, None, 0)
-        return cuda.run(case.program, [Weights(weight, None) for weight in weights], x, state, Options())[0]
+        return cuda.run(case.program, [ProductWeights(weight, None) for weight in weights], x, state, Options())[0]
 
     inputs = [scale * case.x.float().to(DEVICE) for scale in (1, 2)]
     alone = [torch.autograd.grad(outputs(x).sum(), weights) for x in inputs]
