@@ -339,6 +339,10 @@ class RNN(nn.Module):
         return BACKENDS[self.backend]
 
     def _unpack(self, state: State | Tensor | tuple[Tensor, ...] | None, x: Tensor) -> list[LayerState]:
+        """The state of each layer before x (T, B, input_size): (B, size) each, zeros for parts that are not given.
+
+        Raises ValueError for more parts than the cell has, or parts of other shapes.
+        """
         zeros = [_zeros(layer, x.shape[1], x) for layer in self._stack()]
         if state is None:
             return zeros

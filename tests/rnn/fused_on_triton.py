@@ -4,6 +4,7 @@ On a GPU, or, with TRITON_INTERPRET=1, on the CPU in Triton's interpreter.
 """
 
 import os
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -74,12 +75,11 @@ class Case:
         out, state = backend(self.program, pairs, x, LayerState(h, c, last_x, 3), options)
         results = {"out": out, "h": state.h} | ({} if state.c is None else {"c": state.c})
         loss = sum((value * self.draw(*value.shape).to(device, dtype)).sum() for value in results.values())
-        if loss.requires_grad:
+        gradients: Sequence[Tensor | None] = [None] * len(leaves)
+        if loss.requires_grad:  # a cell may read the position alone
             gradients = torch.autograd.grad(loss, leaves.values(), allow_unused=True)
-            zeros = (
-                torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves.values(), strict=True)
-            )
-            results |= {f"gradient of {name}": g for name, g in zip(leaves, zeros, strict=True)}
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            results[f"gradient of {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
         return {name: value.detach().double().cpu() for name, value in results.items()}
 
     def check(self, tolerance: float = FP32, product_dtype: torch.dtype = torch.float32) -> None:
@@ -117,6 +117,10 @@ def test_odd_sizes(steps: int, batch: int, inputs: int, hidden: int) -> None:
 
 def test_without_biases() -> None:
     Case(nr.zoo["MGU"], 2, 2, 4, 4, bias=False).check()
+
+
+def test_a_cell_that_reads_the_position_alone() -> None:
+    Case(nr.parse("Sigmoid(PosEnc)"), 2, 2, 4, 4).check()
 
 
 @given(cells(max_height=5))

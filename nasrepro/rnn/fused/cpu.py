@@ -116,7 +116,7 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
 
 
 class _Shape:
-    """The sizes of a call, and what follows from them for a cell."""
+    """T steps of B rows, the widths of input and output, and what follows from them for a cell."""
 
     def __init__(self, compiled: Kernels, steps: int, batch: int, inputs: int, hidden: int) -> None:
         self.steps, self.batch, self.input, self.hidden = steps, batch, inputs, hidden
@@ -194,9 +194,10 @@ def _call(
     gradients: Sequence[Tensor | None] = (),
     lengths: Tensor | None = None,
 ) -> Any:
-    """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive.
+    """The `_Call` of a sequence. `spaces` holds the address of each space; whoever calls keeps the tensors alive.
 
-    `gradients` are those of all weights and then all biases, None where nobody wants one.
+    Weights are (n * hidden, in) and biases (n * hidden,), by product; `gradients`, of the same shapes, are those of all
+    weights and then all biases, None where nobody wants one. `lengths` (B,) int64 are the steps of each sequence.
     """
     runs = type(tables.runs).from_buffer_copy(tables.runs)
     for slot, (product, first, k, gradient_space) in zip(runs, tables.weights, strict=True):
