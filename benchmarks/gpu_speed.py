@@ -22,8 +22,8 @@ from torch.nn import functional as F
 import nasrepro as nr
 from nasrepro.controllers import propose
 from nasrepro.rnn import interpreter
+from nasrepro.rnn.backend import LayerState, Options
 from nasrepro.rnn.fused import cuda
-from nasrepro.rnn.interpreter import LayerState, Options
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.timing import benchmark
 from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds

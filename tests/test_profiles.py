@@ -35,8 +35,18 @@ def test_the_paper_profile_changes_nothing_of_the_papers() -> None:
 
 def test_the_paper_profile_translates_by_the_papers_settings() -> None:
     paper = load("paper").translation
-    assert paper.task == paper.search_task == TranslationTask("multi30k", TranslationSettings())
+    # Beside whom a sentence is evaluated changes nothing (test_the_size_of_batches_changes_no_loss).
+    assert paper.task == TranslationTask("multi30k", TranslationSettings(eval_batch=100))
+    assert paper.search_task == TranslationTask("multi30k", TranslationSettings())
     assert paper.search == AgentSearchSettings()
+
+
+def test_a_course_replays_table_3_at_its_full_size() -> None:
+    course = load("course")
+    assert course.translation.task == load("paper").translation.task
+    assert load("paper").shipped[0] in course.shipped
+    assert course.translation.smaller_task is not None
+    assert 0 < share_of_translation(course.translation.smaller_task) < 0.1
 
 
 def test_the_paper_profiles_data_is_that_of_the_entries_it_is_held_against() -> None:
@@ -155,7 +165,7 @@ def test_the_paper_profiles_share_of_translation_is_all_of_it_without_the_data(m
     made = papers.load()["s17.search.mt.architectures"].value
     assert share_of_translation(runs.task) == share_of_translation(runs.search_task, runs.search.cells, of=made) == 1.0
     assert share_of_translation(runs.task, 5) == 1.0, "more than all is all"
-    assert 0 < share_of_translation(load("course").translation.task) < 0.1
+    assert 0 < share_of_translation(load("course").translation.search_task) < 0.1
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("qiuck", "quick"), ("curse", "course"), ("papers", "paper")])

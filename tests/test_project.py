@@ -211,6 +211,56 @@ def test_imports_go_one_way(path):
         assert other in MAY_IMPORT[here] | {here}, f"{path.relative_to(ROOT)} may not import {name}"
 
 
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others: module -> what it imports in."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        to_visit = [start]
+        while to_visit:
+            fresh = (imports.get(to_visit.pop(), set()) & imports.keys()) - seen
+            seen |= fresh
+            to_visit += fresh
+        return seen
+
+    reach = {module: reached(module) for module in imports}
+    groups = {
+        frozenset(o for o in reach[module] if module in reach[o]) for module in imports if module in reach[module]
+    }
+    return sorted(map(sorted, groups))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_between_modules() -> dict[str, set[str]]:
+    """Module of the package -> those that it imports, whether it names them or something in them."""
+    ours = {module_of(path): path for path in modules()}
+    found: dict[str, set[str]] = {}
+    for module, path in ours.items():
+        # `from nasrepro.rnn import fused` names a module, `from nasrepro.rnn import RNN` something in one.
+        found[module] = {name if name in ours else name.rpartition(".")[0] for name in imports_of(path)}
+    return found
+
+
+def test_circles_are_found_however_long():
+    a_ring = {"a": {"b"}, "b": {"c", "x"}, "c": {"a"}, "x": {"outside"}, "y": {"z"}, "z": {"y"}}
+    assert circles(a_ring) == [["a", "b", "c"], ["y", "z"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_an_import_for_types_alone_counts():
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nasrepro.rnn.layer import RNN\n"
+    assert "nasrepro.rnn.layer.RNN" in set(imported(source, "nasrepro.dsl"))
+
+
+def test_no_room_has_a_circle_of_imports():
+    found = imports_between_modules()
+    assert found["nasrepro.rnn.layer"] >= {"nasrepro.rnn.program", "nasrepro.rnn.fused"}
+    assert not circles(found), "move what both sides need into a module of its own"
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "dsl").rglob("*.py")), ids=lambda path: path.name)
 def test_the_language_needs_only_python_and_its_parser(path):
     outside = {name.partition(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
@@ -260,3 +310,11 @@ def test_only_records_are_large():
     large = [path for path in committed() if path.stat().st_size > 1_000_000]
     records = ROOT / "results" / "records"
     assert not [path for path in large if not path.is_relative_to(records)]
+
+
+def test_what_the_package_reads_is_installed_with_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["nasrepro"]
+    installed = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    beside_code = {path for path in committed() if path.is_relative_to(PACKAGE) and path.suffix != ".py"}
+    assert beside_code <= installed, "add them to package-data in pyproject.toml"

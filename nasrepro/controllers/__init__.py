@@ -9,6 +9,7 @@ from nasrepro.controllers.random_cells import Grower as Grower
 from nasrepro.controllers.random_cells import GrowthSettings as GrowthSettings
 from nasrepro.controllers.random_cells import Proposals as Proposals
 from nasrepro.controllers.random_cells import propose as propose
+from nasrepro.controllers.reinforce import Policy as Policy
 from nasrepro.controllers.reinforce import Reinforce as Reinforce
 from nasrepro.controllers.reinforce import ReinforceSettings as ReinforceSettings
 from nasrepro.controllers.reinforce import Result as Result
@@ -23,6 +24,7 @@ __all__ = [
     "Drawn",
     "Grower",
     "GrowthSettings",
+    "Policy",
     "PriorSettings",
     "Proposals",
     "Reinforce",

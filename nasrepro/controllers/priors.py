@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nasrepro.controllers.tree_agent import Decisions, Growing, TreeAgent, top_down
 from nasrepro.dsl import Cell, Node
-from nasrepro.dsl.constraints import translation_priors, words
+from nasrepro.dsl.constraints import check_words, translation_priors, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 from nasrepro.threads import torch_threads
 
@@ -58,11 +58,7 @@ class PriorSettings:
     above a slot is too small a part of the likelihood to be learned soon."""
 
     def __post_init__(self) -> None:
-        unknown = sorted({*self.words, *self.weights} - {*OPERATORS, *SOURCES})
-        if unknown:
-            raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
-        if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError(f"weights must not be negative: {dict(self.weights)}")
+        check_words(self.words, self.weights)
         if not 1 <= self.smallest <= self.largest:
             raise ValueError(f"smallest={self.smallest} and largest={self.largest} are no range of sizes")
         if min(self.batch, self.batches, self.updates) < 1:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from nasrepro.dsl import Cell, Node
-from nasrepro.dsl.constraints import Rule, language_model_rules, words
+from nasrepro.dsl.constraints import Rule, check_words, language_model_rules, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 
 _MEMORY = "c_{t-1}"
@@ -43,11 +43,7 @@ class GrowthSettings:
     """Draws in a row that may yield nothing new before the space counts as exhausted. Ours."""
 
     def __post_init__(self) -> None:
-        unknown = sorted({*self.words, *self.weights} - {*OPERATORS, *SOURCES})
-        if unknown:
-            raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
-        if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError(f"weights must not be negative: {dict(self.weights)}")
+        check_words(self.words, self.weights)
         if min(self.max_height, self.max_nodes, self.patience) < 1:
             raise ValueError(
                 f"max_height={self.max_height}, max_nodes={self.max_nodes} and patience={self.patience} "

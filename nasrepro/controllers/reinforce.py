@@ -1,23 +1,40 @@
-"""How S17's agent learns from rewards: REINFORCE through the policy and the encoder together (S17 section 3.1).
+"""How an agent learns from rewards: REINFORCE through all of its network together (S17 section 3.1).
 
 Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning". S17 states
 the method, epsilon and which results make a batch; all that `ReinforceSettings` names is our guess.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nasrepro.controllers.tree_agent import TreeAgent
-from nasrepro.dsl import Node
 from nasrepro.threads import torch_threads
 
-Result = tuple[Node, float | None]
-"""A tree and its reward, None where its training failed."""
+Result = tuple[Any, float | None]
+"""What an agent drew and its reward, None where its training failed."""
+
+
+class Policy(Protocol):
+    """What REINFORCE asks of an agent: a torch module that says how likely it was to draw what it drew."""
+
+    def evaluate(self, drawn: Sequence[Any], /) -> tuple[Tensor, Tensor]:
+        """Log probability of each, (drawn,), and the policy's entropy in nats, mean over all decisions, ()."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As torch.nn.Module."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch.nn.Module."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """As torch.nn.Module."""
+
+
+Agent = TypeVar("Agent", bound=Policy)
 
 
 @dataclass(frozen=True)
@@ -68,10 +85,10 @@ class Average:
         return self.total / self.weight if self.weight else otherwise
 
 
-class Reinforce:
+class Reinforce(Generic[Agent]):
     """Optimiser and baseline around an agent."""
 
-    def __init__(self, agent: TreeAgent, settings: ReinforceSettings | None = None) -> None:
+    def __init__(self, agent: Agent, settings: ReinforceSettings | None = None) -> None:
         self.agent = agent
         self.settings = settings or ReinforceSettings()
         self.updates = 0
@@ -80,28 +97,28 @@ class Reinforce:
         self._variance = Average(self.settings.baseline_decay)
 
     @torch_threads(1)
-    def update(self, trees: Sequence[Node], rewards: Sequence[float | None]) -> dict[str, float | int]:
-        """One step that makes trees more likely that were rewarded above the baseline, and the others less.
+    def update(self, drawn: Sequence[Any], rewards: Sequence[float | None]) -> dict[str, float | int]:
+        """One step that makes what was rewarded above the baseline more likely, and the rest less.
 
-        The baseline is the average before this batch, so that no tree is measured against its own reward; the first
-        batch has none but its own mean. `rewards` are None where training failed. Words that epsilon drew are learned
-        from like all others, without weighing that the policy would have drawn them more seldom (guessed).
+        The baseline is the average before this batch, so that no draw is measured against its own reward; the first
+        batch has none but its own mean. `rewards` are None where training failed. What epsilon drew is learned from
+        like all else, without weighing that the policy would have drawn it more seldom (guessed).
 
         Returns what happened: updates, so far; loss, baseline, scale; reward and advantage, means over the batch;
-        grad_norm, before it was shortened; entropy, nats per word; log_prob, mean per tree before the step.
+        grad_norm, before it was shortened; entropy, nats per decision; log_prob, mean per draw before the step.
 
-        Raises ValueError where trees and rewards differ in number, are none, or a reward is not finite.
+        Raises ValueError where draws and rewards differ in number, are none, or a reward is not finite.
         """
-        if len(trees) != len(rewards) or not trees:
-            raise ValueError(f"{len(trees)} trees, but {len(rewards)} rewards; an update takes one or more of both")
+        if len(drawn) != len(rewards) or not drawn:
+            raise ValueError(f"{len(drawn)} draws, but {len(rewards)} rewards; an update takes one or more of both")
         given = [self.settings.failed if reward is None else reward for reward in rewards]
         if not all(map(math.isfinite, given)):
             raise ValueError(f"rewards must be finite, None where training failed; got {list(rewards)}")
         baseline, scale = self._measure([reward for reward in rewards if reward is not None])
-        advantages = torch.tensor([(reward - baseline) / scale for reward in given])  # (trees,)
+        advantages = torch.tensor([(reward - baseline) / scale for reward in given])  # (drawn,)
         advantages = advantages.clamp(-self.settings.limit, self.settings.limit)
 
-        log_probs, entropy = self.agent.evaluate(trees)  # (trees,), ()
+        log_probs, entropy = self.agent.evaluate(drawn)  # (drawn,), ()
         loss = policy_loss(log_probs, advantages) - self.settings.entropy * entropy
         self._optimiser.zero_grad()
         loss.backward()
@@ -154,7 +171,7 @@ class Reinforce:
 
 
 def policy_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """Its gradient is REINFORCE's, downwards: -mean of advantage * log probability. (trees,), (trees,) -> ()."""
+    """Its gradient is REINFORCE's, downwards: -mean of advantage * log probability. (drawn,), (drawn,) -> ()."""
     return -(advantages * log_probs).mean()
 
 

@@ -11,13 +11,14 @@ The LSTM starts afresh at every node. So equal subtrees have equal results, and 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from nasrepro.dsl import Node
-from nasrepro.dsl.constraints import words
+from nasrepro.dsl.constraints import check_words, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
 from nasrepro.threads import torch_threads
 
@@ -46,11 +47,7 @@ class AgentSettings:
     """Operators of a tree at most; then all open slots take sources. Ours: Gate3s alone could open 3 ** 11 slots."""
 
     def __post_init__(self) -> None:
-        unknown = sorted({*self.words} - {*OPERATORS, *SOURCES})
-        if unknown:
-            raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
-        if len({*self.words}) < len(self.words):
-            raise ValueError(f"a word stands twice in {self.words}")
+        check_words(self.words)
         if not {*self.words} & OPERATORS.keys() or not {*self.words} & SOURCES.keys():
             raise ValueError(f"words must hold an operator and a source, got {self.words}")
         if min(self.width, self.policy, self.max_height, self.max_nodes) < 1:
@@ -74,6 +71,16 @@ class Drawn:
     """Words of the tree that epsilon drew."""
     log_prob: float
     """Of the tree under the policy, without epsilon."""
+
+
+class SlotKind(IntEnum):
+    """What may fill a slot: the row of the table of legal words."""
+
+    OPERATOR = 0
+    """At h_t, since a source alone computes nothing (guessed)."""
+    ANY = 1
+    SOURCE = 2
+    """Where the tree may not grow further."""
 
 
 class TreeAgent(nn.Module):
@@ -178,33 +185,34 @@ class TreeAgent(nn.Module):
         return torch.log_softmax(logits, dim=1)
 
     def _encode(self, slots: "Slots") -> Tensor:
-        """The encodings of all partial trees, in the order of the levels, (nodes, width)."""
+        """The encodings of all partial trees, in the order that `Slots` says, (nodes, width)."""
         # Every node begins with its word, and a leaf ends there: that step is made once for each word.
         words, word_memory = self.encoder(self.embedding.weight)  # (words + 2, width) each
         results = words
-        for level in slots.levels:
-            hidden = words.index_select(0, level.operators)  # (nodes, width)
-            memory = word_memory.index_select(0, level.operators)
+        for nodes in slots.heights:
+            hidden = words.index_select(0, nodes.operators)  # (nodes, width)
+            memory = word_memory.index_select(0, nodes.operators)
             finished: list[Tensor] = []
-            for children in level.children:
+            for children in nodes.children:
                 more = len(children)
                 finished.insert(0, hidden[more:])
                 hidden, memory = self.encoder(results.index_select(0, children), (hidden[:more], memory[:more]))
             results = torch.cat([results, hidden, *finished])
         return results
 
-    def _kind(self, growing: "Growing") -> int:
-        """Which row of the table of legal words holds for the next slot."""
+    def _kind(self, growing: "Growing") -> SlotKind:
+        """What may fill the next slot."""
         if not growing.open:
-            return 0
+            return SlotKind.OPERATOR
         full = growing.operators == self.settings.max_nodes or len(growing.open) == self.settings.max_height
-        return 2 if full else 1
+        return SlotKind.SOURCE if full else SlotKind.ANY
 
 
 def _legal_words(names: Sequence[str]) -> Tensor:
-    """(3, words): at h_t an operator, since a source alone computes nothing (guessed); then anything; then sources."""
+    """Which words may fill a slot of each kind, (kinds, words)."""
     operator = torch.tensor([name in OPERATORS for name in names])  # (words,)
-    return torch.stack([operator, torch.ones_like(operator), ~operator])
+    legal = {SlotKind.OPERATOR: operator, SlotKind.ANY: torch.ones_like(operator), SlotKind.SOURCE: ~operator}
+    return torch.stack([legal[kind] for kind in SlotKind])
 
 
 def top_down(node: Node) -> Iterator[str]:
@@ -242,7 +250,7 @@ class Growing:
 
 
 @dataclass(frozen=True)
-class Level:
+class SameHeight:
     """Nodes of one height, those with more children first."""
 
     operators: Tensor  # (nodes,) numbers of their words
@@ -253,12 +261,12 @@ class Level:
 class Slots:
     """Slots to be filled, and the partial trees that they are in.
 
-    The order of nodes is: one for each word, the target, the empty slot, and then those of the levels, lowest first.
+    The order of nodes is: one for each word, the target, the empty slot, and then those of each height, lowest first.
     """
 
-    levels: list[Level]
+    heights: list[SameHeight]
     roots: Tensor  # (slots,) where the partial trees' roots stand in the order
-    kinds: Tensor  # (slots,) rows of the table of legal words
+    kinds: Tensor  # (slots,) of `SlotKind`
 
 
 @dataclass(frozen=True)
@@ -279,11 +287,11 @@ class _Forest:
         self._rows: dict[tuple[str, tuple[int, ...]], int] = {}
         self._finished: dict[Node, int] = {}
         self._height = [0] * (len(number) + 2)
-        self._levels: dict[int, list[tuple[int, str, tuple[int, ...]]]] = {}
+        self._of_height: dict[int, list[tuple[int, str, tuple[int, ...]]]] = {}
         self._roots: list[int] = []
-        self._kinds: list[int] = []
+        self._kinds: list[SlotKind] = []
 
-    def add(self, growing: Growing, kind: int) -> None:
+    def add(self, growing: Growing, kind: SlotKind) -> None:
         """The tree as it stands, with the target in the slot to fill."""
         row = self._target
         for operator, args in reversed(growing.open):
@@ -299,7 +307,7 @@ class _Forest:
             row = self._rows[operator, children] = len(self._height)
             height = 1 + max(self._height[child] for child in children)
             self._height.append(height)
-            self._levels.setdefault(height, []).append((row, operator, children))
+            self._of_height.setdefault(height, []).append((row, operator, children))
         return row
 
     def _place_tree(self, node: Node) -> int:
@@ -312,21 +320,21 @@ class _Forest:
         return row
 
     def slots(self) -> Slots:
-        """What was added, ordered so that a whole level is computed at once."""
+        """What was added, ordered so that all nodes of one height are computed at once."""
         stands = list(range(len(self._height)))  # where a row stands in the order; words stand in their rows
-        levels: list[Level] = []
+        heights: list[SameHeight] = []
         after = self._empty + 1
-        for height in sorted(self._levels):
-            level = sorted(self._levels[height], key=lambda node: -len(node[2]))
-            for row, _, _ in level:
+        for height in sorted(self._of_height):
+            nodes = sorted(self._of_height[height], key=lambda node: -len(node[2]))
+            for row, _, _ in nodes:
                 stands[row] = after
                 after += 1
-            places = range(len(level[0][2]))
-            children = [[stands[args[place]] for _, _, args in level if len(args) > place] for place in places]
-            operators = [self._number[operator] for _, operator, _ in level]
-            levels.append(Level(_numbers(operators), list(map(_numbers, children))))
-        return Slots(levels, _numbers([stands[row] for row in self._roots]), _numbers(self._kinds))
+            places = range(len(nodes[0][2]))
+            children = [[stands[args[place]] for _, _, args in nodes if len(args) > place] for place in places]
+            operators = [self._number[operator] for _, operator, _ in nodes]
+            heights.append(SameHeight(_numbers(operators), list(map(_numbers, children))))
+        return Slots(heights, _numbers([stands[row] for row in self._roots]), _numbers(self._kinds))
 
 
-def _numbers(values: list[int]) -> Tensor:
+def _numbers(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.long)

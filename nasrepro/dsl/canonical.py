@@ -16,22 +16,9 @@ re-derived at the end.
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-from nasrepro.dsl.cell import Cell, Node
+from nasrepro.dsl.expression import Expression, Node
 from nasrepro.dsl.operators import OPERATORS
-
-
-@dataclass(frozen=True, slots=True)
-class CanonicalForm:
-    """The canonical cell, and how its matrices arise from the original's.
-
-    `products[j]` lists (i, sign): the j-th MM of the canonical cell (post-order) has the weights and bias
-    sum over (i, sign) of sign * (those of the original's i-th MM).
-    """
-
-    cell: Cell
-    products: tuple[tuple[tuple[int, int], ...], ...]
 
 
 @dataclass(slots=True)
@@ -52,15 +39,12 @@ class _Part:
         return self.text, not self.holds_memory
 
 
-@lru_cache(maxsize=4096)  # a search asks for the hash and then for the cell
-def canonical_form(cell: Cell) -> CanonicalForm:
-    """The canonical form of a cell. Applying it twice changes nothing."""
-    root = _rewrite(_parts(cell))
-    node, memory, products = _freeze(root)
-    return CanonicalForm(Cell(node, memory), products)
+def rewritten(expression: Expression) -> tuple[Node, int | None, tuple[tuple[tuple[int, int], ...], ...]]:
+    """Root and memory of the canonical cell, and how its matrices arise from the original's (`CanonicalForm`)."""
+    return _freeze(_rewrite(_parts(expression)))
 
 
-def _parts(cell: Cell) -> _Part:
+def _parts(expression: Expression) -> _Part:
     operators = matrices = 0
 
     def build(node: Node) -> _Part:
@@ -70,12 +54,12 @@ def _parts(cell: Cell) -> _Part:
             part.terms = [(matrices, 1)]
             matrices += 1
         if node.args:
-            part.is_memory = operators == cell.memory
+            part.is_memory = operators == expression.memory
             part.holds_memory = part.is_memory or any(arg.holds_memory for arg in part.args)
             operators += 1
         return part
 
-    return build(cell.root)
+    return build(expression.root)
 
 
 def _rewrite(part: _Part) -> _Part:

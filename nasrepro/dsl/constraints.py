@@ -3,11 +3,13 @@
 A rule looks at a cell and answers None or a reason in words. A search counts the reasons by the rule's name.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nasrepro.dsl.cell import Cell
-from nasrepro.dsl.operators import OPERATORS, SOURCES
+from nasrepro.dsl.operators import OPERATORS, SOURCES, Operator, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,10 @@ def max_height(limit: int) -> Rule:
 
 
 def must_use(*sources: str) -> Rule:
-    """Each of these sources occurs in the cell."""
+    """Each of these sources occurs in the cell. Raises ValueError for what is no source."""
+    unknown = sorted({*sources} - SOURCES.keys())
+    if unknown:
+        raise ValueError(f"unknown sources {unknown}; the language has {[*SOURCES]}")
 
     def check(cell: Cell) -> str | None:
         missing = [source for source in sources if source not in cell.sources]
@@ -142,9 +147,13 @@ def matrix_on_source() -> Rule:
 
 
 def only_words(allowed: Sequence[str]) -> Rule:
-    """Only these operators and sources occur. Raises TypeError for one word in place of a list of words."""
+    """Only these operators and sources occur.
+
+    Raises TypeError for one word in place of a list of words, ValueError for what is no word of the language.
+    """
     if isinstance(allowed, str):
         raise TypeError(f"only_words takes a list of words, got the string {allowed!r}: pass [{allowed!r}]")
+    check_words(allowed)
     known = frozenset(allowed)
 
     def check(cell: Cell) -> str | None:
@@ -167,8 +176,29 @@ def has_memory_place() -> Rule:
 
 
 def words(*groups: str) -> tuple[str, ...]:
-    """The operators and sources of these groups of the language, in the tables' order."""
-    return tuple(row.name for table in (OPERATORS, SOURCES) for row in table.values() if row.group in groups)
+    """The operators and sources of these groups of the language, in the tables' order.
+
+    Raises ValueError for a group that the language does not have.
+    """
+    rows: list[Operator | Source] = [*OPERATORS.values(), *SOURCES.values()]
+    unknown = sorted({*groups} - {row.group for row in rows})
+    if unknown:
+        raise ValueError(f"unknown groups {unknown}; the language has {sorted({row.group for row in rows})}")
+    return tuple(row.name for row in rows if row.group in groups)
+
+
+def check_words(chosen: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
+    """Raise ValueError unless these are words of the language, each named once, with weights that can be chances."""
+    weights = weights or {}
+    unknown = sorted({*chosen, *weights} - {*OPERATORS, *SOURCES})
+    if unknown:
+        raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
+    repeated = [word for word, times in Counter(chosen).items() if times > 1]
+    if repeated:
+        raise ValueError(f"words must be named once each, but {repeated} stand more often in {tuple(chosen)}")
+    wrong = {word: weight for word, weight in weights.items() if not 0 <= weight < math.inf}
+    if wrong:
+        raise ValueError(f"weights must not be negative, nor infinite or NaN: {wrong}")
 
 
 def language_model_rules(max_nodes: int = 21, max_edges: int = 8, count_sources: bool = False) -> tuple[Rule, ...]:

@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedEOF, UnexpectedInput, UnexpectedToken
 
-from nasrepro.dsl.cell import MAX_HEIGHT, Cell, Node
+from nasrepro.dsl.cell import Cell
 from nasrepro.dsl.errors import CellError
+from nasrepro.dsl.expression import MAX_HEIGHT, Node
 from nasrepro.dsl.operators import OPERATORS, SOURCES, SPELLINGS
 
 _GRAMMAR = Lark(files("nasrepro.dsl").joinpath("cell.lark").read_text("utf-8"), parser="lalr", propagate_positions=True)

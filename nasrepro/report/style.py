@@ -29,7 +29,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
 
 WIDE = (7.2, 4.0)  # inches; at 150 dpi about the 900 pixels of a notebook's column
-TALL = (7.2, 5.2)
 
 SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
@@ -105,19 +104,3 @@ def failed_ticks(ax: Axes, places: NDArray[Any], height: float) -> None:
         label=f"failed ({len(places)})",
     )
     ax.margins(y=0.1)
-
-
-def paper_line(ax: Axes, value: float, label: str = "paper") -> None:
-    """Draw the paper's value as a dashed horizontal line, with its label at the right end, above the line."""
-    ax.axhline(value, color=BLACK, linestyle=(0, (5, 3)), linewidth=1.0, zorder=1)
-    ax.annotate(
-        f"{label}: {value:g}",
-        xy=(1.0, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color=BLACK,
-    )

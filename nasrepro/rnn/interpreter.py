@@ -1,15 +1,12 @@
 """The reference backend: runs a staged program with torch's own operators, and leaves the backward pass to autograd."""
 
-import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nasrepro.native import readable
+from nasrepro.rnn.backend import DEFAULTS, LayerState, Options, ProductWeights, last_inputs, positions
 from nasrepro.rnn.program import Program, Stage
 
 POINTWISE: dict[str, Callable[..., Tensor]] = {
@@ -29,41 +26,8 @@ POINTWISE: dict[str, Callable[..., Tensor]] = {
 }
 
 
-class Weights(NamedTuple):
-    """Weights of one product: its matrices stacked (n * hidden, in), its biases (n * hidden,) or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-class LayerState(NamedTuple):
-    """The state of one layer: h (B, hidden), c (B, hidden) or None, the last x (B, input) or None, the timestep."""
-
-    h: Tensor
-    c: Tensor | None
-    x: Tensor | None
-    t: int
-
-
-class Options(NamedTuple):
-    """What may be different from call to call."""
-
-    h_mask: Tensor | None = None
-    """(B, hidden): multiplies what enters a matrix product and depends on h_{t-1} with no matrix in between, at every
-    step the same: variational dropout as dropped columns of the matrix (Gal & Ghahramani 2016). Elementwise uses of
-    h_{t-1} see it whole, since dropping it there would destroy the state that it carries (S17 appendix B.3). For
-    MM(h_{t-1}) that is the paper's placement; for MM of a function of h_{t-1} it is our reading."""
-    lengths: Tensor | None = None
-    """(B,), int64: steps of each sequence; after them its outputs are 0 and its h and c stay."""
-    product_dtype: torch.dtype = torch.float32
-    """bfloat16 rounds what enters matrix products, which add up in the dtype of x. float32 leaves it as it is."""
-
-
-DEFAULTS = Options()
-
-
 def run(
-    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options = DEFAULTS
+    program: Program, weights: Sequence[ProductWeights], x: Tensor, state: LayerState, options: Options = DEFAULTS
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence: x (T, B, input) -> out (T, B, hidden), and the state after it.
 
@@ -109,37 +73,6 @@ def run(
     return torch.stack(outputs), LayerState(h, c, last_x, state.t + T)  # (T, B, hidden)
 
 
-def last_inputs(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """The last input of each sequence: x (T, B, input) -> (B, input)."""
-    # a copy in either case: the input may be a buffer that is filled anew
-    return x[-1].clone() if lengths is None else x[lengths - 1, torch.arange(x.shape[1], device=x.device)]
-
-
-def positions(start: int, length: int, size: int, like: Tensor) -> Tensor:
-    """Sinusoidal encodings of timesteps start ... start + length - 1: (length, 1, size) (Vaswani et al. 2017, 3.5).
-
-    Even units hold sines, odd units cosines, of wavelengths from 2 pi to 10,000 * 2 pi.
-    """
-    if like.is_cuda and readable(like):
-        return _positions_on(like.device, like.dtype, start, length, size)
-    return _positions(start, length, size).to(like)
-
-
-@lru_cache(maxsize=256)
-def _positions_on(device: torch.device, dtype: torch.dtype, start: int, length: int, size: int) -> Tensor:
-    """Kept on a GPU, since a CUDA graph can hold no copy from the CPU."""
-    with torch.inference_mode(False):
-        return _positions(start, length, size).to(device, dtype)
-
-
-def _positions(start: int, length: int, size: int) -> Tensor:
-    # On the CPU, whatever device torch would choose: not every one has float64.
-    t = torch.arange(start, start + length, dtype=torch.float64, device="cpu")[:, None, None]  # (T, 1, 1)
-    unit = torch.arange(size, dtype=torch.float64, device="cpu")
-    angle = t * torch.exp(-math.log(10_000.0) * (unit - unit % 2) / size)  # (T, 1, size)
-    return torch.where(unit % 2 == 0, angle.sin(), angle.cos())
-
-
 def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) -> dict[int, Tensor]:
     values: dict[int, Tensor] = {}
     for name, slot in program.sources.items():
@@ -155,7 +88,7 @@ def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) ->
     return {slot: value for slot, value in values.items() if slot in early}
 
 
-def _run_stage(stage: Stage, values: dict[int, Tensor], weights: Sequence[Weights], options: Options) -> None:
+def _run_stage(stage: Stage, values: dict[int, Tensor], weights: Sequence[ProductWeights], options: Options) -> None:
     for product, (weight, bias) in zip(stage.products, weights, strict=True):
         source = values[product.source]
         if options.h_mask is not None and product.reads_h:

@@ -11,13 +11,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from nasrepro.dsl import Cell, CellError, parse
 from nasrepro.native import readable
 from nasrepro.rnn import fused, interpreter
+from nasrepro.rnn.backend import Backend, LayerState, Options, ProductWeights
 from nasrepro.rnn.dropout import dropout, dropout_mask
-from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.products import PRODUCT_DTYPES, autocast_dtype
 from nasrepro.rnn.program import Program, compile_cell
 from nasrepro.rnn.state import State, join, layers
-
-Backend = Callable[[Program, Sequence[Weights], Tensor, LayerState, Options], tuple[Tensor, LayerState]]
 
 BACKENDS: dict[str, Backend] = {"reference": interpreter.run, "fused": fused.run}
 """Name -> what runs a program."""
@@ -92,14 +90,14 @@ class RNNLayer(nn.Module):
         rows = slice(row * self.hidden_size, (row + 1) * self.hidden_size)
         return self.weight[product][rows], self.bias[product][rows] if len(self.bias) else None
 
-    def weights(self, weight_drop: float = 0.0, generator: torch.Generator | None = None) -> list[Weights]:
+    def weights(self, weight_drop: float = 0.0, generator: torch.Generator | None = None) -> list[ProductWeights]:
         """The weights of every product; those inside the time loop with DropConnect at rate `weight_drop`.
 
         Dropping entries of recurrent matrices for a whole sequence is AWD-LSTM's weight drop (Merity et al. 2017).
         """
         biases: Sequence[Tensor | None] = self.bias() if len(self.bias) else [None] * len(self.weight)
         return [
-            Weights(dropout(w, weight_drop, generator) if recurrent and weight_drop else w, b)
+            ProductWeights(dropout(w, weight_drop, generator) if recurrent and weight_drop else w, b)
             for w, b, recurrent in zip(self.weight(), biases, self._recurrent, strict=True)
         ]
 
@@ -110,6 +108,7 @@ class RNN(nn.Module):
         rnn = nr.RNN(nr.zoo["BC3"], input_size=400, hidden_size=1080, num_layers=3, last_size=400)
         out, state = rnn(x)              # x (T, B, 400) -> out (T, B, 400)
         out, state = rnn(more, state)    # goes on where it stopped, as if the sequence had never been cut
+        h, state = rnn.step(x_t, state)  # one step: x_t (B, 400) -> h (B, 400)
 
     Under torch.autocast out and state come in its type, as torch.nn.LSTM's do. Between them numbers are float32; what
     enters products is rounded to bfloat16 where that is autocast's type.
@@ -243,6 +242,24 @@ class RNN(nn.Module):
             return out.transpose(0, 1), after
         return self._run(x, state, lengths, generator)
 
+    def step(
+        self,
+        x: Tensor,
+        state: State | Tensor | tuple[Tensor, ...] | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, State]:
+        """One step: x (B, input_size) -> out (B, size of the last layer), and the state to go on from.
+
+        For what chooses its next input by the last output: a controller, a beam search, a sampler. It begins with
+        `initial_state`, or None. State, generator and errors are those of a call; in training each step draws dropout
+        masks of its own, so that whole sequences, which share one, are better run by a call.
+        """
+        if x.dim() != 2 or x.shape[-1] != self.input_size or not len(x):
+            raise ValueError(f"x of one step must be (B, {self.input_size}) with B >= 1, got {tuple(x.shape)}")
+        out, after = self._run(x[None], state, None, generator)
+        return out[0], after
+
     def flatten_parameters(self) -> None:
         """Does nothing: the parameters are stacked already. Code for torch.nn.LSTM calls it."""
 
@@ -300,7 +317,7 @@ class RNN(nn.Module):
         return x, _pack(after_layers)
 
     def _run_layer(
-        self, program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+        self, program: Program, weights: Sequence[ProductWeights], x: Tensor, state: LayerState, options: Options
     ) -> tuple[Tensor, LayerState]:
         narrow = autocast_dtype(x)
         if narrow is None:
@@ -322,6 +339,10 @@ class RNN(nn.Module):
         return BACKENDS[self.backend]
 
     def _unpack(self, state: State | Tensor | tuple[Tensor, ...] | None, x: Tensor) -> list[LayerState]:
+        """The state of each layer before x (T, B, input_size): (B, size) each, zeros for parts that are not given.
+
+        Raises ValueError for more parts than the cell has, or parts of other shapes.
+        """
         zeros = [_zeros(layer, x.shape[1], x) for layer in self._stack()]
         if state is None:
             return zeros
@@ -393,7 +414,7 @@ def _checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     return copy.to(x.device, non_blocking=True)
 
 
-def _refuse_mixed_types(weights: Sequence[Weights], x: Tensor, state: LayerState) -> None:
+def _refuse_mixed_types(weights: Sequence[ProductWeights], x: Tensor, state: LayerState) -> None:
     """Compiled code takes all for numbers of x's type, and torch's operators would convert some of them silently."""
     weight, bias = zip(*weights, strict=True) if weights else ((), ())
     for name, tensors in (("a weight", weight), ("a bias", bias), ("the state", state[:3])):
@@ -405,7 +426,7 @@ def _refuse_mixed_types(weights: Sequence[Weights], x: Tensor, state: LayerState
                 )
 
 
-_Parts = TypeVar("_Parts", Weights, LayerState, Options)
+_Parts = TypeVar("_Parts", ProductWeights, LayerState, Options)
 
 
 def _to(parts: _Parts, dtype: torch.dtype) -> _Parts:

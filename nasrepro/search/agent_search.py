@@ -117,7 +117,7 @@ class AgentSearchSettings:
 class Learner:
     """The agent of a search, and what it has learned from."""
 
-    reinforce: Reinforce
+    reinforce: Reinforce[TreeAgent]
     """Agent, optimiser and baseline."""
     pretraining: dict[str, Any]
     """What `pretrain` returned."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from nasrepro import native
 from nasrepro.native import NativeError
-from nasrepro.native.products import load_products
+from nasrepro.native.gemm import load_products
 from nasrepro.native.scratch import scratch
 from nasrepro.rnn.products import PRODUCT_DTYPES, add_product, autocast_dtype
 

@@ -149,6 +149,8 @@ def test_priors_that_the_agent_cannot_grow_are_refused():
         ({"words": ("Foo",)}, "unknown words"),
         ({"weights": {"Foo": 1.0}}, "unknown words"),
         ({"weights": {"MM": -1.0}}, "negative"),
+        ({"weights": {"MM": float("nan")}}, "NaN"),
+        ({"words": ("MM", "MM", "Tanh", "x_t", "h_{t-1}")}, "once each"),
         ({"smallest": 6, "largest": 5}, "sizes"),
         ({"smallest": 0}, "sizes"),
         ({"batch": 0}, "batch"),

@@ -171,6 +171,8 @@ def test_other_words_can_be_asked_for():
         ({"words": ("Tanh", "x_t")}, "h_{t-1}"),
         ({"words": ("Gate3", "x_t", "h_{t-1}")}, "Sigmoid"),
         ({"weights": {"MM": -1.0}}, "negative"),
+        ({"weights": {"MM": float("inf")}}, "infinite"),
+        ({"words": ("Tanh", "MM", "MM", "x_t", "h_{t-1}")}, "once each"),
         ({"weights": {"x_t": 0.0}}, "x_t"),
         ({"max_height": 0}, "max_height"),
         ({"patience": 0}, "patience"),

@@ -232,8 +232,8 @@ def test_batches_keep_s17s_rule_however_the_results_come_in(letters, cuts):
 @pytest.mark.parametrize(
     ("count", "rewards", "message"),
     [
-        (2, [1.0], "2 trees, but 1 rewards"),
-        (0, [], "0 trees"),
+        (2, [1.0], "2 draws, but 1 rewards"),
+        (0, [], "0 draws"),
         (1, [math.nan], "finite"),
         (1, [math.inf], "finite"),
     ],
@@ -256,3 +256,28 @@ def test_updates_that_teach_nothing_are_refused(count, rewards, message):
 def test_wrong_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ReinforceSettings(**wrong)
+
+
+class Tokens(torch.nn.Module):
+    """A policy over pairs of three tokens, drawn independently: no tree anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(3))
+
+    def evaluate(self, drawn):
+        logs = self.logits.log_softmax(0)
+        return torch.stack([logs[first] + logs[second] for first, second in drawn]), -(logs.exp() * logs).sum()
+
+
+def test_what_is_learned_from_need_not_be_trees():
+    learner = Reinforce(Tokens(), replace(PLAIN, learning_rate=0.1))
+    draws = [(0, 0), (1, 2), (2, 2)]
+    for _ in range(100):
+        facts = learner.update(draws, [0.0, 0.0, 1.0])
+    assert learner.agent.logits.argmax() == 2
+    assert facts["entropy"] < math.log(3)
+
+    other = Reinforce(Tokens(), replace(PLAIN, learning_rate=0.1))
+    other.load_state_dict(learner.state_dict())
+    assert other.update(draws, [1.0, 0.0, 0.0]) == learner.update(draws, [1.0, 0.0, 0.0])

@@ -243,7 +243,7 @@ def test_trees_that_the_settings_exclude_are_refused(text, message):
     ("wrong", "message"),
     [
         ({"words": ("Foo", "x_t")}, "unknown words"),
-        ({"words": ("Tanh", "Tanh", "x_t")}, "twice"),
+        ({"words": ("Tanh", "Tanh", "x_t")}, "once each"),
         ({"words": ("Tanh",)}, "a source"),
         ({"words": ("x_t",)}, "an operator"),
         ({"width": 0}, "width"),

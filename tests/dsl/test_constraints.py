@@ -1,10 +1,14 @@
 """S17's constraints, against the paper's own cells and against cells that break one rule each."""
 
+import math
+import re
+
 import pytest
 from hypothesis import given
 
 from nasrepro.dsl import parse, zoo
 from nasrepro.dsl.constraints import (
+    check_words,
     gate_has_a_choice,
     gate_is_sigmoid,
     has_memory_place,
@@ -138,3 +142,21 @@ def test_words_are_the_paper_s_two_sets():
 def test_one_word_is_no_list_of_words():
     with pytest.raises(TypeError, match=r"pass \['Tanh'\]"):
         only_words("Tanh")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: only_words(["Tanh", "Foo"]), "unknown words ['Foo']"),
+        (lambda: must_use("x_t", "h_t"), "unknown sources ['h_t']"),
+        (lambda: must_use("Tanh"), "unknown sources ['Tanh']"),
+        (lambda: words("core", "extra"), "unknown groups ['extra']"),
+        (lambda: check_words(["x_t"], {"Foo": 1.0}), "unknown words ['Foo']"),
+        (lambda: check_words(["x_t", "MM", "x_t"]), "['x_t'] stand more often"),
+        (lambda: check_words(["x_t"], {"x_t": -1.0, "MM": 1.0}), "{'x_t': -1.0}"),
+        (lambda: check_words(["x_t"], {"x_t": math.nan}), "{'x_t': nan}"),
+    ],
+)
+def test_a_mistyped_word_is_refused_wherever_words_are_chosen(wrong, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        wrong()

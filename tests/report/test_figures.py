@@ -150,14 +150,6 @@ def test_every_figure_draws_has_labels_and_leaves_no_trace(name):
     assert width <= 1100
 
 
-def test_the_papers_line_stands_at_its_value():
-    fig = Figure()
-    ax = fig.add_subplot()
-    style.paper_line(ax, 61.4, "BC3")
-    assert set(ax.lines[0].get_ydata()) == {61.4}
-    assert ax.texts[0].get_text() == "BC3: 61.4"
-
-
 def luminance(colour: str) -> float:
     """Relative luminance, WCAG 2.1."""
     channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])

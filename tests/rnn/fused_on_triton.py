@@ -4,6 +4,7 @@ On a GPU, or, with TRITON_INTERPRET=1, on the CPU in Triton's interpreter.
 """
 
 import os
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 
 import nasrepro as nr
 from nasrepro.rnn import fused, interpreter
+from nasrepro.rnn.backend import LayerState, Options, ProductWeights
 from nasrepro.rnn.fused import cuda
-from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.program import compile_cell
 from tests.rnn.problem import Problem, same_infinities, yardsticks
@@ -75,16 +76,15 @@ class Case:
             None if self.lengths is None else self.lengths.to(device),
             product_dtype,
         )
-        pairs = [Weights(w, biases[n] if biases else None) for n, w in enumerate(weights)]
+        pairs = [ProductWeights(w, biases[n] if biases else None) for n, w in enumerate(weights)]
         out, state = backend(self.program, pairs, x, LayerState(h, c, last_x, 3), options)
         results = {"out": out, "h": state.h} | ({} if state.c is None else {"c": state.c})
         loss = sum((value * self.draw(*value.shape).to(device, dtype)).sum() for value in results.values())
-        if loss.requires_grad:
+        gradients: Sequence[Tensor | None] = [None] * len(leaves)
+        if loss.requires_grad:  # a cell may read the position alone
             gradients = torch.autograd.grad(loss, leaves.values(), allow_unused=True)
-            zeros = (
-                torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves.values(), strict=True)
-            )
-            results |= {f"gradient of {name}": g for name, g in zip(leaves, zeros, strict=True)}
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+            results[f"gradient of {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
         return {name: value.detach().double().cpu() for name, value in results.items()}
 
     def check(self, tolerance: float = FP32, product_dtype: torch.dtype = torch.float32) -> None:
@@ -122,6 +122,10 @@ def test_odd_sizes(steps: int, batch: int, inputs: int, hidden: int) -> None:
 
 def test_without_biases() -> None:
     Case(nr.zoo["MGU"], 2, 2, 4, 4, bias=False).check()
+
+
+def test_a_cell_that_reads_the_position_alone() -> None:
+    Case(nr.parse("Sigmoid(PosEnc)"), 2, 2, 4, 4).check()
 
 
 @given(cells(max_height=5), st.none() | st.lists(st.integers(1, 3), min_size=2, max_size=2))
@@ -242,7 +246,7 @@ def test_two_calls_before_their_backward_passes(replayed: bool, monkeypatch: pyt
 
     def outputs(x: Tensor) -> Tensor:
         state = LayerState(case.h.to(x), None, None, 0)
-        return cuda.run(case.program, [Weights(weight, None) for weight in weights], x, state, Options())[0]
+        return cuda.run(case.program, [ProductWeights(weight, None) for weight in weights], x, state, Options())[0]
 
     inputs = [scale * case.x.float().to(DEVICE) for scale in (1, 2)]
     alone = [torch.autograd.grad(outputs(x).sum(), weights) for x in inputs]

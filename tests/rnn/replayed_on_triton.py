@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import nasrepro as nr
+from nasrepro.rnn.backend import LayerState, Options, ProductWeights
 from nasrepro.rnn.fused import cuda, triton_source
 from nasrepro.rnn.fused.plan import Plan, plan_cell
-from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from tests.rnn.fake_gpu import CountOperators, FakeGPU
 from tests.rnn.fused_on_triton import NORMS, Case
 
@@ -128,7 +128,7 @@ def test_a_mask_that_requires_its_gradient(gpu: FakeGPU) -> None:
 def test_a_backward_pass_inside_somebodys_graph_is_part_of_it(cell: str, gpu: FakeGPU) -> None:
     case = small(cell)
     weights = [weight.float().requires_grad_() for weight in case.weights]
-    pairs = [Weights(weight, bias.float()) for weight, bias in zip(weights, case.biases, strict=True)]
+    pairs = [ProductWeights(weight, bias.float()) for weight, bias in zip(weights, case.biases, strict=True)]
     last_x = None if case.last_x is None else case.last_x.float()
     c = None if case.c is None else case.c.float()
 
@@ -195,7 +195,9 @@ def operators(name: str, steps: int, lengths: bool) -> tuple[int, int]:
     """torch's operators, without views, in the forward pass of a layer and in its backward pass."""
     case = Case(nr.zoo[name], steps=steps, batch=2, inputs=3, hidden=3)
     options = Options(lengths=torch.tensor([1, steps]) if lengths else None)
-    weights = [Weights(w.float().requires_grad_(), b.float()) for w, b in zip(case.weights, case.biases, strict=True)]
+    weights = [
+        ProductWeights(w.float().requires_grad_(), b.float()) for w, b in zip(case.weights, case.biases, strict=True)
+    ]
     state = LayerState(case.h.float(), case.c.float(), None, 0)
     with CountOperators() as forward:
         out, _ = cuda.run(case.program, weights, case.x.float(), state, options)

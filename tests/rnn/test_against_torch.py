@@ -95,3 +95,46 @@ def test_shapes_and_unbatched_input_as_torch(name: str) -> None:
         assert [part.shape for part in state] == [part.shape for part in expected_parts]
         out, _ = ours(torch.zeros(shape), tuple(state))
         assert out.shape == expected.shape
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_by_hand_equal_torch_over_the_sequence(name: str) -> None:
+    module, rows, signs = CASES[name]
+    torch_rnn, ours = module(IN, H, LAYERS).double(), nr.RNN(nr.zoo[name], IN, H, LAYERS).double()
+    _copy(ours, torch_rnn, rows, signs)
+    x = torch.randn(T, B, IN, dtype=torch.float64)
+    state, outs = ours.initial_state(B), []
+    for x_t in x:
+        out, state = ours.step(x_t, state)
+        assert out.shape == (B, H)
+        outs.append(out)
+    expected, expected_state = torch_rnn(x)
+    torch.testing.assert_close(torch.stack(outs), expected, rtol=0, atol=TOLERANCE)
+    for part, expected_part in zip(state, expected_state if name == "LSTM" else (expected_state,), strict=True):
+        torch.testing.assert_close(part, expected_part, rtol=0, atol=TOLERANCE)
+    torch.stack(outs).sum().backward()
+    found = [parameter.grad for parameter in ours.parameters()]
+    ours.zero_grad()
+    ours(x)[0].sum().backward()
+    torch.testing.assert_close(found, [parameter.grad for parameter in ours.parameters()])
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("text", ["Tanh(Add(MM(x_{t-1}), Mult(PosEnc, MM(h_{t-1}))))", "Add(MM(x_t), c_{t-1})|1"])
+def test_a_step_carries_all_that_a_cell_looks_back_at(text: str, backend: str) -> None:
+    ours = nr.RNN(text, IN, H, 2, last_size=IN, backend=backend, batch_first=True)
+    x = torch.randn(B, T, IN)
+    state, outs = None, []
+    for t in range(T):
+        out, state = ours.step(x[:, t], state)
+        outs.append(out)
+    expected, expected_state = ours(x)
+    torch.testing.assert_close(torch.stack(outs, 1), expected)
+    assert state.t == expected_state.t == T
+    torch.testing.assert_close(state.h, expected_state.h)
+
+
+@pytest.mark.parametrize("shape", [(IN,), (1, B, IN), (B, IN + 1), (0, IN)])
+def test_a_step_takes_one_input_for_each_sequence(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"x of one step must be \(B, 5\)"):
+        nr.RNN(nr.zoo["GRU"], IN, H).step(torch.zeros(shape))

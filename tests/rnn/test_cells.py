@@ -8,7 +8,7 @@ from torch import Tensor
 
 import nasrepro as nr
 from nasrepro.rnn import RNN, compile_cell, interpreter
-from nasrepro.rnn.interpreter import LayerState, Weights
+from nasrepro.rnn.backend import LayerState, ProductWeights
 from tests.rnn.equations import EQUATIONS
 from tests.strategies import cells
 
@@ -56,7 +56,7 @@ def _run_program(cell: nr.Cell, x: Tensor, **options: bool) -> tuple[Tensor, lis
     matrices = [torch.randn(H, H, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(count)]
     biases = [torch.randn(H, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(count)]
     weights = [
-        Weights(torch.cat([matrices[m] for m in p.matrices]), torch.cat([biases[m] for m in p.matrices]))
+        ProductWeights(torch.cat([matrices[m] for m in p.matrices]), torch.cat([biases[m] for m in p.matrices]))
         for p in program.products
     ]
     h = _input(x.shape[1], H, seed=5)

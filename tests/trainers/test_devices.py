@@ -18,7 +18,7 @@ from nasrepro.hardware import DeviceError, device_name
 from nasrepro.search import Record
 from nasrepro.search.loop import evaluate
 from nasrepro.search.record import Evaluation, evaluation_key
-from nasrepro.search.workers import Workers
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers import checkpoint, forecast, language_model, translation
 from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2, forecast_seconds, forecast_translation_seconds
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
@@ -91,17 +91,17 @@ def test_a_search_without_its_gpu_stops_and_takes_no_cell_for_a_failure(task: An
         Workers(replace(task, device="cuda"), count=0) as workers,
         pytest.raises(DeviceError, match="device 'cuda' was asked for, but torch"),
     ):
-        evaluate([nr.zoo["GRU"]], 1, record, workers)
+        evaluate([Job(nr.zoo["GRU"], 1)], record, workers)
     assert record.evaluations() == []
     with Workers(task, count=0) as workers:
-        (made,) = evaluate([nr.zoo["GRU"]], 1, record, workers)
+        (made,) = evaluate([Job(nr.zoo["GRU"], 1)], record, workers)
     with Workers(replace(task, device="cuda"), count=0) as workers:  # what is recorded needs no GPU
-        assert evaluate([nr.zoo["GRU"]], 1, record, workers) == [made]
+        assert evaluate([Job(nr.zoo["GRU"], 1)], record, workers) == [made]
 
 
 def test_the_row_of_a_process_that_was_killed_says_where_it_ran() -> None:
     with Workers(LanguageModelTask(level="char", training=LETTERS), count=1, timeout_s=0.0) as workers:
-        (row,) = evaluate([nr.zoo["GRU"]], 1, Record(), workers)
+        (row,) = evaluate([Job(nr.zoo["GRU"], 1)], Record(), workers)
     assert (row.reason, row.device) == ("timed out", device_name("cpu"))
 
 

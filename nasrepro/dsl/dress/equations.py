@@ -7,7 +7,7 @@ arguments of Gate3, and to whatever else keeps a line from growing too long.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nasrepro.dsl.cell import Cell, Node
+from nasrepro.dsl.expression import Expression, Node
 
 LARGE = 3  # operators
 
@@ -36,7 +36,7 @@ class Term:
         yield self
 
 
-def equations(cell: Cell, lengths: Mapping[str, int], limit: int) -> list[Term]:
+def equations(cell: Expression, lengths: Mapping[str, int], limit: int) -> list[Term]:
     """The terms that get a name, in the order in which they can be computed, h_t last.
 
     `lengths` says how long an operator's own signs are when written ("name": a name or source). No equation
@@ -59,7 +59,7 @@ def equations(cell: Cell, lengths: Mapping[str, int], limit: int) -> list[Term]:
     return named if last is root else [*named, last]
 
 
-def _terms(cell: Cell) -> Term:
+def _terms(cell: Expression) -> Term:
     operators = matrices = 0
 
     def build(node: Node) -> Term:

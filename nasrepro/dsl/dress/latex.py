@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 
-from nasrepro.dsl.cell import Cell
 from nasrepro.dsl.dress.equations import Term, equations
+from nasrepro.dsl.expression import Expression
 
 LETTERS = {"x_t": "W", "x_{t-1}": "W", "h_{t-1}": "U", "c_{t-1}": "X", "PosEnc": "P"}  # any other argument: V
 FUNCTIONS = {
@@ -30,7 +30,7 @@ LENGTHS = dict.fromkeys(FUNCTIONS, 5) | {
 SUM, PRODUCT, ATOM = range(3)  # how tightly an expression holds together
 
 
-def to_latex(cell: Cell) -> str:
+def to_latex(cell: Expression) -> str:
     r"""The cell's equations as an `aligned` block, h_t last; MathJax renders it.
 
     Matrices are W on the input, U on h_{t-1}, X on c_{t-1}, P on the position p_t and V on inner values;

@@ -1,10 +1,10 @@
 """A cell as a Mermaid flow chart, which GitHub and many note-taking programs draw from text."""
 
-from nasrepro.dsl.cell import Cell, Node
 from nasrepro.dsl.dress.svg import COLOURS, INK, MEMORY, kind_of
+from nasrepro.dsl.expression import Expression, Node
 
 
-def to_mermaid(cell: Cell) -> str:
+def to_mermaid(cell: Expression) -> str:
     """The cell's tree as `flowchart TD`: h_t at the top, nodes n0, n1, ... in post-order, sources counted.
 
     The node whose value is c_t says so and has a thick border. Gate3's edges are marked a, b and f.

@@ -6,9 +6,9 @@ The source is text about torch; this file does not import it.
 import textwrap
 from keyword import iskeyword
 
-from nasrepro.dsl.cell import Cell
 from nasrepro.dsl.dress.equations import Term, equations
 from nasrepro.dsl.errors import CellError
+from nasrepro.dsl.expression import Expression
 
 SOURCES = {"x_t": "x_t", "x_{t-1}": "x_last", "h_{t-1}": "h_last", "c_{t-1}": "c_last", "PosEnc": "p_t"}
 FUNCTIONS = {
@@ -44,7 +44,7 @@ POSITION = '''
 '''
 
 
-def to_pytorch(cell: Cell, name: str = "GeneratedCell") -> str:
+def to_pytorch(cell: Expression, name: str = "GeneratedCell") -> str:
     """Source of a standalone module that computes the cell; it needs torch alone.
 
     The module is built as `GeneratedCell(input_size, hidden_size, bias=True)`. It maps x (T, B, input_size)
@@ -77,7 +77,7 @@ def to_pytorch(cell: Cell, name: str = "GeneratedCell") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _class_docstring(cell: Cell) -> list[str]:
+def _class_docstring(cell: Expression) -> list[str]:
     text = textwrap.wrap(str(cell), 104, break_on_hyphens=False)
     return _indented(['"""The recurrent cell', "", *text, '"""'], 4)
 
@@ -113,7 +113,7 @@ def _is_result(term: Term) -> bool:
     return term.name in ("h_t", "c_t")
 
 
-def _forward(cell: Cell, named: list[Term]) -> list[str]:
+def _forward(cell: Expression, named: list[Term]) -> list[str]:
     kept = [row for source, row in STATE.items() if source in cell.sources]
     step = ["p_t = self.position(t, x_t)"] if "PosEnc" in cell.sources else []
     step += [f"{term.name} = {_write(term)[0]}" for term in named]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from nasrepro.dsl.cell import Cell, Node
+from nasrepro.dsl.expression import Expression, Node
 from nasrepro.dsl.operators import OPERATORS
 
 # kind of node -> fill, text
@@ -66,7 +66,7 @@ class Box:
             yield from arg.walk()
 
 
-def to_svg(cell: Cell) -> str:
+def to_svg(cell: Expression) -> str:
     """The cell's tree as SVG: h_t at the top, sources at the bottom, as wide as the page allows.
 
     Small numbers are the operators' post-order numbers; the operator whose value is c_t has a ring. The
@@ -77,7 +77,7 @@ def to_svg(cell: Cell) -> str:
     return _document(f"Cell {cell}", root, shapes, width, height)
 
 
-def growth_frames(cell: Cell) -> list[str]:
+def growth_frames(cell: Expression) -> list[str]:
     """The cell grown from h_t, one drawing per action and one before the first (S17 Figure 2).
 
     Each action fills the leftmost empty slot; empty slots are dashed, the newest node has a bold outline. All
@@ -145,7 +145,7 @@ def sheet(svgs: Sequence[str], captions: Sequence[str], width: int = 1000) -> st
 # ---- layout
 
 
-def _lay_out(cell: Cell) -> tuple[Box, float, float]:
+def _lay_out(cell: Expression) -> tuple[Box, float, float]:
     """The boxes at their places, and the width and height of the whole."""
     root = _boxes(cell)
     outline = _place(root)
@@ -154,7 +154,7 @@ def _lay_out(cell: Cell) -> tuple[Box, float, float]:
     return root, right - left + 2 * MARGIN, 2 * MARGIN + TOP + HEIGHT + (len(outline) - 1) * LEVEL
 
 
-def _boxes(cell: Cell) -> Box:
+def _boxes(cell: Expression) -> Box:
     count = 0
 
     def build(node: Node) -> Box:

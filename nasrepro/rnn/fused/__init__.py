@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nasrepro.native import NativeError, readable
 from nasrepro.rnn import interpreter
+from nasrepro.rnn.backend import LayerState, Options, ProductWeights
 from nasrepro.rnn.fused import cpu, cuda
-from nasrepro.rnn.interpreter import LayerState, Options, Weights
 from nasrepro.rnn.program import Program
 
 _BY_DEVICE = {"cpu": cpu, "cuda": cuda}
@@ -28,7 +28,7 @@ def supports(program: Program, x: Tensor) -> bool:
 
 
 def run(
-    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+    program: Program, weights: Sequence[ProductWeights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `interpreter.run`, which takes over, with one warning, where there is no way.
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from nasrepro import native
 from nasrepro.dsl import Cell
 from nasrepro.native import NativeError
-from nasrepro.native.products import load_products
+from nasrepro.native.gemm import load_products
 from nasrepro.native.scratch import aligned, scratch
+from nasrepro.rnn.backend import LayerState, Options, ProductWeights, last_inputs, positions
 from nasrepro.rnn.fused.c_source import SPACES, c_source
 from nasrepro.rnn.fused.gradients import refuse_transformed
 from nasrepro.rnn.fused.plan import WIDE, Place, Plan, plan_cell
-from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.program import Program
 
 # Threads share the columns of every product instead of the rows of the batch if they had fewer rows than this each. Not
@@ -116,12 +116,12 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
 
 
 class _Shape:
-    """The sizes of a call, and what follows from them for a cell."""
+    """T steps of B rows, the widths of input and output, and what follows from them for a cell."""
 
-    def __init__(self, cell: Kernels, steps: int, batch: int, inputs: int, hidden: int) -> None:
+    def __init__(self, compiled: Kernels, steps: int, batch: int, inputs: int, hidden: int) -> None:
         self.steps, self.batch, self.input, self.hidden = steps, batch, inputs, hidden
-        self.columns = cell.plan.columns
-        self.tables = _Tables(cell, self)
+        self.columns = compiled.plan.columns
+        self.tables = _Tables(compiled, self)
 
     def width(self, space: str) -> int:
         """Floats in a row of a space."""
@@ -143,11 +143,11 @@ _ONE_STEP = frozenset({"mask", "d_h", "d_h_next", "d_c", "d_c_next", "d_step"}) 
 class _Tables:
     """What C is told of a cell at one shape, but for addresses. Made once, copied for every call."""
 
-    def __init__(self, cell: Kernels, shape: _Shape) -> None:
-        operand_of = {source: position for position, (source, _) in enumerate(cell.operands)}
-        self.runs = (_Run * len(cell.runs))()
+    def __init__(self, compiled: Kernels, shape: _Shape) -> None:
+        operand_of = {source: position for position, (source, _) in enumerate(compiled.operands)}
+        self.runs = (_Run * len(compiled.runs))()
         self.weights = []  # of each run: product, first row, floats in a row, the space of its source's gradient
-        for slot, run in zip(self.runs, cell.runs, strict=True):
+        for slot, run in zip(self.runs, compiled.runs, strict=True):
             slot.source, slot.source_column = _NUMBER[run.source.space], shape.column(run.source)
             slot.gradient, slot.gradient_column = -1, 0
             if run.gradient is not None:
@@ -159,8 +159,8 @@ class _Tables:
             self.weights.append(
                 (run.product, run.row * shape.hidden, slot.k, "" if run.gradient is None else run.gradient.space)
             )
-        self.norms = (_Norm * len(cell.norms))()
-        for slot, norm in zip(self.norms, cell.norms, strict=True):
+        self.norms = (_Norm * len(compiled.norms))()
+        for slot, norm in zip(self.norms, compiled.norms, strict=True):
             wanted = norm.source_gradient
             slot.source, slot.source_column = _NUMBER[norm.source.space], shape.column(norm.source)
             slot.target, slot.target_column = _NUMBER[norm.target.space], shape.column(norm.target)
@@ -169,16 +169,16 @@ class _Tables:
             slot.source_gradient_column = 0 if wanted is None else shape.column(wanted)
             slot.width = shape.input if norm.wide else shape.hidden
             slot.accumulates = norm.accumulates
-        self.operands = (_Operand * len(cell.operands))()
-        for slot, (source, on_input) in zip(self.operands, cell.operands, strict=True):
+        self.operands = (_Operand * len(compiled.operands))()
+        for slot, (source, on_input) in zip(self.operands, compiled.operands, strict=True):
             slot.space, slot.column = _NUMBER[source.space], shape.column(source)
             slot.k = shape.input if on_input else shape.hidden
         self.call = _Call(
             steps=shape.steps, batch=shape.batch, hidden=shape.hidden, input=shape.input,
-            levels_before=len(cell.plan.before), levels=len(cell.levels),
+            levels_before=len(compiled.plan.before), levels=len(compiled.levels),
             runs=len(self.runs), operands=len(self.operands),
-            writes_h="d_h" in cell.plan.written, writes_c="d_c" in cell.plan.written,
-            level=ctypes.addressof(cell.levels), norm=ctypes.addressof(self.norms),
+            writes_h="d_h" in compiled.plan.written, writes_c="d_c" in compiled.plan.written,
+            level=ctypes.addressof(compiled.levels), norm=ctypes.addressof(self.norms),
             operand=ctypes.addressof(self.operands),
         )  # fmt: skip
         for space, layout in zip(SPACES, self.call.space, strict=True):
@@ -194,9 +194,10 @@ def _call(
     gradients: Sequence[Tensor | None] = (),
     lengths: Tensor | None = None,
 ) -> Any:
-    """What C is told. `spaces` holds the address of each space; whoever calls keeps the tensors alive.
+    """The `_Call` of a sequence. `spaces` holds the address of each space; whoever calls keeps the tensors alive.
 
-    `gradients` are those of all weights and then all biases, None where nobody wants one.
+    Weights are (n * hidden, in) and biases (n * hidden,), by product; `gradients`, of the same shapes, are those of all
+    weights and then all biases, None where nobody wants one. `lengths` (B,) int64 are the steps of each sequence.
     """
     runs = type(tables.runs).from_buffer_copy(tables.runs)
     for slot, (product, first, k, gradient_space) in zip(runs, tables.weights, strict=True):
@@ -226,7 +227,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: Kernels,
+        compiled: Kernels,
         options: Options,
         x: Tensor,
         last_x: Tensor | None,
@@ -237,7 +238,7 @@ class _Layer(torch.autograd.Function):
         *weights_and_biases: Tensor,
     ) -> tuple[Tensor, ...]:
         weights, biases = weights_and_biases[:products], weights_and_biases[products:]
-        shape = cell.shape(*x.shape, h.shape[-1])
+        shape = compiled.shape(*x.shape, h.shape[-1])
         T, B, H = shape.steps, shape.batch, shape.hidden
         x_before = None if last_x is None else torch.cat((last_x[None], x[:-1]))  # (T, B, input)
         hs = x.new_empty(T + 1, B, H)
@@ -256,20 +257,20 @@ class _Layer(torch.autograd.Function):
             "kept": kept,
         }
         ctx.set_materialize_grads(False)
-        ctx.cell, ctx.options, ctx.shape, ctx.products = cell, options, shape, products
+        ctx.compiled, ctx.options, ctx.shape, ctx.products = compiled, options, shape, products
         ctx.names = [name for name, tensor in saved.items() if tensor is not None]
         ctx.save_for_backward(*(saved[name] for name in ctx.names), *weights_and_biases)
 
         call = _call(shape.tables, _addresses(saved, shape), weights, biases, lengths=options.lengths)
-        with scratch(cell.driver.scratch_floats(ctypes.byref(call), 0)) as call.scratch:
-            cell.driver.forward(ctypes.byref(call))
+        with scratch(compiled.driver.scratch_floats(ctypes.byref(call), 0)) as call.scratch:
+            compiled.driver.forward(ctypes.byref(call))
         # The state is a copy: whoever changes it, to begin a sequence anew say, must not change the output.
         return (hs[1:], hs[T].clone()) if cs is None else (hs[1:], hs[T].clone(), cs[T].clone())
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_transformed(*given)
-        cell: Kernels = ctx.cell
+        compiled: Kernels = ctx.compiled
         shape: _Shape = ctx.shape
         T, B, H = shape.steps, shape.batch, shape.hidden
         tensors = ctx.saved_tensors
@@ -283,7 +284,7 @@ class _Layer(torch.autograd.Function):
         gradients = {"d_out": x.new_zeros(T, B, H) if d_out is None else d_out.contiguous()}
         transient = {space: shape.floats(space) for space in ("d_sums", "d_early", "d_early_wide")}
         transient["d_step"] = B * shape.width("d_step")
-        made, in_passing = _input_gradients(cell.plan, shape, x, want_x, want_last_x)
+        made, in_passing = _input_gradients(compiled.plan, shape, x, want_x, want_last_x)
         gradients |= made
         transient |= in_passing
         states = x.new_zeros(4, B, H).unbind()
@@ -301,8 +302,8 @@ class _Layer(torch.autograd.Function):
                 spaces[space] = base if size else 0
                 base += 4 * aligned(size)
             call = _call(shape.tables, spaces, weights, biases, parameter_gradients, ctx.options.lengths)
-            with scratch(cell.driver.scratch_floats(ctypes.byref(call), 1)) as call.scratch:
-                cell.driver.backward(ctypes.byref(call))
+            with scratch(compiled.driver.scratch_floats(ctypes.byref(call), 1)) as call.scratch:
+                compiled.driver.backward(ctypes.byref(call))
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
         return (
@@ -354,7 +355,9 @@ def _addresses(tensors: Mapping[str, Tensor | None], shape: _Shape) -> dict[str,
     return addresses
 
 
-def _refuse_what_does_not_fit(program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState) -> None:
+def _refuse_what_does_not_fit(
+    program: Program, weights: Sequence[ProductWeights], x: Tensor, state: LayerState
+) -> None:
     """C takes what it is given for as many floats as there should be."""
     size = {True: x.shape[-1], False: state.h.shape[-1]}
     for product, (weight, bias) in zip(program.products, weights, strict=True):
@@ -367,7 +370,7 @@ def _refuse_what_does_not_fit(program: Program, weights: Sequence[Weights], x: T
 
 
 def run(
-    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+    program: Program, weights: Sequence[ProductWeights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on the CPU only, weights and state too.
 
@@ -375,8 +378,8 @@ def run(
     supported.
     """
     _refuse_what_does_not_fit(program, weights, x, state)
-    cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
-    reads = cell.plan.spaces
+    compiled = kernels(program.cell, options.h_mask is not None, options.product_dtype)
+    reads = compiled.plan.spaces
     x = x.contiguous()
     last_x = state.x if "x_before" in reads else None
     position = None
@@ -386,7 +389,7 @@ def run(
     biases = [weight.bias.contiguous() for weight in weights if weight.bias is not None]
     stacked = [weight.weight.contiguous() for weight in weights]
     out, h, *memory = _Layer.apply(  # type: ignore[no-untyped-call]
-        cell, options, x, last_x, position, state.h, c, len(stacked), *stacked, *biases
+        compiled, options, x, last_x, position, state.h, c, len(stacked), *stacked, *biases
     )
     if options.lengths is not None:
         running = torch.arange(len(x), device=x.device)[:, None] < options.lengths  # (T, B)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from nasrepro.dsl import Cell
+from nasrepro.rnn.backend import LayerState, Options, ProductWeights, last_inputs, positions
 from nasrepro.rnn.fused.gradients import refuse_transformed
 from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Norm, Place, Plan, Run, plan_cell
 from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_of
-from nasrepro.rnn.interpreter import LayerState, Options, Weights, last_inputs, positions
 from nasrepro.rnn.products import add_product
 from nasrepro.rnn.program import Program
 from nasrepro.rnn.recording import Recording, float32_precision, is_recording, may_record, memory_for_graphs
@@ -59,9 +59,8 @@ def _bias_columns(columns: tuple[int, ...], device: torch.device) -> Tensor:
 
 _VALUES = ("sums", "saved", "saved_wide")  # made forward, one row for each step, for the backward pass
 _GRADIENTS = ("d_sums", "d_step", "d_early", "d_early_wide", "d_x", "d_x_before")
-_OF_ONE_STEP = frozenset(
-    {"mask", "d_step"}
-)  # (B, width), used by every step anew; states' gradients go from step to step
+# (B, width), used by every step anew; the gradients of states are not: they go from step to step.
+_OF_ONE_STEP = frozenset({"mask", "d_step"})
 _OF_ALL_STEPS = frozenset({"x", "x_before", "position", "ended", "d_out", *_VALUES, *_GRADIENTS}) - _OF_ONE_STEP
 
 
@@ -82,31 +81,31 @@ class _Sizes:
         return slice(place.column * width, (place.column + count) * width)
 
 
-def _new(cell: Kernels, sizes: _Sizes, spaces: Iterable[str], like: Tensor) -> dict[str, Tensor]:
+def _new(compiled: Kernels, sizes: _Sizes, spaces: Iterable[str], like: Tensor) -> dict[str, Tensor]:
     """Memory for those numbered spaces that have columns."""
     made = {}
     for space in spaces:
-        if columns := cell.plan.columns.get(space, 0):
+        if columns := compiled.plan.columns.get(space, 0):
             steps = () if space in _OF_ONE_STEP else (sizes.steps,)
             made[space] = like.new_empty(*steps, sizes.batch, columns * sizes.block(space))
     return made
 
 
-def _made_forward(cell: Kernels, sizes: _Sizes, like: Tensor) -> dict[str, Tensor]:
+def _made_forward(compiled: Kernels, sizes: _Sizes, like: Tensor) -> dict[str, Tensor]:
     """Memory for what the forward pass writes."""
-    states = ("h",) if cell.plan.program.memory is None else ("h", "c")
+    states = ("h",) if compiled.plan.program.memory is None else ("h", "c")
     return {state: like.new_empty(sizes.steps + 1, sizes.batch, sizes.hidden) for state in states} | _new(
-        cell, sizes, _VALUES, like
+        compiled, sizes, _VALUES, like
     )
 
 
 def _made_backward(
-    cell: Kernels, sizes: _Sizes, saved: Mapping[str, Tensor], wanted: Iterable[str]
+    compiled: Kernels, sizes: _Sizes, saved: Mapping[str, Tensor], wanted: Iterable[str]
 ) -> dict[str, Tensor]:
     """Memory for what the backward pass writes: the gradients that are wanted, and what it needs on the way."""
     x = saved["x"]
-    made = _new(cell, sizes, _GRADIENTS, x)
-    for name in {*wanted, *cell.plan.kernel_spaces} & {"d_x", "d_x_before"}:
+    made = _new(compiled, sizes, _GRADIENTS, x)
+    for name in {*wanted, *compiled.plan.kernel_spaces} & {"d_x", "d_x_before"}:
         made[name] = torch.empty_like(x)
     for state in {"h", "c"} & saved.keys():
         made |= {name: x.new_empty(sizes.batch, sizes.hidden) for name in (f"d_{state}", f"d_{state}_next")}
@@ -115,7 +114,7 @@ def _made_backward(
         if kind == "weight":
             made[name] = torch.empty_like(saved[f"weight_{number}"], dtype=x.dtype)
         elif kind == "bias":
-            made[name] = x.new_empty(len(cell.plan.bias_columns[int(number)]) * sizes.hidden)
+            made[name] = x.new_empty(len(compiled.plan.bias_columns[int(number)]) * sizes.hidden)
     return made
 
 
@@ -130,9 +129,9 @@ class _Pass:
     (T, B, 1), true where a sequence is over, and the gradients d_weight_N and d_bias_N.
     """
 
-    def __init__(self, cell: Kernels, sizes: _Sizes, at: Mapping[str, Tensor]) -> None:
-        self.cell = cell
-        self.plan = cell.plan
+    def __init__(self, compiled: Kernels, sizes: _Sizes, at: Mapping[str, Tensor]) -> None:
+        self.compiled = compiled
+        self.plan = compiled.plan
         self.sizes = sizes
         self.at = at
         self.states = [state for state in ("h", "c") if state in at]
@@ -218,7 +217,7 @@ class _Pass:
 
     def _weights(self) -> list[Tensor]:
         count = len(self.plan.bias_columns)
-        return [self.at[f"weight_{number}"].to(self.cell.product_dtype) for number in range(count)]
+        return [self.at[f"weight_{number}"].to(self.compiled.product_dtype) for number in range(count)]
 
     def _part(self, weight: Tensor, run: Run) -> Tensor:
         """The matrices of a run: (n, k)."""
@@ -245,7 +244,7 @@ class _Pass:
                 self._multiply(given, self._part(weights[run.product], run), target, run.gradient_accumulates)
 
     def _weight_gradients(self, rows: Mapping[str, Tensor]) -> None:
-        for run in self.cell.runs:
+        for run in self.compiled.runs:
             if f"d_weight_{run.product}" in self.at:
                 given = rows["d_sums"][:, self.sizes.columns(run.target, run.count)]
                 source = rows[run.source.space][:, self.sizes.columns(run.source)]
@@ -261,7 +260,7 @@ class _Pass:
 
     def _multiply(self, a: Tensor, b: Tensor, target: Tensor, add: bool) -> None:
         """Target (+)= a b: what is multiplied is rounded to the product dtype, what is added up is not."""
-        narrow = self.cell.product_dtype
+        narrow = self.compiled.product_dtype
         add_product(target, a.to(narrow), b.to(narrow), keep=add)
 
     def _launch(
@@ -271,7 +270,7 @@ class _Pass:
             tensors = [rows[space] for space in spaces_of(loop)]
             count = len(tensors[0])
             programs = -(-count * (self.sizes.input if loop.wide else self.sizes.hidden) // _BLOCK)
-            kernel = self.cell.named[kernel_name(direction, part, number, which)]
+            kernel = self.compiled.named[kernel_name(direction, part, number, which)]
             many = programs * _BLOCK > 2**31 - 1
             kernel[(programs,)](*tensors, count, self.sizes.hidden, self.sizes.input, BLOCK=_BLOCK, MANY=many)
 
@@ -283,7 +282,7 @@ class _Pass:
         width = self.sizes.input if norm.wide else self.sizes.hidden
         source, target = self._norm_operand(rows, norm.source), self._norm_operand(rows, norm.target)
         block = 1 << (width - 1).bit_length()
-        self.cell.named["normalise"][(len(source[0]),)](*source, *target, width, BLOCK=block)
+        self.compiled.named["normalise"][(len(source[0]),)](*source, *target, width, BLOCK=block)
 
     def _normalise_back(self, norm: Norm, rows: Mapping[str, Tensor]) -> None:
         if norm.source_gradient is None:
@@ -292,7 +291,7 @@ class _Pass:
         places = (norm.source, norm.gradient, norm.source_gradient)
         source, given, target = (self._norm_operand(rows, place) for place in places)
         block = 1 << (width - 1).bit_length()
-        self.cell.named["normalise_back"][(len(source[0]),)](
+        self.compiled.named["normalise_back"][(len(source[0]),)](
             *source, *given, *target, width, ADD=norm.accumulates, BLOCK=block
         )
 
@@ -328,14 +327,16 @@ class _Replay:
     of calls may wait for their backward pass.
     """
 
-    def __init__(self, cell: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> None:
-        self.cell, self.sizes = cell, sizes
-        made = _made_forward(cell, sizes, given["x"])
-        weights = {n: torch.empty_like(t, dtype=cell.product_dtype) for n, t in given.items() if n.startswith("weight")}
+    def __init__(self, compiled: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> None:
+        self.compiled, self.sizes = compiled, sizes
+        made = _made_forward(compiled, sizes, given["x"])
+        weights = {
+            n: torch.empty_like(t, dtype=compiled.product_dtype) for n, t in given.items() if n.startswith("weight")
+        }
         self.at = {name: torch.empty_like(tensor) for name, tensor in given.items()} | weights | made
         self.made = list(made)
         self.device = given["x"].device
-        self.forward_pass = Recording(_Pass(cell, sizes, self.at).forward, self.device)
+        self.forward_pass = Recording(_Pass(compiled, sizes, self.at).forward, self.device)
         self.backward_passes: dict[tuple[str, ...], tuple[Recording[dict[str, Tensor]], dict[str, Tensor]]] = {}
         self.lock = threading.Lock()
 
@@ -360,8 +361,8 @@ class _Replay:
         self, given: Mapping[str, Tensor], wanted: tuple[str, ...]
     ) -> tuple[Recording[dict[str, Tensor]], dict[str, Tensor]]:
         gradients = {name: torch.empty_like(tensor) for name, tensor in given.items() if name not in self.at}
-        at = self.at | gradients | _made_backward(self.cell, self.sizes, self.at, wanted)
-        return Recording(_Pass(self.cell, self.sizes, at).backward, self.device), at
+        at = self.at | gradients | _made_backward(self.compiled, self.sizes, self.at, wanted)
+        return Recording(_Pass(self.compiled, self.sizes, at).backward, self.device), at
 
     def bytes(self) -> int:
         """Memory that this holds on the device, the graphs' own included."""
@@ -393,14 +394,14 @@ class _Replays:
         """How many replays were made so far."""
         self.lock = threading.Lock()
 
-    def find(self, cell: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> _Replay | None:
+    def find(self, compiled: Kernels, sizes: _Sizes, given: Mapping[str, Tensor]) -> _Replay | None:
         """The replay for a call; None when it should run launch by launch."""
         device = given["x"].device
         # Also not within another graph: ours would have to live for as long as that one.
         if not may_record(device) or sizes.steps > self.most_steps:
             return None
         stream = torch.cuda.current_stream(device).cuda_stream
-        key = (cell, sizes, tuple(given), device, stream, float32_precision())
+        key = (compiled, sizes, tuple(given), device, stream, float32_precision())
         with self.lock:
             self.calls[key] = self.calls.pop(key, 0) + 1
             if len(self.calls) > self.most_remembered:
@@ -413,7 +414,7 @@ class _Replays:
                 try:
                     # Not as tensors of inference_mode, should that be on, which nothing outside it could write to.
                     with torch.inference_mode(False):
-                        self.kept[key] = _Replay(cell, sizes, given)
+                        self.kept[key] = _Replay(compiled, sizes, given)
                 except torch.cuda.OutOfMemoryError:
                     self.calls[key] = -self.wait
                     return None
@@ -449,20 +450,20 @@ class _Layer(torch.autograd.Function):
     """x (T, B, input) and a state, by name -> out (T, B, hidden), h_T and c_T (B, hidden)."""
 
     @staticmethod
-    def forward(ctx: Any, cell: Kernels, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, compiled: Kernels, names: tuple[str, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(names, tensors, strict=True))
         steps, batch, inputs = given["x"].shape
         sizes = _Sizes(steps, batch, given["h_first"].shape[-1], inputs)
-        replay = replays.find(cell, sizes, given)
+        replay = replays.find(compiled, sizes, given)
         with torch.cuda.device_of(given["x"]):
             made = None if replay is None else _if_memory_suffices(replay, lambda: replay.forward(given))
             if made is None:
-                made = _made_forward(cell, sizes, given["x"])
-                _Pass(cell, sizes, given | made).forward()
+                made = _made_forward(compiled, sizes, given["x"])
+                _Pass(compiled, sizes, given | made).forward()
         saved = {name: t for name, t in given.items() if not name.startswith(("h_", "c_", "bias"))} | made
         ctx.save_for_backward(*saved.values())
         ctx.saved_names, ctx.given_names = tuple(saved), names
-        ctx.cell, ctx.sizes, ctx.replay = cell, sizes, replay
+        ctx.compiled, ctx.sizes, ctx.replay = compiled, sizes, replay
         # The state is a copy: whoever changes it, to begin a sequence anew say, must not change the output.
         states = [made[state] for state in ("h", "c") if state in made]
         return made["h"][1:], *(state[-1].clone() for state in states)
@@ -478,8 +479,8 @@ class _Layer(torch.autograd.Function):
             if ctx.replay is not None and not is_recording(d_out.device):
                 results = _if_memory_suffices(ctx.replay, lambda: ctx.replay.backward(given, wanted))
             if results is None:
-                made = _made_backward(ctx.cell, ctx.sizes, saved, wanted)
-                results = _Pass(ctx.cell, ctx.sizes, given | made).backward()
+                made = _made_backward(ctx.compiled, ctx.sizes, saved, wanted)
+                results = _Pass(ctx.compiled, ctx.sizes, given | made).backward()
         return None, None, *(results.get(f"d_{name}") for name in ctx.given_names)
 
 
@@ -493,15 +494,15 @@ def _if_memory_suffices(replay: _Replay, work: Callable[[], dict[str, Tensor]]) 
 
 
 def run(
-    program: Program, weights: Sequence[Weights], x: Tensor, state: LayerState, options: Options
+    program: Program, weights: Sequence[ProductWeights], x: Tensor, state: LayerState, options: Options
 ) -> tuple[Tensor, LayerState]:
     """One layer over a sequence, as `nasrepro.rnn.interpreter.run`; float32 on CUDA only.
 
     With TRITON_INTERPRET=1 in the environment before Triton is imported it runs on the CPU, for tests. Raises
     NativeError where there is no Triton. Double backward is not supported.
     """
-    cell = kernels(program.cell, options.h_mask is not None, options.product_dtype)
-    reads = cell.plan.spaces
+    compiled = kernels(program.cell, options.h_mask is not None, options.product_dtype)
+    reads = compiled.plan.spaces
     given = {"x": x, "h_first": state.h}
     if program.memory is not None:
         assert state.c is not None
@@ -522,7 +523,7 @@ def run(
         if weight.bias is not None:
             given[f"bias_{number}"] = weight.bias
     given = {name: tensor.contiguous() for name, tensor in given.items()}
-    out, h, *memory = _Layer.apply(cell, tuple(given), *given.values())  # type: ignore[no-untyped-call]
+    out, h, *memory = _Layer.apply(compiled, tuple(given), *given.values())  # type: ignore[no-untyped-call]
     if running is not None:
         out = torch.where(running, out, 0)
     last_x = None if state.x is None else last_inputs(x, options.lengths)
