@@ -24,7 +24,8 @@ from nasrepro.notebook import (
 from nasrepro.search import Evaluation, Record, RecordError
 from nasrepro.search.held_out import HeldOut, evaluate_test, evaluate_tests
 from nasrepro.search.history import Search
-from nasrepro.search.loop import SearchError, SearchSettings, search
+from nasrepro.search.loop import SearchError, search
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.workers import Job, WorkerError
 from nasrepro.trainers.language_model import LanguageModelTask
 
@@ -401,7 +402,7 @@ def test_a_crash_does_not_outlive_a_call_that_another_fault_ended(
 
     with monkeypatch.context() as broken:
         broken.setattr(LanguageModelTask, "train", one_crashes_then_all)
-        with pytest.raises(SearchError, match="all 4 cells crashed"):
+        with pytest.raises(SearchError, match="all 4 candidates crashed"):
             evaluate_tests(TINY.task, rows, record, workers=0)
     kept = [(e.hash, e.seed, e.status) for e in record.evaluations()]
     assert sorted(kept) == sorted((zoo[name].hash, 1, "ok") for name in names if name != "GRU")

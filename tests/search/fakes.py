@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasrepro.dsl import Cell, zoo
+from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, gpu
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 
 
 def fake_perplexity(cell: Cell, seed: int) -> float:
@@ -32,6 +32,11 @@ class FakeTask:
     name: str = "fake"
     version: int = 1
     data_hash: str = "0" * 64
+    device: str = "cpu"
+    loss: Loss = PERPLEXITY
+
+    def read(self, text: str) -> Cell:
+        return parse(text)
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         if self.pids is not None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import chisquare
 
@@ -21,8 +22,9 @@ from nasrepro.controllers import GrowthSettings
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.profiles import load
 from nasrepro.ranking import Ranker
-from nasrepro.search import Record, RecordError, Search, loop, replay
-from nasrepro.search.loop import SearchError, SearchSettings, evaluate, search, search_id, select
+from nasrepro.search import Record, RecordError, Search, loop, ranked_search, replay
+from nasrepro.search.loop import SearchError, evaluate, search, search_id
+from nasrepro.search.ranked_search import SearchSettings, select
 from nasrepro.search.workers import Job, WorkerError, Workers
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, fake_perplexity
@@ -96,10 +98,14 @@ def test_memory_comes_after_enough_valid_cells_without(history: Search) -> None:
     frame = history.frame()
     for step in frame.step.unique():
         earlier = frame[frame.step < step]
-        valid = int((~earlier.memory & (earlier.status == "ok")).sum())
+        valid = int((~has_memory(earlier) & (earlier.status == "ok")).sum())
         assert history.steps[step]["memory"] == (valid >= 10)
-    assert frame.memory.any()
-    assert not frame[~frame.step.map(lambda step: history.steps[step]["memory"])].memory.any()
+    assert has_memory(frame).any()
+    assert not has_memory(frame[~frame.step.map(lambda step: history.steps[step]["memory"])]).any()
+
+
+def has_memory(frame: pd.DataFrame) -> "pd.Series[bool]":
+    return frame.cell.map(lambda text: parse(text).memory is not None).astype(bool)
 
 
 def test_the_ranking_function_learns_from_all_earlier_cells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +116,7 @@ def test_the_ranking_function_learns_from_all_earlier_cells(monkeypatch: pytest.
             lessons.append((list(cells), list(perplexities)))
             return super().fit(cells, perplexities, progress)
 
-    monkeypatch.setattr(loop, "Ranker", Spy)
+    monkeypatch.setattr(ranked_search, "Ranker", Spy)
     frame = run(Record()).frame()
     assert len(lessons) == 4
     for step, (cells, perplexities) in enumerate(lessons, start=1):
@@ -220,8 +226,7 @@ def test_a_second_run_trains_and_ranks_nothing(tmp_path: Path, monkeypatch: pyte
     calls = len((tmp_path / "calls").read_text().splitlines())
     assert calls == 33
     before = rows(record)
-    monkeypatch.setattr(loop, "Ranker", None)
-    monkeypatch.setattr(loop, "propose", None)
+    monkeypatch.setattr(ranked_search, "propose_cells", lambda *_: pytest.fail("proposed again"))
     second = search(task, SETTINGS, record, workers=3, progress=False)  # starts no process either
     assert len((tmp_path / "calls").read_text().splitlines()) == calls
     assert rows(record) == before
@@ -263,7 +268,7 @@ def test_equal_cells_are_evaluated_once_and_given_back_in_order(tmp_path: Path) 
     with Record() as record, Workers(task, 0) as workers:
         found = evaluate([Job(cell, 5) for cell in (a, zoo["GRU"], b)], record, workers)
         assert [e.hash for e in found] == [a.hash, zoo["GRU"].hash, a.hash]
-        assert found[0].perplexity == fake_perplexity(a, 5)
+        assert TASK.loss.of(found[0]) == fake_perplexity(a, 5)
         assert len(record.evaluations()) == len((tmp_path / "calls").read_text().splitlines()) == 2
 
 
@@ -276,7 +281,7 @@ def test_a_task_that_always_crashes_stops_the_search_and_leaves_no_results() -> 
             raise TypeError("a slip of the programmer")
 
     record = Record()
-    with pytest.raises(SearchError, match=r"all 8 cells crashed, .*TypeError: a slip of the programmer"):
+    with pytest.raises(SearchError, match=r"all 8 candidates crashed, .*TypeError: a slip of the programmer"):
         run(record, Broken())
     assert record.evaluations() == []
     assert len(run(record, FakeTask()).trials) == 33  # mended, it goes on
@@ -296,7 +301,7 @@ def test_the_machines_fault_ends_the_search_and_stands_in_no_row(history: Search
 def test_a_limit_that_no_cell_keeps_stops_the_search_and_leaves_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeTask, "evaluate", lambda *_: Outcome("failed", "out of memory"))
     record = Record()
-    with pytest.raises(SearchError, match=r"all 8 cells crashed, .*'out of memory'.* its limits"):
+    with pytest.raises(SearchError, match=r"all 8 candidates crashed, .*'out of memory'.* its limits"):
         run(record)
     assert record.evaluations() == []
 
@@ -322,7 +327,7 @@ def test_seeds_of_any_library_are_trained(tmp_path: Path) -> None:
     with Record(tmp_path / "r.db") as record, Workers(FakeTask(), 0) as workers:
         for seed in (np.int64(5), 5.0):
             (found,) = evaluate([Job(zoo["GRU"], seed)], record, workers)  # type: ignore[arg-type]
-            assert found.perplexity == fake_perplexity(zoo["GRU"], 5)
+            assert TASK.loss.of(found) == fake_perplexity(zoo["GRU"], 5)
         assert len(record.evaluations()) == 1
 
 
@@ -347,7 +352,7 @@ def test_ctrl_c_says_how_to_go_on(unbroken: Record, capsys: pytest.CaptureFixtur
     record = Record()
     with pytest.raises(KeyboardInterrupt):
         run(record, Interrupted(failing=True))
-    assert "stopped with 12 of 33 cells; run it again to go on" in capsys.readouterr().err
+    assert "stopped with 12 of 33 candidates; run it again to go on" in capsys.readouterr().err
     run(record)
     assert rows(record) == rows(unbroken)
 

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from nasrepro.dsl import parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search import record as record_module
+from nasrepro.search.plan import Choice, Step
 from nasrepro.search.record import Proposal
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 from tests.search.fakes import FakeTask, write_many
 from tests.strategies import cells
@@ -48,8 +49,7 @@ def filled() -> Record:
     record.begin("abc", {"search": {"method": "random"}})
     names = ("LSTM", "GRU")
     keys = [evaluation_key(TASK, zoo[name], 0) for name in names]
-    proposals = [Proposal(i, 0, "random", str(zoo[names[i]]), None, keys[i]) for i in range(2)]
-    record.propose("abc", 0, proposals, {"rejected": {"too large": 3}})
+    record.propose("abc", 0, Step([Choice(zoo[name], "random") for name in names], {"rejected": {"too large": 3}}), keys)
     return record
 
 
@@ -206,7 +206,7 @@ def test_metrics_of_any_library_are_written(tmp_path: Path) -> None:
     assert math.isnan(found.metrics.pop("worse"))
     expected = {"valid_ppl": 8.5, "bits": 2.5, "bleu": 0.25, "count": 7, "share": 0.5, "long": 1.5}
     assert (found.metrics, found.curve, found.parameters, found.seconds) == (expected, [{"epoch": 1}], 17, 0.5)
-    assert Record.load(tmp_path / "r.jsonl.gz")[found.key].perplexity == 8.5
+    assert PERPLEXITY.of(Record.load(tmp_path / "r.jsonl.gz")[found.key]) == 8.5
 
 
 def test_metrics_that_are_no_numbers_are_named() -> None:
@@ -217,11 +217,11 @@ def test_metrics_that_are_no_numbers_are_named() -> None:
 def test_facts_of_a_step_may_be_without_bounds() -> None:
     """Such as the loss of an agent that has diverged, or a predicted perplexity."""
     record = filled()
-    last = replace(record.proposals("abc")[0], number=2, step=1, predicted=math.inf)
-    record.propose("abc", 1, [last], {"loss": np.float32("inf"), "norm": math.nan})
+    step = Step([Choice(GRU, "best", math.inf)], {"loss": np.float32("inf"), "norm": math.nan})
+    record.propose("abc", 1, step, ["a key"])
     assert record.steps("abc")[1]["loss"] == math.inf
     assert math.isnan(record.steps("abc")[1]["norm"])
-    assert record.proposals("abc", 1) == [last]
+    assert record.proposals("abc", 1) == [Proposal(2, 1, "best", str(GRU), math.inf, "a key")]
 
 
 # ---- what is written is read
@@ -245,13 +245,15 @@ def test_numbers_that_are_not_finite_come_back_as_nan() -> None:
     read = record[written.key]
     assert math.isnan(read.metrics["valid_ppl"])
     assert math.isnan(read.curve[0]["loss"])
-    assert read.perplexity is None
+    assert PERPLEXITY.of(read) is None
 
 
-def test_a_failure_has_no_perplexity_even_where_it_has_metrics() -> None:
+def test_a_failure_has_no_loss_even_where_it_has_metrics() -> None:
     failed = Outcome("failed", "above 500 after 5 epochs", {"valid_ppl": 600.0})
-    assert Evaluation.of(TASK, LSTM, 0, failed).perplexity is None
-    assert Evaluation.of(TASK, LSTM, 0, Outcome("ok", "", {"valid_ppl": 99.5})).perplexity == 99.5
+    good = Outcome("ok", "", {"valid_ppl": 99.5})
+    for loss, found in ((PERPLEXITY, 99.5), (Loss("error", "error"), None)):
+        assert loss.of(Evaluation.of(TASK, LSTM, 0, failed)) is None
+        assert loss.of(Evaluation.of(TASK, LSTM, 0, good)) == loss.of(good) == found
 
 
 def test_a_result_never_changes() -> None:
@@ -297,7 +299,18 @@ def test_the_table_has_a_row_per_evaluation_and_a_column_per_metric() -> None:
 def test_a_step_is_written_once() -> None:
     record = filled()
     before = record.proposals("abc")
-    record.propose("abc", 0, [replace(before[0], how="best")], {})
+    assert [proposal.number for proposal in before] == [0, 1]
+    facts, keys = {"rejected": {"too large": 3}}, [proposal.key for proposal in before]
+    choices = [Choice(cell, "random") for cell in (LSTM, GRU)]
+    record.propose("abc", 0, Step(choices, facts), keys)  # as a process would that has worked out the same
+    for other, of in (
+        (Step([Choice(LSTM, "best"), choices[1]], facts), keys),
+        (Step(choices, {}), keys),
+        (Step(choices[:1], facts), keys[:1]),
+        (Step([*choices, Choice(LSTM, "random")], facts), [*keys, "a key"]),
+    ):
+        with pytest.raises(RecordError, match="step 0 of search 'abc' was written by another program .* differs"):
+            record.propose("abc", 0, other, of)
     assert record.proposals("abc") == before
     assert record.proposals("abc", step=1) == []
     assert record.steps("abc") == {0: {"rejected": {"too large": 3}}}
@@ -305,9 +318,9 @@ def test_a_step_is_written_once() -> None:
 
 def test_a_step_is_written_whole_or_not_at_all() -> None:
     record = filled()
-    good = replace(record.proposals("abc")[0], number=2, step=1)
+    choices = [Choice(LSTM, "best"), Choice(LSTM, object())]  # type: ignore[arg-type]  # SQLite cannot store that
     with pytest.raises(RecordError):
-        record.propose("abc", 1, [good, replace(good, number=3, cell=object())], {})  # SQLite cannot store that
+        record.propose("abc", 1, Step(choices, {}), ["a key", "another"])
     assert list(record.steps("abc")) == [0]
     assert len(record.proposals("abc")) == 2
 
