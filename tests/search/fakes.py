@@ -12,6 +12,7 @@ from typing import Any
 
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, gpu
+from nasrepro.search.plan import Choice, Step
 from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 
 
@@ -114,6 +115,14 @@ class AskingTask(FakeTask):
         from nasrepro.datasets import data_root  # which loads torch
 
         return Outcome("failed", str(data_root()))
+
+
+def propose_many(path: Path, search: str, steps: range) -> None:
+    """Propose three cells in each of the steps: what one of several proposers does in a process of its own."""
+    with Record(path) as record:
+        for step in steps:
+            choices = [Choice(zoo[name], f"{step}") for name in ("LSTM", "GRU", "MGU")]
+            record.propose(search, step, Step(choices, {"step": step}), [f"{step}/{place}" for place in range(3)])
 
 
 def write_many(path: Path, seeds: range) -> None:

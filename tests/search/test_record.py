@@ -29,7 +29,7 @@ from nasrepro.search.record import Proposal
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
-from tests.search.fakes import FakeTask, write_many
+from tests.search.fakes import FakeTask, propose_many, write_many
 from tests.strategies import cells
 
 RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
@@ -49,7 +49,8 @@ def filled() -> Record:
     record.begin("abc", {"search": {"method": "random"}})
     names = ("LSTM", "GRU")
     keys = [evaluation_key(TASK, zoo[name], 0) for name in names]
-    record.propose("abc", 0, Step([Choice(zoo[name], "random") for name in names], {"rejected": {"too large": 3}}), keys)
+    choices = [Choice(zoo[name], "random") for name in names]
+    record.propose("abc", 0, Step(choices, {"rejected": {"too large": 3}}), keys)
     return record
 
 
@@ -309,7 +310,7 @@ def test_a_step_is_written_once() -> None:
         (Step(choices[:1], facts), keys[:1]),
         (Step([*choices, Choice(LSTM, "random")], facts), [*keys, "a key"]),
     ):
-        with pytest.raises(RecordError, match="step 0 of search 'abc' was written by another program .* differs"):
+        with pytest.raises(RecordError, match=r"step 0 of search 'abc' was written by another program .* differs"):
             record.propose("abc", 0, other, of)
     assert record.proposals("abc") == before
     assert record.proposals("abc", step=1) == []
@@ -347,6 +348,36 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
         assert process.exitcode == 0
     with Record(path) as record:
         assert sorted(e.seed for e in record.evaluations()) == list(range(60))
+
+
+def test_two_processes_propose_for_one_search_and_no_proposal_is_lost(tmp_path: Path) -> None:
+    """At once and each its own steps, as parameter servers would."""
+    spawn, path = get_context("spawn"), tmp_path / "r.db"
+    processes = [spawn.Process(target=propose_many, args=(path, "abc", range(first, 60, 2))) for first in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    with Record(path) as record:
+        proposals = record.proposals("abc")
+        assert [proposal.number for proposal in proposals] == list(range(180))
+        for step in range(60):
+            of = record.proposals("abc", step)
+            assert [proposal.key for proposal in of] == [f"{step}/{place}" for place in range(3)]
+            assert [proposal.number - of[0].number for proposal in of] == [0, 1, 2]
+        assert {step: facts["step"] for step, facts in record.steps("abc").items()} == {n: n for n in range(60)}
+
+
+def test_proposers_whose_turns_cross_take_no_numbers_from_each_other() -> None:
+    """The first has thought before the second wrote, and writes after it."""
+    record = filled()
+    steps = {step: Step([Choice(zoo[name], "random") for name in ("MGU", "QRNN")], {}) for step in (1, 2)}
+    for step in (2, 1):
+        record.propose("abc", step, steps[step], ["first", "second"])
+    assert [(proposal.number, proposal.step) for proposal in record.proposals("abc")] == [
+        (0, 0), (1, 0), (2, 2), (3, 2), (4, 1), (5, 1),
+    ]  # fmt: skip
 
 
 def test_many_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
@@ -498,6 +529,22 @@ def test_several_files_load_into_one(tmp_path: Path) -> None:
     other.put(evaluation("LSTM", seed=5))
     other.export(tmp_path / "b.jsonl.gz")
     assert len(Record.load([tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl.gz"]).evaluations()) == 4
+
+
+@pytest.mark.parametrize("table", ["proposals", "steps"])
+def test_a_search_that_went_on_in_two_ways_is_not_mixed(tmp_path: Path, table: str) -> None:
+    ways = [filled(), filled()]
+    for number, record in enumerate(ways):
+        name, facts = ("LSTM", "GRU")[number if table == "proposals" else 0], {"step": number * (table == "steps")}
+        record.propose("abc", 1, Step([Choice(zoo[name], "random")], facts), ["a key"])
+        record.export(tmp_path / f"{number}.jsonl.gz")
+    merged = Record.load(tmp_path / "0.jsonl.gz")
+    merged.import_(tmp_path / "0.jsonl.gz")  # the same once more
+    names = {"steps": "search abc, step 1", "proposals": "search abc, number 2"}[table]
+    with pytest.raises(RecordError, match=rf"1\.jsonl\.gz, line \d+: {table} has another row for {names}: .* two ways"):
+        merged.import_(tmp_path / "1.jsonl.gz")
+    assert merged.proposals("abc") == ways[0].proposals("abc")
+    assert merged.steps("abc") == ways[0].steps("abc")
 
 
 Lines = list[str]
