@@ -28,6 +28,7 @@ from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
+from tests.search.toy import SpellingPlan, SpellingTask, Word
 
 OWN = 'PROFILE = "quick"  # smoke | quick\nFRESH = False\nCELLS = ["LSTM"]'
 SMOKE = profiles.load("smoke")
@@ -258,6 +259,25 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
         "Nothing can be trained here, going on with what is recorded. ptb is not here; fetch it"
         in capsys.readouterr().out
     )
+
+
+def test_a_notebook_searches_for_words_as_it_does_for_cells(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, task = SpellingPlan(budget=8), SpellingTask()
+    made = run.search(plan, task, workers=0)
+    assert len(made.trials) == 8
+    assert run.data is task.corpus
+    assert run.evaluations([Word("Search")], (1,), task)[0].metrics == {"error": 0.001}
+    run.record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+
+    replayed = Run("03", replace(TINY, shipped=("shipped.jsonl.gz",)))
+    assert replayed.search(plan, task).frame().equals(made.frame())
+    assert isinstance(replayed.data, RecordedData)
+    assert (replayed.data.name, replayed.data.hash) == (task.corpus.name, task.corpus.hash)
+    assert replayed.search(replace(plan, budget=3), task).frame().equals(made.frame()[:3])
 
 
 @pytest.mark.parametrize("fresh", [True, False])

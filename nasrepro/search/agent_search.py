@@ -152,7 +152,7 @@ class Learner:
             if not isinstance(content, dict) or told is None or content.get("facts") != told:
                 return False
             shapes = {name: weight.shape for name, weight in agent.state_dict().items()}
-            return shapes == {name: weight.shape for name, weight in content["agent"].items()}
+            return shapes == {name: weight.shape for name, weight in content.get("agent", {}).items()}
 
         content = keep("pretrained", make, fits)
         agent.load_state_dict(content["agent"])

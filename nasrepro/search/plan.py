@@ -120,6 +120,7 @@ class ByHand(Generic[C]):
         self.plan = plan
         self.history: History[C] = History()
         self._propose = plan.proposer()
+        self._step: Step[C]
         self._asked: list[Choice[C]] = []
         self._fruitless = 0
 

@@ -37,7 +37,7 @@ GPU_GB = 2.0
 class Job(NamedTuple):
     """One evaluation to make."""
 
-    cell: Candidate
+    cell: Candidate  # records call it so, whatever it is
     seed: int
 
     def __str__(self) -> str:

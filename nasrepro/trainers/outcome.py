@@ -178,7 +178,7 @@ class TestableTask(Task[C], Protocol[C]):
 
     @property
     def corpus(self) -> Data:
-        """The data, its test split under lock, loaded when first asked for."""
+        """The data, its test split under lock, loaded when first asked for. `settings` name it, as "corpus"."""
 
     def train(
         self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None

@@ -16,7 +16,8 @@ import pytest
 
 from nasrepro.dsl import Cell, parse
 from nasrepro.profiles import load
-from nasrepro.search import Evaluation, Record, Search, plan, replay
+from nasrepro.search import Evaluation, Record, Search, replay
+from nasrepro.search import plan as plan_module
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import search, search_id
 from nasrepro.search.plan import ByHand, History, SearchPlan, Step, Trial
@@ -155,7 +156,7 @@ def test_losses_are_told_for_what_was_asked_and_for_nothing_else() -> None:
 
 
 def test_the_example_of_the_module_runs() -> None:
-    assert doctest.testmod(plan) == doctest.TestResults(0, 4)
+    assert doctest.testmod(plan_module) == doctest.TestResults(0, 4)
 
 
 # ---- S17's plans
