@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from nasrepro.files import write_json
+from nasrepro.profiles import load
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
 from nasrepro.report.shipping import (
@@ -33,12 +34,11 @@ def test_the_readme_holds_the_numbers_of_the_shipped_files() -> None:
 
 
 def test_every_search_of_a_record_is_counted_two_of_one_method_too() -> None:
-    sizes = {"layers": 1, "hidden": 8, "epochs": 2, "train_tokens": 100, "corpus": "x"}
-    record, task = Record(), FakeTask(settings=sizes)
+    record, task = Record(), FakeTask(settings=load("smoke").task.settings)
     for seed, cells in ((0, 3), (1, 4)):
         settings = SearchSettings(method="random", cells=cells, step=4, seed=seed)
         search(task, settings, record, workers=0, progress=False)
-    assert record_words(record).startswith("7 distinct cells (3 random and 4 random search) of 1 x 8 units")
+    assert record_words(record).startswith("7 distinct cells (3 random and 4 random search), 1 x 12 units")
 
 
 def test_minutes_are_summed_over_notebooks_and_rounded_up() -> None:

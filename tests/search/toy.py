@@ -68,6 +68,9 @@ class SpellingTask:
     def data_hash(self) -> str:
         return self.corpus.hash
 
+    def words(self) -> str:
+        return f"compared with a word of the {self.corpus.name}"
+
     def read(self, text: str) -> Word:
         return Word(text)
 
