@@ -23,26 +23,22 @@ from matplotlib.figure import Figure
 
 from nasrepro import profiles
 from nasrepro.datasets import DataError
-from nasrepro.dsl import Cell
 from nasrepro.files import fix_environment, named_folder, write_json
 from nasrepro.hardware import device_name, resolve
 from nasrepro.profiles import Profile, resumable
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.ledger import Finding
 from nasrepro.report.provenance import Data, provenance
-from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.held_out import HeldOut, evaluate_tests
 from nasrepro.search.history import Search, replay
-from nasrepro.search.loop import SearchSettings, evaluate, search, search_id, search_identity
+from nasrepro.search.loop import evaluate, search, search_id, search_identity
+from nasrepro.search.plan import SearchPlan
 from nasrepro.search.record import Evaluation, Record, RecordError
 from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.language_model import LanguageModelTask, data_words
-from nasrepro.trainers.outcome import TaskIdentity
-from nasrepro.trainers.translation import TranslationTask
+from nasrepro.trainers.language_model import data_words
+from nasrepro.trainers.outcome import C, Candidate, NotebookTask, TaskIdentity
 
 Kind = Literal["language model", "translation"]
-AnyTask = LanguageModelTask | TranslationTask
-AnySettings = SearchSettings | AgentSearchSettings
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
@@ -144,7 +140,7 @@ class Run:
         self.notebook = notebook
         self.profile = profiles.on_device(profile, resolve(device))
         self.fresh = fresh
-        self._chosen: AnyTask = self.profile.translation.task if task == "translation" else self.profile.task
+        self._chosen: NotebookTask[Any] = self.profile.translation.task if task == "translation" else self.profile.task
         self.folder = results_folder() / profile.name
         self.artifacts = Artifacts(self.folder, notebook, records_folder() / "findings.json")
         self._data: Data | None = None
@@ -155,7 +151,7 @@ class Run:
         self._replayed: Record | None = None
 
     @property
-    def task(self) -> AnyTask:
+    def task(self) -> NotebookTask[Any]:
         """What this notebook is about, in the profile's size; long trainings keep checkpoints in its folder."""
         return resumable(self._chosen, self.folder)
 
@@ -207,30 +203,30 @@ class Run:
 
     # ---- searches
 
-    def search(self, settings: AnySettings, task: AnyTask | None = None, workers: int = WORKERS) -> Search:
+    def search(self, plan: SearchPlan[C], task: NotebookTask[C] | None = None, workers: int = WORKERS) -> Search:
         """A search on the notebook's task, or another one: replayed where a record holds it, trained where none does.
 
         A search that this machine has begun is continued. Otherwise the shipped record serves, unless the run is fresh.
         """
         task = resumable(task or self._chosen, self.folder)
-        shipped = self.shipped_search(settings, task)
-        if shipped is not None and not self._has_begun(settings, task):
+        shipped = self.shipped_search(plan, task)
+        if shipped is not None and not self._has_begun(plan, task):
             replayed = [evaluation for _, evaluation in shipped.trials]
             self._use(_recorded_data(replayed), replayed)
             return shipped
-        made = search(task, settings, self.record, workers, self.profile.timeout_s)
+        made = search(task, plan, self.record, workers, self.profile.timeout_s)
         self._use(task.corpus, [evaluation for _, evaluation in made.trials])
         return made
 
-    def shipped_search(self, settings: AnySettings, task: AnyTask | None = None) -> Search | None:
-        """The search under these settings in the profile's shipped record, or None (also when the run is fresh)."""
+    def shipped_search(self, plan: SearchPlan[C], task: NotebookTask[C] | None = None) -> Search | None:
+        """The search by this plan in the profile's shipped record, or None (also when the run is fresh)."""
         record = None if self.fresh else self._shipped_record()
         if record is None:
             return None
-        wanted = _without_data(search_identity(_Unloaded(task or self._chosen), settings))
+        wanted = _without_data(search_identity(_Unloaded(task or self._chosen), plan))
         for name, found in record.searches().items():
             if _without_data(found) == wanted:
-                return replay(record, name, settings.cells)
+                return replay(record, name, plan.budget)
         return None
 
     def _shipped_record(self) -> Record | None:
@@ -245,17 +241,19 @@ class Run:
         paths = [records_folder() / name for name in self.profile.shipped]
         return [path for path in paths if path.exists()]
 
-    def _has_begun(self, settings: AnySettings, task: AnyTask) -> bool:
+    def _has_begun(self, plan: SearchPlan[C], task: NotebookTask[C]) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
             return False
         try:
-            return search_id(task, settings) in self.record.searches()
+            return search_id(task, plan) in self.record.searches()
         except DataError:  # begun with data that is no longer here: the shipped record serves
             return False
 
     # ---- single cells
 
-    def evaluations(self, cells: Sequence[Cell], seeds: Sequence[int], task: AnyTask | None = None) -> list[Evaluation]:
+    def evaluations(
+        self, cells: Sequence[C], seeds: Sequence[int], task: NotebookTask[C] | None = None
+    ) -> list[Evaluation]:
         """Evaluations by the notebook's task, or another one, cell by cell and in each the seeds in their order.
 
         The shipped record is replayed and this machine's own is gone on with; what neither holds is trained. Where
@@ -280,7 +278,7 @@ class Run:
         self._use(data, found.values())
         return [found[job.cell.hash, job.seed] for job in jobs if (job.cell.hash, job.seed) in found]
 
-    def test_evaluation(self, cell: Cell, seed: int, row: str) -> Evaluation:
+    def test_evaluation(self, cell: Candidate, seed: int, row: str) -> Evaluation:
         """A single row of `test_evaluations`."""
         return self.test_evaluations({row: Job(cell, seed)})[row]
 
@@ -400,13 +398,13 @@ class _Unloaded:
 
     data_hash = ""
 
-    def __init__(self, task: AnyTask) -> None:
+    def __init__(self, task: TaskIdentity) -> None:
         self.name, self.version, self.settings = task.name, task.version, task.settings
 
 
 def _without_data(identity: Mapping[str, Any]) -> dict[str, Any]:
     """A search's identity but for the hash of its data, as a record gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    plain: dict[str, Any] = json.loads(json.dumps({name: identity[name] for name in ("search", "task")}))
     del plain["task"]["data"]
     return plain
 

@@ -18,9 +18,10 @@ from typing import Any, Literal, TypeVar
 from nasrepro.controllers import AgentSettings, PriorSettings, ReinforceSettings
 from nasrepro.ranking import RankerSettings
 from nasrepro.search.agent_search import AgentSearchSettings
-from nasrepro.search.loop import SearchSettings
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
+from nasrepro.trainers.outcome import NotebookTask
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 METHODS: tuple[Literal["agent", "random"], ...] = ("agent", "random")
@@ -341,13 +342,12 @@ profiles: Mapping[str, Profile] = MappingProxyType(
 )
 
 
-AnyTask = TypeVar("AnyTask", bound=LanguageModelTask | TranslationTask)
+T = TypeVar("T", bound=NotebookTask[Any])
 
 
-def resumable(task: AnyTask, folder: Path) -> AnyTask:
+def resumable(task: T, folder: Path) -> T:
     """The task with checkpoints under `folder` where one training may take hours; short ones begin anew when killed."""
-    long = task.training.epochs > 10
-    return replace(task, checkpoints=str(folder / "checkpoints")) if long else task
+    return replace(task, checkpoints=str(folder / "checkpoints")) if task.is_long else task
 
 
 def share_of_paper(task: LanguageModelTask, cells: int) -> float:

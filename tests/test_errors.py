@@ -9,7 +9,7 @@ from nasrepro import datasets, notebook
 from nasrepro.cli import main
 from nasrepro.datasets import Vocab
 from nasrepro.hardware import resolve
-from nasrepro.search.loop import SearchSettings
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.outcome import number, whole
 

@@ -10,7 +10,7 @@ import pytest
 
 from nasrepro import notebook, profiles
 from nasrepro.datasets import DataError
-from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.dsl import parse, zoo
 from nasrepro.hardware import DeviceError, device_name
 from nasrepro.notebook import (
     RecordedData,
@@ -21,12 +21,14 @@ from nasrepro.notebook import (
     start,
     unknown_parameter,
 )
-from nasrepro.search import Evaluation, Record, RecordError
-from nasrepro.search.held_out import HeldOut, evaluate_test, evaluate_tests
+from nasrepro.search import Record
+from nasrepro.search.held_out import HeldOut
 from nasrepro.search.history import Search
-from nasrepro.search.loop import SearchError, SearchSettings, search
-from nasrepro.search.workers import Job, WorkerError
+from nasrepro.search.loop import search
+from nasrepro.search.ranked_search import SearchSettings
+from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
+from tests.search.toy import SpellingPlan, SpellingTask, Word
 
 OWN = 'PROFILE = "quick"  # smoke | quick\nFRESH = False\nCELLS = ["LSTM"]'
 SMOKE = profiles.load("smoke")
@@ -259,6 +261,25 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     )
 
 
+def test_a_notebook_searches_for_words_as_it_does_for_cells(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, task = SpellingPlan(budget=8), SpellingTask()
+    made = run.search(plan, task, workers=0)
+    assert len(made.trials) == 8
+    assert run.data is task.corpus
+    assert run.evaluations([Word("Search")], (1,), task)[0].metrics == {"error": 0.001}
+    run.record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+
+    replayed = Run("03", replace(TINY, shipped=("shipped.jsonl.gz",)))
+    assert replayed.search(plan, task).frame().equals(made.frame())
+    assert isinstance(replayed.data, RecordedData)
+    assert (replayed.data.name, replayed.data.hash) == (task.corpus.name, task.corpus.hash)
+    assert replayed.search(replace(plan, budget=3), task).frame().equals(made.frame()[:3])
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_where_nothing_can_be_trained_as_asked_the_notebook_stops(
     fresh: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,120 +334,6 @@ def test_a_finding_names_the_data_in_use(run: Run, data: Any, words: str) -> Non
 
 
 # ---- the test split
-
-
-@pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path / "record.sqlite")
-
-
-def test_the_test_split_is_read_once_for_a_row(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    cell = zoo["TanhRNN"]
-    first = evaluate_test(TINY.task, cell, 1, record, "a row")
-    assert first.metrics["valid_ppl"] == pytest.approx(TINY.task.evaluate(cell.canonical(), 1).metrics["valid_ppl"])
-    assert first.metrics["test_ppl"] != first.metrics["valid_ppl"]
-    (reading,) = record.test_reads()
-    assert (reading["row"], reading["data"]) == (f"a row {first.key[:12]}", TINY.task.corpus.hash)
-    monkeypatch.setattr("nasrepro.trainers.language_model.train", lambda *_, **__: pytest.fail("trained again"))
-    assert evaluate_test(TINY.task, cell, 1, record, "a row") == first
-    assert len(record.test_reads()) == 1
-
-
-def test_a_kill_between_reading_and_writing_does_not_lock_the_row(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as killed:
-        killed.setattr(Record, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row")
-    assert len(record.test_reads()) == 1
-    assert record.evaluations() == []
-    assert evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row").metrics["test_ppl"] > 1
-    assert len(record.test_reads()) == 1
-
-
-def test_a_row_cannot_read_the_test_split_for_another_model(record: Record) -> None:
-    evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row")
-    with pytest.raises(RecordError, match="row 'a row' read the test split of pydoc"):
-        evaluate_test(TINY.task, zoo["TanhRNN"], 2, record, "a row")
-    assert len(record.evaluations()) == 1
-
-
-def test_a_cell_that_fails_reads_no_test_split(record: Record) -> None:
-    task = replace(TINY.task, training=replace(TINY.task.training, fail_above=1.5))
-    found: Evaluation = evaluate_test(task, zoo["TanhRNN"], 1, record, "a row")
-    assert found.status == "failed"
-    assert record.test_reads() == []
-
-
-def test_two_processes_read_what_one_reads_and_each_reading_is_written_down(record: Record, tmp_path: Path) -> None:
-    rows = {f"{name}, seed {seed}": Job(zoo[name], seed) for name in ("TanhRNN", "GRU") for seed in (1, 2)}
-    found = evaluate_tests(TINY.task, rows, record, workers=2)
-    alone = Record(tmp_path / "alone.sqlite")
-    for row, job in rows.items():
-        assert found[row].metrics == evaluate_test(TINY.task, job.cell, job.seed, alone, row).metrics
-        assert (found[row].hash, found[row].seed) == (job.cell.hash, job.seed)
-    readings = sorted(reading["row"] for reading in record.test_reads())  # they come by the second, so in any order
-    assert readings == sorted(f"{row} {evaluation.key[:12]}" for row, evaluation in found.items())
-
-
-def test_a_training_that_crashes_leaves_its_row_open(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {f"{name}, seed 1": Job(zoo[name], 1) for name in ("TanhRNN", "GRU")}
-    train = LanguageModelTask.train
-
-    def gru_crashes(task: LanguageModelTask, cell: Cell, *others: Any) -> Any:
-        if cell.hash == zoo["GRU"].hash:
-            raise ValueError("a slip")
-        return train(task, cell, *others)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(LanguageModelTask, "train", gru_crashes)
-        with pytest.raises(WorkerError, match=r"1 of 2 trainings .*\(GRU, seed 1\) .*ValueError: a slip"):
-            evaluate_tests(TINY.task, rows, record, workers=0)
-    assert [e.hash for e in record.evaluations()] == [zoo["TanhRNN"].hash]
-    assert all(e.status == "ok" for e in evaluate_tests(TINY.task, rows, record, workers=0).values())
-
-
-def test_a_crash_does_not_outlive_a_call_that_another_fault_ended(
-    record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = ("TanhRNN", "GRU", "LSTM", "BC3")
-    rows = {f"{name}, seed {seed}": Job(zoo[name], seed) for seed in (1, 2) for name in names}
-    train = LanguageModelTask.train
-
-    def one_crashes_then_all(task: LanguageModelTask, cell: Cell, seed: int, *others: Any) -> Any:
-        if seed == 2 or cell.hash == zoo["GRU"].hash:
-            raise ValueError("a slip")
-        return train(task, cell, seed, *others)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(LanguageModelTask, "train", one_crashes_then_all)
-        with pytest.raises(SearchError, match="all 4 cells crashed"):
-            evaluate_tests(TINY.task, rows, record, workers=0)
-    kept = [(e.hash, e.seed, e.status) for e in record.evaluations()]
-    assert sorted(kept) == sorted((zoo[name].hash, 1, "ok") for name in names if name != "GRU")
-    assert all(e.status == "ok" for e in evaluate_tests(TINY.task, rows, record, workers=0).values())
-
-
-@pytest.mark.parametrize("reason", ["crashed: exit code -9", "out of memory"])
-def test_a_crash_that_a_killed_call_left_behind_is_tried_again(record: Record, tmp_path: Path, reason: str) -> None:
-    made = evaluate_test(TINY.task, zoo["TanhRNN"], 1, Record(tmp_path / "other.sqlite"), "a row")
-    record.put(replace(made, status="failed", reason=reason, metrics={}))
-    assert evaluate_test(TINY.task, zoo["TanhRNN"], 1, record, "a row").metrics == made.metrics
-
-
-def test_two_rows_of_one_model_are_refused_before_any_training(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LanguageModelTask, "train", lambda *_: pytest.fail("trained"))
-    same = parse("Tanh(Add(MM(x_t), MM(h_{t-1})))")
-    rows = {"first": Job(zoo["TanhRNN"], 1), "other seed": Job(same, 2), "second": Job(same, 1)}
-    with pytest.raises(ValueError, match="rows 'first' and 'second' report one model"):
-        evaluate_tests(TINY.task, rows, record, workers=0)
-    assert record.test_reads() == []
-
-
-def test_readings_need_a_file() -> None:
-    with pytest.raises(ValueError, match=r"written down in a file: open the record with Record\(path\)"):
-        evaluate_test(TINY.task, zoo["TanhRNN"], 1, Record(), "a row")
 
 
 def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_this_machines(

@@ -10,7 +10,7 @@ from nasrepro.dsl import zoo
 from nasrepro.profiles import TABLE_3, Profile, load, on_device, share_of_translation
 from nasrepro.report import papers
 from nasrepro.search.agent_search import AgentSearchSettings
-from nasrepro.search.loop import SearchSettings
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers import translation
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask

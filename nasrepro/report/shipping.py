@@ -59,13 +59,14 @@ def timings_table(timings: dict[str, Any]) -> str:
 
 def record_words(record: Record) -> str:
     """One sentence on what a record of searches holds, and what it cost."""
-    searches = {settings["search"]["method"]: name for name, settings in record.searches().items()}
-    trials = {method: replay(record, name).trials for method, name in searches.items()}
-    made = {e.key: e for rows in trials.values() for _, e in rows}.values()
+    trials = [
+        (settings["search"]["method"], replay(record, name).trials) for name, settings in record.searches().items()
+    ]
+    made = {e.key: e for _, rows in trials for _, e in rows}.values()
     chosen = next(iter(made)).settings
     times = [datetime.fromisoformat(e.created) for e in made]
     minutes = (max(times) - min(times)).total_seconds() / 60
-    sizes = " and ".join(f"{len(rows)} {method}" for method, rows in sorted(trials.items()))
+    sizes = " and ".join(sorted(f"{len(rows)} {method}" for method, rows in trials))
     device = ", ".join(sorted({e.device for e in made}))
     return (
         f"{len(made)} distinct cells ({sizes} search), {LanguageModelTask.of_settings(chosen).words()} each, in "

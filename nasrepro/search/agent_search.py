@@ -1,19 +1,16 @@
 """S17's search by the agent: draw trees, train their cells, learn from the rewards, draw again (S17 sections 3.1, 4.2).
 
-Here is what such a search proposes; `loop.search` runs it. As in every search, a step depends on the results of the
-steps before it and on nothing else: the agent is what its pre-training and the rewards in the record make of it, and a
-search that goes on works it out again. The updates take seconds. The pre-training takes a minute, so what it made is
-kept in a file beside the record.
+Here is the plan of such a search; `loop.search` runs it. As in every search, a step depends on the results of the steps
+before it and on nothing else: the agent is what its pre-training and the rewards so far make of it, and a search that
+goes on works it out again. The updates take seconds. The pre-training takes a minute, so what it made is kept.
 """
 
-import pickle
 import random
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -33,11 +30,11 @@ from nasrepro.controllers import (
 from nasrepro.dsl import Cell, Node, parse
 from nasrepro.dsl.constraints import has_memory_place, must_use
 from nasrepro.search.archive import dumps
-from nasrepro.search.history import Search, replay
-from nasrepro.search.record import Proposal, Record, evaluation_key
+from nasrepro.search.history import Search
+from nasrepro.search.kept import kept_beside
+from nasrepro.search.plan import Choice, History, Keep, Propose, Step, make_anew
+from nasrepro.search.record import Record
 from nasrepro.threads import torch_threads
-from nasrepro.trainers.checkpoint import write_tensors
-from nasrepro.trainers.outcome import Task
 from nasrepro.trainers.settings import origin, use_declared_types
 
 if TYPE_CHECKING:
@@ -112,6 +109,15 @@ class AgentSearchSettings:
             chosen["priors"] = {name: chosen["priors"][name] for name in ("words", "smallest", "largest", "weights")}
         return {name: value for name, value in chosen.items() if name not in unused}
 
+    @property
+    def budget(self) -> int:
+        """Cells to train."""
+        return self.cells
+
+    def proposer(self, keep: Keep = make_anew, /) -> Propose[Cell]:
+        """The agent learns while its search goes on; the random generator does not."""
+        return partial(propose_random, self) if self.method == "random" else AgentSearch(self, keep).propose
+
 
 @dataclass
 class Learner:
@@ -128,29 +134,35 @@ class Learner:
 
     @classmethod
     @torch_threads(1)  # more threads change the last digits
-    def begin(cls, search: Search, settings: AgentSearchSettings, record: Record) -> "Learner":
+    def begin(cls, history: "History[Cell] | Search", settings: AgentSearchSettings, keep: Keep) -> "Learner":
         """The pre-trained agent, before any reward.
 
-        It is read from its file if that is the one with which the search began: equal to the last digit of the facts
-        about its pre-training. Otherwise it is made, and written.
+        What was kept of it serves if it is the one with which the search began: equal to the last digit of the facts
+        about its pre-training, which step 0 tells.
         """
         rng = random.Random(f"{settings.seed}/agent")  # text seeds are hashed alike everywhere
         agent = TreeAgent(settings.agent, rng.getrandbits(31))
-        path = None if record.path is None else record.path.with_name(f"{record.path.name}.{search.id}.pretrained")
-        facts = _read_pretrained(path, agent, search) if path and 0 in search.steps else None
-        if facts is None:
+
+        def make() -> dict[str, Any]:
             facts = pretrain(agent, settings.priors, torch.Generator().manual_seed(rng.getrandbits(31)))
-            content = {"facts": facts, "agent": agent.state_dict()}
-            if path is not None:
-                with suppress(OSError):  # where it cannot be kept, as beside a record to read only, it is made again
-                    write_tensors(path, content)
-        return cls(Reinforce(agent, settings.reinforce), facts)
+            return {"facts": facts, "agent": agent.state_dict()}
+
+        def fits(content: Any) -> bool:
+            told = history.steps[0]["pretraining"] if 0 in history.steps else None
+            if not isinstance(content, dict) or told is None or content.get("facts") != told:
+                return False
+            shapes = {name: weight.shape for name, weight in agent.state_dict().items()}
+            return shapes == {name: weight.shape for name, weight in content.get("agent", {}).items()}
+
+        content = keep("pretrained", make, fits)
+        agent.load_state_dict(content["agent"])
+        return cls(Reinforce(agent, settings.reinforce), dict(content["facts"]))
 
     @torch_threads(1)
-    def catch_up(self, search: Search, step: int) -> None:
+    def catch_up(self, history: "History[Cell] | Search", step: int) -> None:
         """Learn from all steps before this one that it has not learned from yet."""
-        losses = _losses(search)
-        for facts in [search.steps[earlier] for earlier in range(len(self.updates), step)]:
+        losses = history.losses
+        for facts in [history.steps[earlier] for earlier in range(len(self.updates), step)]:
             results = [(parse(drawn["tree"]).root, _reward(_best(drawn, losses)[0])) for drawn in facts["trees"]]
             batches, self.waiting = ready_batches([*self.waiting, *results])
             self.updates.append(
@@ -158,69 +170,54 @@ class Learner:
             )
 
 
-def _read_pretrained(path: Path, agent: TreeAgent, search: Search) -> dict[str, Any] | None:
-    """Give the agent the weights in the file, and return the facts about them; None where the file does not fit."""
-    if not path.exists():
-        return None
-    try:
-        content = torch.load(path, weights_only=True)
-        if content["facts"] != search.steps[0]["pretraining"]:
-            return None
-        agent.load_state_dict(content["agent"])
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
-        return None  # damaged: it can be made again
-    return dict(content["facts"])
-
-
 class AgentSearch:
-    """Proposes the steps of one search, and writes them to its record."""
+    """The plan of one search by the agent. What the agent has learned is remembered for longer histories."""
 
-    def __init__(self, name: str, task: Task, settings: AgentSearchSettings, record: Record) -> None:
-        self.name = name
-        self.task = task
+    def __init__(self, settings: AgentSearchSettings, keep: Keep) -> None:
         self.settings = settings
-        self.record = record
+        self._keep = keep
         self._learner: Learner | None = None
 
-    def propose_step(self, step: int) -> None:
-        """Learn from all earlier steps, draw trees, and write those of their cells that the search does not have yet.
+    def propose(self, history: History[Cell], step: int) -> Step[Cell]:
+        """Learn from all earlier steps, draw trees, and choose those of their cells that were not tried yet.
 
-        The facts of a step are `trees`, all that were drawn, with the hashes of their cells; `rejected`, how many of
-        them bring nothing to train, by reason; and of the agent `updates`, which the step before brought, or
-        `pretraining` in step 0.
+        Facts: `trees`, all that were drawn, with the hashes of their cells; `rejected`, how many of them bring nothing
+        to train, by reason; and of the agent `updates`, which the step before brought, or `pretraining` in step 0.
         """
-        search = replay(self.record, self.name)
-        drawn, facts = self._draw(search, step)
-        trees: list[dict[str, Any]] = []
-        rejected: Counter[str] = Counter()
-        proposals: list[Proposal] = []
-        seen = {evaluation.hash for _, evaluation in search.trials}
-        for tree, explored in drawn:
-            cells, refused = placements(tree)
-            trees.append({"tree": tree.text, "explored": explored, "cells": [cell.hash for cell in cells]})
-            new = {cell.hash: cell for cell in cells if cell.hash not in seen}
-            seen.update(new)
-            if not new:
-                rejected[refused or "duplicate"] += 1
-            how = "explored" if explored else self.settings.method
-            for cell in new.values():
-                key = evaluation_key(self.task, cell, self.settings.child_seed)
-                proposals.append(Proposal(len(search.trials) + len(proposals), step, how, str(cell), None, key))
-        self.record.propose(self.name, step, proposals, {**facts, "trees": trees, "rejected": rejected})
-
-    def _draw(self, search: Search, step: int) -> tuple[list[tuple[Node, int]], dict[str, Any]]:
-        """Trees, each with how many of its words epsilon drew, and the facts about the agent."""
+        self._learner = self._learner or Learner.begin(history, self.settings, self._keep)
+        self._learner.catch_up(history, step)
         rng = random.Random(f"{self.settings.seed}/{step}")
-        if self.settings.method == "random":
-            return [(draw_well_formed(rng, self.settings.priors), 0) for _ in range(self.settings.step)], {}
-        self._learner = self._learner or Learner.begin(search, self.settings, self.record)
-        self._learner.catch_up(search, step)
         generator = torch.Generator().manual_seed(rng.getrandbits(31))
         with torch_threads(1):
             drawn = self._learner.reinforce.agent.sample(self.settings.step, generator)
         # What the results of this step will bring is told with the next: only then are they known.
         learned = {"updates": self._learner.updates[-1]} if step else {"pretraining": self._learner.pretraining}
-        return [(one.tree, one.explored) for one in drawn], learned
+        return _choose([(one.tree, one.explored) for one in drawn], "agent", history, learned)
+
+
+def propose_random(settings: AgentSearchSettings, history: History[Cell], step: int) -> Step[Cell]:
+    """`AgentSearch.propose` with trees from the random generator, which needs no agent and tells nothing of one."""
+    rng = random.Random(f"{settings.seed}/{step}")
+    return _choose([(draw_well_formed(rng, settings.priors), 0) for _ in range(settings.step)], "random", history, {})
+
+
+def _choose(
+    drawn: Sequence[tuple[Node, int]], method: str, history: History[Cell], learned: dict[str, Any]
+) -> Step[Cell]:
+    """The new cells of trees, each of these with how many of its words epsilon drew."""
+    trees: list[dict[str, Any]] = []
+    rejected: Counter[str] = Counter()
+    choices: list[Choice[Cell]] = []
+    seen = {*history.losses}
+    for tree, explored in drawn:
+        cells, refused = placements(tree)
+        trees.append({"tree": tree.text, "explored": explored, "cells": [cell.hash for cell in cells]})
+        new = {cell.hash: cell for cell in cells if cell.hash not in seen}
+        seen.update(new)
+        if not new:
+            rejected[refused or "duplicate"] += 1
+        choices += [Choice(cell, "explored" if explored else method) for cell in new.values()]
+    return Step(choices, {**learned, "trees": trees, "rejected": rejected})
 
 
 def placements(tree: Node) -> tuple[list[Cell], str]:
@@ -248,7 +245,7 @@ def trees(search: Search) -> "pd.DataFrame":
     """
     import pandas as pd  # here, because a search needs no tables
 
-    losses = _losses(search)
+    losses = search.losses
     columns = ["step", "tree", "explored", "cells", "loss", "reward", "hash"]
     rows = []
     drawn_trees = ((step, drawn) for step, facts in search.steps.items() for drawn in facts["trees"])
@@ -274,6 +271,11 @@ def updates(search: Search) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
+def pretrained_agent(search: Search, settings: AgentSearchSettings, record: Record) -> Learner:
+    """The agent with which a search in the record began."""
+    return Learner.begin(search, settings, kept_beside(record, search.id))
+
+
 def trained_agent(search: Search, settings: AgentSearchSettings, record: Record) -> Learner:
     """The agent after all whole steps of a search in the record, all its updates among it: they are made once more.
 
@@ -281,16 +283,11 @@ def trained_agent(search: Search, settings: AgentSearchSettings, record: Record)
     """
     if settings.method != "agent" or dumps(settings.identity()) != dumps(search.settings["search"]):
         raise ValueError(f"{search!r} is no search by an agent under these settings, but {search.settings['search']}")
-    losses = _losses(search)
+    losses = search.losses
     known = [all(_is_known(drawn, losses) for drawn in facts["trees"]) for facts in search.steps.values()]
-    learner = Learner.begin(search, settings, record)
+    learner = pretrained_agent(search, settings, record)
     learner.catch_up(search, [*known, False].index(False))
     return learner
-
-
-def _losses(search: Search) -> dict[str, float | None]:
-    """Validation perplexity of each cell by its hash, None where training failed."""
-    return {evaluation.hash: evaluation.perplexity for _, evaluation in search.trials}
 
 
 def _is_known(drawn: Mapping[str, Any], losses: Mapping[str, float | None]) -> bool:

@@ -3,40 +3,21 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm.auto import tqdm
 
-from nasrepro.dsl import Cell
 from nasrepro.search.loop import evaluate, has_crashed
-from nasrepro.search.record import Evaluation, Record, RecordError, TestSplit, evaluation_key
+from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search.workers import Job, WorkerError, Workers, device_of
-from nasrepro.trainers.outcome import Outcome, Task
-
-
-class TestableTask(Task, Protocol):
-    """A task whose models can be measured on the test split as well."""
-
-    @property
-    def corpus(self) -> TestSplit:
-        """The data, its test split under lock."""
-
-    def train(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, Any]:
-        """What `evaluate` does, and the model that came of it."""
-        ...
-
-    def test(self, model: Any, split: Any) -> dict[str, float]:
-        """The model's numbers on a test split, named "test_...": such as test_ppl."""
-        ...
+from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TestableTask
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """A task under another name, so that rows which report the test split have keys of their own."""
 
-    task: TestableTask
+    task: TestableTask[Any]
 
     @property
     def name(self) -> str:
@@ -59,39 +40,50 @@ class HeldOut:
         return self.task.data_hash
 
     @property
+    def loss(self) -> Loss:
+        """The task's."""
+        return self.task.loss
+
+    @property
     def device(self) -> str:
         """The task's."""
         return device_of(self.task)
 
+    def read(self, text: str) -> Candidate:
+        """As the task does."""
+        return self.task.read(text)
+
 
 @dataclass(frozen=True)
 class _Testing(HeldOut):
-    """What workers are given: train a cell, then measure its model on the test split."""
+    """What workers are given: train a candidate, then measure its model on the test split."""
 
     rows: Mapping[str, str]
     """What each reading is for: the row's name, by the evaluation's key."""
     record: Path
     """Where readings are written down. Each process opens it for itself."""
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+    def evaluate(
+        self, candidate: Candidate, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> Outcome:
         """The outcome of the training; where that was a success, with the numbers of the test split."""
-        outcome, model = self.task.train(cell, seed, on_epoch)
+        outcome, model = self.task.train(candidate, seed, on_epoch)
         if outcome.status != "ok":
             return outcome
-        key = evaluation_key(self, cell, seed)
+        key = evaluation_key(self, candidate, seed)
         with Record(self.record) as record:
             # The record holds no result under this key, so an earlier reading for it was cut short by a kill.
             split = record.read_test(self.task.corpus, f"{self.rows[key]} {key[:12]}", unfinished=True)
         return replace(outcome, metrics={**outcome.metrics, **self.task.test(model, split)})
 
 
-def evaluate_test(task: TestableTask, cell: Cell, seed: int, record: Record, row: str) -> Evaluation:
+def evaluate_test(task: TestableTask[Any], cell: Candidate, seed: int, record: Record, row: str) -> Evaluation:
     """A single row of `evaluate_tests`, in this process."""
     return evaluate_tests(task, {row: Job(cell, seed)}, record, workers=0)[row]
 
 
 def evaluate_tests(
-    task: TestableTask, rows: Mapping[str, Job], record: Record, workers: int = 1
+    task: TestableTask[Any], rows: Mapping[str, Job], record: Record, workers: int = 1
 ) -> dict[str, Evaluation]:
     """Models that were chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like), by row.
 
@@ -150,7 +142,7 @@ def _refuse_two_rows_of_one_model(keys: Mapping[str, str]) -> None:
         rows[key] = row
 
 
-def _refuse_other_models(task: TestableTask, keys: Mapping[str, str], record: Record) -> None:
+def _refuse_other_models(task: TestableTask[Any], keys: Mapping[str, str], record: Record) -> None:
     """Raise RecordError for a row that has read the task's test split for a model of another key."""
     for reading in record.test_reads():
         row, _, of = reading["row"].rpartition(" ")

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nasrepro.dsl import parse
 from nasrepro.search.record import Evaluation, Proposal, Record, RecordError
+from nasrepro.trainers.outcome import PERPLEXITY, Loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,9 +17,8 @@ class Search:
 
     Attributes:
         id: names the search in its record.
-        settings: {"search": those of `search_identity`, "task": its name, version, settings and data hash}.
-        steps: facts of each step, as `loop.propose_step` or `AgentSearch.propose_step` wrote them; in both, how many
-            draws were `rejected` and why.
+        settings: {"search": the plan's identity, "task": its name, version, settings and data hash}, and "loss".
+        steps: facts of each step, as the plan told them (see `plan.Step`).
         trials: proposals with their evaluations, in the order of their numbers.
     """
 
@@ -29,28 +28,37 @@ class Search:
     trials: list[tuple[Proposal, Evaluation]]
 
     def __repr__(self) -> str:
-        valid = [e.perplexity for _, e in self.trials if e.perplexity is not None]
-        best = f", best perplexity {min(valid):.2f}" if valid else ""
-        return f"Search({self.id!r}: {len(self.trials)} cells, {len(self.trials) - len(valid)} failed{best})"
+        valid = [loss for loss in self.losses.values() if loss is not None]
+        best = f", best {self.loss.words} {min(valid):.2f}" if valid else ""
+        return f"Search({self.id!r}: {len(self.trials)} candidates, {len(self.trials) - len(valid)} failed{best})"
+
+    @property
+    def loss(self) -> Loss:
+        """Which metric the search made small. Records that do not say it are S17's."""
+        return Loss(**self.settings["loss"]) if "loss" in self.settings else PERPLEXITY
+
+    @property
+    def losses(self) -> dict[str, float | None]:
+        """The loss of each candidate by its hash, None where training failed."""
+        return {evaluation.hash: self.loss.of(evaluation) for _, evaluation in self.trials}
 
     @property
     def rejected(self) -> Counter[str]:
-        """How many random draws were thrown away before any training, by reason."""
+        """How many draws were thrown away before any training, by reason."""
         total: Counter[str] = Counter()
         for facts in self.steps.values():
             total.update(facts["rejected"])
         return total
 
     def frame(self) -> "pd.DataFrame":
-        """One row per trained cell.
+        """One row per candidate that was tried.
 
-        Columns: number, step, how, method, cell, hash, memory (does it keep a c_t), predicted (log
-        perplexity), status, reason, valid_ppl (nan for failures), the task's other metrics, parameters,
-        seconds, key.
+        Columns: number, step, how, method, cell (the candidate's text), hash, predicted, status, reason, the task's
+        metrics, of which its loss is nan for failures, the same once more as loss, parameters, seconds, key.
         """
         import pandas as pd  # here, because worker processes import this package and need no tables
 
-        method = self.settings["search"]["method"]
+        method, loss = self.settings["search"]["method"], self.loss
         rows = [
             {
                 "number": proposal.number,
@@ -59,24 +67,24 @@ class Search:
                 "method": method,
                 "cell": evaluation.cell,
                 "hash": evaluation.hash,
-                "memory": parse(evaluation.cell).memory is not None,
                 "predicted": proposal.predicted,
                 "status": evaluation.status,
                 "reason": evaluation.reason,
                 **evaluation.metrics,
-                "valid_ppl": evaluation.perplexity,
+                loss.metric: loss.of(evaluation),
+                "loss": loss.of(evaluation),
                 "parameters": evaluation.parameters,
                 "seconds": evaluation.seconds,
                 "key": evaluation.key,
             }
             for proposal, evaluation in self.trials
         ]
-        return pd.DataFrame(rows).astype({"predicted": float, "valid_ppl": float}) if rows else pd.DataFrame()
+        floats = {"predicted": float, loss.metric: float, "loss": float}
+        return pd.DataFrame(rows).astype(floats) if rows else pd.DataFrame()
 
 
-def replay(record: Record, search: str, cells: int | None = None) -> Search:
-    """The search with this id as the record holds it, or its first `cells` cells. Nothing is trained or
-    ranked.
+def replay(record: Record, search: str, budget: int | None = None) -> Search:
+    """The search with this id as the record holds it, or its first `budget` candidates. Nothing is trained or ranked.
 
     Raises RecordError for an id that the record does not hold.
     """
@@ -86,6 +94,6 @@ def replay(record: Record, search: str, cells: int | None = None) -> Search:
     trials = [
         (proposal, evaluation)
         for proposal in record.proposals(search)
-        if (cells is None or proposal.number < cells) and (evaluation := record.get(proposal.key))
+        if (budget is None or proposal.number < budget) and (evaluation := record.get(proposal.key))
     ]
     return Search(search, known[search], record.steps(search), trials)

@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from nasrepro.dsl import Cell
 from nasrepro.files import user_path
 from nasrepro.search import archive
 from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
-from nasrepro.trainers.outcome import Outcome, TaskIdentity, whole
+from nasrepro.search.plan import Step
+from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TaskIdentity, TestSplit, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,16 +52,18 @@ _TABLES = {
     "test_reads": "row TEXT, corpus TEXT, data TEXT, created TEXT, PRIMARY KEY (row, data)",
 }
 _JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
+_PLANNED = {"steps": ["search", "step"], "proposals": ["search", "number"]}
+"""What names a row in the tables that are the same wherever a search runs."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row: which cell was evaluated how, and what came of it.
+    """One row: which candidate was evaluated how, and what came of it. `Loss.of` reads its loss.
 
     Attributes:
         key: `evaluation_key` of the rest.
         task, version, settings, data: the task's name, version, settings and data hash.
-        cell: the cell's text as it was evaluated. canonical: its canonical text. hash: its structural hash.
+        cell: the candidate's text as it was evaluated. canonical: its canonical text. hash: that text's.
         seed: the child's seed.
         status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics
             that are not finite come back as nan.
@@ -87,15 +89,24 @@ class Evaluation:
     created: str
 
     @classmethod
-    def of(cls, task: TaskIdentity, cell: Cell, seed: int, outcome: Outcome) -> "Evaluation":
-        """The row for an outcome of `task.evaluate(cell, seed)`."""
+    def of(cls, task: TaskIdentity, candidate: Candidate, seed: int, outcome: Outcome) -> "Evaluation":
+        """The row for an outcome of `task.evaluate(candidate, seed)`.
+
+        Raises ValueError for a candidate whose hash is not that of its canonical text: no other record would take it.
+        """
+        canonical = str(candidate.canonical())
+        if candidate.hash != _hash(canonical):
+            raise ValueError(
+                f"{candidate!r:.100} has the hash {candidate.hash!r:.100}; a candidate's is the SHA-256 of its "
+                f"canonical text, 16 hex digits: {_hash(canonical)}"
+            )
         return cls(
-            key=evaluation_key(task, cell, seed),
+            key=evaluation_key(task, candidate, seed),
             task=task.name,
             version=task.version,
-            cell=str(cell),
-            canonical=str(cell.canonical()),
-            hash=cell.hash,
+            cell=str(candidate),
+            canonical=canonical,
+            hash=candidate.hash,
             settings=task.settings,
             seed=whole(seed, "seed"),
             data=task.data_hash,
@@ -103,24 +114,16 @@ class Evaluation:
             **{f.name: getattr(outcome, f.name) for f in fields(outcome)},
         )
 
-    @property
-    def perplexity(self) -> float | None:
-        """Validation perplexity, or None for a cell that failed."""
-        value = self.metrics.get("valid_ppl", math.nan)
-        return value if self.status == "ok" and math.isfinite(value) else None
-
 
 @dataclass(frozen=True)
 class Proposal:
-    """A cell that a search chose to evaluate.
+    """One row: a candidate that a search chose to evaluate.
 
     Attributes:
         number: place in the search, from 0.
         step: the step of the search.
-        how: "random"; or, by the ranking function, "best" or "sampled"; or, by the agent, "agent", and "explored" where
-            epsilon drew a word of the tree.
-        cell: its text.
-        predicted: predicted log perplexity, or None where nothing was ranked.
+        how, predicted: as in `plan.Choice`.
+        cell: the candidate's text.
         key: of its evaluation.
     """
 
@@ -132,31 +135,21 @@ class Proposal:
     key: str
 
 
-class TestSplit(Protocol):
-    """What `read_test` asks of a corpus: a name, a hash, and the split that nobody else reads."""
-
-    @property
-    def name(self) -> str:
-        """Such as "ptb"."""
-
-    @property
-    def hash(self) -> str:
-        """Of the vocabulary and all splits."""
-
-    @property
-    def _test(self) -> Any: ...
-
-
-def evaluation_key(task: TaskIdentity, cell: Cell, seed: int) -> str:
-    """64 hex digits that name an evaluation: equal for cells that are equal up to canonical form.
+def evaluation_key(task: TaskIdentity, candidate: Candidate, seed: int) -> str:
+    """64 hex digits that name an evaluation: equal for candidates that are equal up to canonical form.
 
     Raises ValueError for a seed that is no whole number.
     """
-    return _key(task.name, str(cell.canonical()), task.settings, whole(seed, "seed"), task.data_hash, task.version)
+    canonical = str(candidate.canonical())
+    return _key(task.name, canonical, task.settings, whole(seed, "seed"), task.data_hash, task.version)
 
 
 def _key(task: str, canonical: str, settings: Mapping[str, Any], seed: int, data: str, version: int) -> str:
     return sha256(dumps([task, canonical, settings, seed, data, version]).encode()).hexdigest()
+
+
+def _hash(canonical: str) -> str:
+    return sha256(canonical.encode()).hexdigest()[:16]
 
 
 def _now() -> str:
@@ -321,10 +314,11 @@ class Record:
 
     # ---- searches
 
-    def begin(self, search: str, settings: Mapping[str, Any]) -> None:
-        """Write that a search exists. Doing it again changes nothing."""
+    def begin(self, search: str, identity: Mapping[str, Any], loss: Loss | None = None) -> None:
+        """Write that a search exists, and which metric is its loss. Doing it again changes nothing."""
         if search in self.searches():  # and needs no permission to write
             return
+        settings = {**identity, **({} if loss is None else {"loss": asdict(loss)})}
         with self._transaction():
             self._insert("searches", {"id": search, "settings": settings, "created": _now()})
 
@@ -332,15 +326,30 @@ class Record:
         """Settings of every search by its id, oldest first."""
         return {row["id"]: row["settings"] for row in self._rows("SELECT * FROM searches ORDER BY created, id")}
 
-    def propose(self, search: str, step: int, proposals: Sequence[Proposal], facts: Mapping[str, Any]) -> None:
-        """Write a step's proposals and facts about how they were found, all or nothing.
+    def propose(self, search: str, step: int, new: Step[Any], keys: Sequence[str]) -> None:
+        """Write a step, all or nothing: its facts, and its choices with the keys of their evaluations.
 
-        When another process has written this step already, its proposals stand: read them with `proposals`.
+        Choices are numbered here, so that of several who propose for one search none takes another's numbers. A step
+        that is there already stays. Raises RecordError where that is another one, for then what is new would be lost.
         """
+        columns = ["how", "cell", "predicted", "key"]
+        choices = [
+            [choice.how, str(choice.candidate), choice.predicted, key]
+            for choice, key in zip(new.choices, keys, strict=True)
+        ]
         with self._transaction():
-            if self._insert("steps", {"search": search, "step": step, "facts": facts}):
-                for proposal in proposals:
-                    self._insert("proposals", {"search": search, **asdict(proposal)})
+            if self._insert("steps", {"search": search, "step": step, "facts": new.facts}):
+                (used,) = self._rows("SELECT max(number) + 1 AS numbers FROM proposals WHERE search = ?", search)
+                for number, choice in enumerate(choices, start=used["numbers"] or 0):
+                    row = dict(zip(columns, choice, strict=True))
+                    self._insert("proposals", {"search": search, "number": number, "step": step, **row})
+                return
+            known = [[getattr(proposal, name) for name in columns] for proposal in self.proposals(search, step)]
+            if dumps([known, self.steps(search)[step]]) != dumps(json.loads(dumps([choices, new.facts]))):
+                raise RecordError(
+                    f"step {step} of search {search!r:.100} was written by another program meanwhile, and differs: two "
+                    "run this search at once and work it out unequally; let one of them run, then go on"
+                )
 
     def proposals(self, search: str, step: int | None = None) -> list[Proposal]:
         """A search's proposals, or those of one step, ordered by number."""
@@ -401,12 +410,26 @@ class Record:
     def import_(self, path: str | Path) -> None:
         """Add the rows of an exported file; rows that are already here stay as they are. All or nothing.
 
-        Raises RecordError, naming file and line, for a damaged file or a row that is not what its key says.
+        Raises RecordError, naming file and line, for a damaged file, a row that is not what its key says, or a step of
+        a search that is here with other proposals: where one search went on in two ways, one of them would be lost.
         """
         with self._transaction():
             for place, table, row in archive.read(user_path(path)):
                 _validate(place, table, row)
-                self._insert(table, row)
+                if not self._insert(table, row) and table in _PLANNED:
+                    self._demand_equal(place, table, row)
+
+    def _demand_equal(self, place: str, table: str, row: Mapping[str, Any]) -> None:
+        """Raise RecordError where the row that is here in place of this one is another."""
+        names = _PLANNED[table]
+        where = " AND ".join(f"{name} = ?" for name in names)
+        (here,) = self._rows(f"SELECT * FROM {table} WHERE {where}", *(row[name] for name in names))
+        if dumps(here) != dumps(row):
+            words = ", ".join(f"{name} {row[name]}" for name in names)
+            raise RecordError(
+                f"{place}: {table} has another row for {words}: one search went on in two ways; load one of the two "
+                "files only, or each into a record of its own"
+            )
 
     # ---- SQLite
 
@@ -582,5 +605,5 @@ def _validate(place: str, table: str, row: Mapping[str, Any]) -> None:
         raise RecordError(
             f"{place}: the key is {row['key'][:12]}…, its content gives {key[:12]}…; the file was altered"
         )
-    if row["hash"] != sha256(row["canonical"].encode()).hexdigest()[:16]:
+    if row["hash"] != _hash(row["canonical"]):
         raise RecordError(f"{place}: the hash {row['hash']} is not that of {row['canonical']}; the file was altered")

@@ -16,7 +16,7 @@ import pandas as pd
 from nasrepro.dsl import Cell, parse
 from nasrepro.ranking import Ranker
 from nasrepro.ranking.validation import Predictor
-from nasrepro.search.loop import SearchSettings, select
+from nasrepro.search.ranked_search import SearchSettings, select
 
 Pool = pd.DataFrame | Sequence[tuple[Cell | str, float | None]]
 
@@ -26,18 +26,18 @@ def simulate(
 ) -> pd.DataFrame:
     """Search a pool, and see how good the best cell is after so many evaluations.
 
-    Each step chooses among the cells of the pool not chosen yet, as `loop.search` chooses among new cells;
+    Each step chooses among the cells of the pool not chosen yet, as `propose_cells` chooses among new cells;
     every cell is admitted from the beginning. With one `settings.seed`, all methods begin with the same
     cells.
 
-    Args: pool: (cell, validation perplexity or None for a failure) pairs, or a table with columns `cell`
-        and `valid_ppl`
-            such as `Search.frame()`. Of equal cells the first counts.
+    Args:
+        pool: (cell, validation perplexity or None for a failure) pairs, or a table with columns `cell` and `loss` such
+            as `Search.frame()`. Of equal cells the first counts.
         settings: method, cells (the budget), step, sampled, temperature, candidates, seed, ranker are used.
         make_ranker: another predictor in place of the ranking function, made from a seed.
 
-    Returns: one row per cell: number, step, how, cell, predicted, valid_ppl (nan for a failure), best
-    (lowest so far). Raises: ValueError for an empty pool.
+    Returns one row per cell: number, step, how, cell, predicted, loss (nan for a failure), best (lowest so far).
+    Raises ValueError for an empty pool.
     """
     cells, perplexities = _distinct(pool)
     make_ranker = make_ranker or (lambda seed: Ranker(settings.ranker, seed))
@@ -59,11 +59,11 @@ def simulate(
             chosen = [(i, "random", math.nan) for i in drawn]
         for i, how, value in chosen:
             rows.append({"step": step, "how": how, "cell": str(cells[i]), "predicted": value})
-            rows[-1]["valid_ppl"] = math.nan if perplexities[i] is None else perplexities[i]
+            rows[-1]["loss"] = math.nan if perplexities[i] is None else perplexities[i]
             known.append(i)
         left = sorted(set(left) - set(known))
     frame = pd.DataFrame(rows[:budget]).rename_axis("number").reset_index()
-    frame["best"] = np.fmin.accumulate(frame["valid_ppl"].to_numpy(dtype=float))
+    frame["best"] = np.fmin.accumulate(frame["loss"].to_numpy(dtype=float))
     return frame
 
 
@@ -83,7 +83,7 @@ def simulate_many(pool: Pool, variants: Mapping[str, SearchSettings], seeds: Ite
 
 def _distinct(pool: Pool) -> tuple[list[Cell], list[float | None]]:
     if isinstance(pool, pd.DataFrame):
-        pairs = [(str(cell), float(ppl)) for cell, ppl in zip(pool["cell"], pool["valid_ppl"], strict=True)]
+        pairs = [(str(cell), float(ppl)) for cell, ppl in zip(pool["cell"], pool["loss"], strict=True)]
     else:
         pairs = [(str(cell), math.nan if ppl is None else ppl) for cell, ppl in pool]
     if not pairs:

@@ -20,16 +20,15 @@ from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from nasrepro.dsl import Cell
 from nasrepro.files import fix_environment
 from nasrepro.hardware import resolve
 from nasrepro.search import gpu
 from nasrepro.search.faults import KILLED, OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
 from nasrepro.search.faults import WorkerError as WorkerError
 from nasrepro.threads import torch_threads
-from nasrepro.trainers.outcome import Outcome, Task
+from nasrepro.trainers.outcome import Candidate, Outcome, Task
 
 GPU_GB = 2.0
 """What a process has of a GPU's memory, at least, where several share it."""
@@ -38,7 +37,7 @@ GPU_GB = 2.0
 class Job(NamedTuple):
     """One evaluation to make."""
 
-    cell: Cell
+    cell: Candidate  # records call it so, whatever it is
     seed: int
 
     def __str__(self) -> str:
@@ -67,7 +66,7 @@ class Workers:
 
     def __init__(
         self,
-        task: Task,
+        task: Task[Any],
         count: int = 1,
         timeout_s: float | None = None,
         threads: int = 1,
@@ -174,7 +173,7 @@ class _Worker:
     """The parent's view of one process: ready when its task is loaded, dead once it was killed or has
     ended."""
 
-    def __init__(self, task: Task, threads: int, memory_gb: float | None, gpu_share: float | None) -> None:
+    def __init__(self, task: Task[Any], threads: int, memory_gb: float | None, gpu_share: float | None) -> None:
         _demand_loadable_main()
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
@@ -249,10 +248,9 @@ class _Worker:
         self.is_dead = True
 
 
-def device_of(task: Task) -> str:
-    """Where a task computes, as torch names it: "cpu", unless it says otherwise."""
-    device = str(getattr(task, "device", "cpu"))
-    return resolve(device) if device == "auto" else device
+def device_of(task: Task[Any]) -> str:
+    """Where a task computes, as torch names it."""
+    return resolve(task.device) if task.device == "auto" else task.device
 
 
 def _is_part(share: float | None) -> bool:
@@ -279,7 +277,7 @@ def _demand_loadable_main() -> None:
         )
 
 
-def _pickled(task: Task) -> bytes:
+def _pickled(task: Task[Any]) -> bytes:
     try:
         return pickle.dumps(task)
     except Exception as error:  # pickle lets through whatever the task's own methods raise
@@ -314,7 +312,7 @@ def _work(
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for libraries that are not loaded yet
         os.environ[variable] = str(threads)
     try:
-        task: Task = pickle.loads(task_bytes)
+        task: Task[Any] = pickle.loads(task_bytes)
         _ = task.data_hash  # loads the data now: missing data is not the first cell's fault, nor on its clock
     except Exception as error:
         connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}{_hint(error)}")
@@ -348,7 +346,7 @@ def _hint(error: Exception) -> str:
     return ""
 
 
-def _attempt(task: Task, job: Job, room: Room) -> tuple[Outcome, bool]:
+def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:
     """The outcome, and whether the process is fit for another cell. Raises WorkerError where the machine has failed."""
     start = time.monotonic()
     try:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from nasrepro import datasets
 from nasrepro.datasets import Corpus, batchify
-from nasrepro.dsl import Cell
+from nasrepro.dsl import Cell, parse
 from nasrepro.hardware import resolve
 from nasrepro.rnn import RNN, State
 from nasrepro.rnn.dropout import dropout
@@ -31,7 +31,7 @@ from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
@@ -319,6 +319,7 @@ class LanguageModelTask:
 
     name = "language model"
     version = VERSION
+    loss = PERPLEXITY
 
     def __post_init__(self) -> None:
         if self.own is None:
@@ -347,6 +348,11 @@ class LanguageModelTask:
         return {"corpus": self.corpus_name, "level": self.level, **self.training.identity}
 
     @property
+    def is_long(self) -> bool:
+        """Whether one training may take hours, so that checkpoints are worth their writing."""
+        return self.training.epochs > 10
+
+    @property
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "ptb", or "ptb-characters"."""
         return data_words(self.corpus_name, self.level)
@@ -364,6 +370,10 @@ class LanguageModelTask:
     def data_hash(self) -> str:
         """Hash of the corpus, vocabulary and all splits."""
         return self.corpus.hash
+
+    def read(self, text: str) -> Cell:
+        """The cell that a text says. Raises CellError where it says none."""
+        return parse(text)
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train the cell under this task's settings."""

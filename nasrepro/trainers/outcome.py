@@ -1,6 +1,7 @@
-"""What a task is asked, and what it answers: the contract between trainers and searches.
+"""What a task is asked, and what it answers: the contract between trainers, searches and notebooks.
 
-Nothing here needs torch, so that a record is read without it.
+A *candidate* is what a search proposes, a *task* judges it, an *outcome* is what came of that, and the *loss* is the
+one number in it that the search makes small. Nothing here needs torch, so that a record is read without it.
 """
 
 import math
@@ -8,14 +9,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
-from nasrepro.dsl import Cell
+# ---- candidates and outcomes
+
+
+class Candidate(Protocol):
+    """What a search proposes and a task judges: an immutable value that a text says whole, such as a `Cell`."""
+
+    def __str__(self) -> str:
+        """The text, from which `Task.read` makes an equal candidate."""
+
+    def canonical(self) -> Self:
+        """The one form that all candidates share which mean the same. Trained is this one."""
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the canonical form's text."""
+
+
+C = TypeVar("C", bound=Candidate)
+"""The kind of candidate that a task judges."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of evaluating one cell.
+    """What came of evaluating one candidate.
 
     A failure is an outcome too: the ranking function learns from it (S17 section 3.2).
 
@@ -23,8 +42,8 @@ class Outcome:
         status: "ok" or "failed".
         reason: "" when ok, else a few words: "exploded", "above 500 after 5 epochs", "timed out",
             "out of memory", "crashed: ...".
-        metrics: final numbers by name; language models report `valid_ppl`, validation perplexity. NumPy's numbers and
-            tensors of one element become Python's own, here and below.
+        metrics: final numbers by name, among them the task's loss. NumPy's numbers and tensors of one element become
+            Python's own, here and below.
         curve: one dict of numbers per epoch.
         parameters: number of trained weights, 0 where the child died before it could say.
         device: where it ran, such as "cpu" or the name of a GPU.
@@ -53,6 +72,40 @@ class Outcome:
         object.__setattr__(self, "seconds", float(number(self.seconds, "seconds")))
 
 
+class Judged(Protocol):
+    """What a loss is read from: an `Outcome`, or a record's `Evaluation`."""
+
+    @property
+    def status(self) -> str:
+        """Either "ok" or "failed"."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Final numbers by name."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The number that a task judges candidates by: the lower, the better."""
+
+    metric: str
+    """Its name among the metrics."""
+    words: str
+    """What it is called for people."""
+
+    def of(self, judged: Judged) -> float | None:
+        """The loss, or None for a failure, whatever its metrics say, and for what is not finite."""
+        value = judged.metrics.get(self.metric, math.nan)
+        return value if judged.status == "ok" and math.isfinite(value) else None
+
+
+PERPLEXITY = Loss("valid_ppl", "validation perplexity")
+"""S17's, of language models and translation alike."""
+
+
+# ---- tasks
+
+
 class TaskIdentity(Protocol):
     """What makes an evaluation the same as another: the part of a task that goes into a record's keys."""
 
@@ -73,23 +126,96 @@ class TaskIdentity(Protocol):
         """Hash of the data that it trains and validates on."""
 
 
-class Task(TaskIdentity, Protocol):
-    """Something that evaluates cells. It must pickle: worker processes hold copies of it."""
+class Task(TaskIdentity, Protocol[C]):
+    """Something that judges candidates: all that a search asks for. It must pickle: worker processes hold copies."""
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
-        """Train and validate one cell. The same cell and seed give the same metrics.
+    @property
+    def loss(self) -> Loss:
+        """Which of the metrics a search makes small."""
 
-        `on_epoch` is called with each new entry of the curve.
+    @property
+    def device(self) -> str:
+        """Where it computes: one of `hardware.resolve`. No key of a record depends on it."""
+
+    def read(self, text: str) -> C:
+        """The candidate that a text in a record says. Raises ValueError where it says none."""
+
+    def evaluate(
+        self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> Outcome:
+        """Train and validate one candidate. The same candidate and seed give the same metrics.
+
+        `on_epoch` is called with each new entry of the curve. What it raises is a failure of the candidate ("crashed"),
+        but for errors of files, data, libraries and devices: those are the machine's, and stop a search.
         """
-        ...
+
+
+class TestSplit(Protocol):
+    """Data of which a part is kept back: the test split, which is read through `Record.read_test` alone."""
+
+    @property
+    def name(self) -> str:
+        """Such as "ptb"."""
+
+    @property
+    def hash(self) -> str:
+        """Of the vocabulary and all splits."""
+
+    @property
+    def _test(self) -> Any: ...
+
+
+class Data(TestSplit, Protocol):
+    """Data as provenance names it."""
+
+    @property
+    def note(self) -> str:
+        """Labels such as "stand-in"; may be empty."""
+
+
+class TestableTask(Task[C], Protocol[C]):
+    """A task whose models can be measured on the test split as well: what rows of results ask for besides."""
+
+    @property
+    def corpus(self) -> Data:
+        """The data, its test split under lock, loaded when first asked for. `settings` name it, as "corpus"."""
+
+    def train(
+        self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> tuple[Outcome, Any]:
+        """What `evaluate` does, and the model that came of it."""
+
+    def test(self, model: Any, split: Any, /) -> dict[str, float]:
+        """The model's numbers on a test split, named "test_...": such as test_ppl."""
+
+
+class NotebookTask(TestableTask[C], Protocol[C]):
+    """What notebooks and profiles ask for besides. A frozen dataclass: `replace` puts it elsewhere."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def data_words(self) -> str:
+        """The data in the words of the papers' entries, without loading it: such as "ptb-characters"."""
+
+    def words(self) -> str:
+        """How a candidate is trained, for captions and budgets, without loading data."""
+
+    @property
+    def checkpoints(self) -> str | None:
+        """Folder for checkpoints of trainings in progress; None for trainings that begin anew when killed."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether one training may take hours, so that checkpoints are worth their writing."""
+
+
+# ---- numbers
 
 
 def perplexity(loss: float) -> float:
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-# ---- numbers of other libraries
 
 
 def number(value: Any, name: str) -> int | float:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
-from nasrepro.dsl import Cell
+from nasrepro.dsl import Cell, parse
 from nasrepro.hardware import resolve
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
@@ -354,6 +354,7 @@ class TranslationTask:
 
     name = "translation"
     version = VERSION
+    loss = PERPLEXITY
 
     def __post_init__(self) -> None:
         if self.own is not None:
@@ -376,6 +377,11 @@ class TranslationTask:
         return {"corpus": self.corpus_name, **asdict(self.training)}
 
     @property
+    def is_long(self) -> bool:
+        """Whether one training may take hours, so that checkpoints are worth their writing."""
+        return self.training.epochs > 10
+
+    @property
     def data_words(self) -> str:
         """The data in the words of the papers' entries: "multi30k"."""
         return self.corpus_name
@@ -394,6 +400,10 @@ class TranslationTask:
     def data_hash(self) -> str:
         """Hash of the corpus, vocabularies and all splits."""
         return self.corpus.hash
+
+    def read(self, text: str) -> Cell:
+        """The cell that a text says. Raises CellError where it says none."""
+        return parse(text)
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         """Train the cell under this task's settings."""

@@ -11,7 +11,7 @@ import pytest
 
 from nasrepro.report.settings_table import settings_table
 from nasrepro.search.agent_search import AgentSearchSettings
-from nasrepro.search.loop import SearchSettings
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasrepro.dsl import Cell, zoo
+from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, gpu
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.search.plan import Choice, Step
+from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 
 
 def fake_perplexity(cell: Cell, seed: int) -> float:
@@ -32,6 +33,11 @@ class FakeTask:
     name: str = "fake"
     version: int = 1
     data_hash: str = "0" * 64
+    device: str = "cpu"
+    loss: Loss = PERPLEXITY
+
+    def read(self, text: str) -> Cell:
+        return parse(text)
 
     def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
         if self.pids is not None:
@@ -109,6 +115,14 @@ class AskingTask(FakeTask):
         from nasrepro.datasets import data_root  # which loads torch
 
         return Outcome("failed", str(data_root()))
+
+
+def propose_many(path: Path, search: str, steps: range) -> None:
+    """Propose three cells in each of the steps: what one of several proposers does in a process of its own."""
+    with Record(path) as record:
+        for step in steps:
+            choices = [Choice(zoo[name], f"{step}") for name in ("LSTM", "GRU", "MGU")]
+            record.propose(search, step, Step(choices, {"step": step}), [f"{step}/{place}" for place in range(3)])
 
 
 def write_many(path: Path, seeds: range) -> None:

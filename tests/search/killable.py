@@ -10,7 +10,8 @@ from nasrepro.controllers import AgentSettings, PriorSettings, pretrain
 from nasrepro.ranking import RankerSettings
 from nasrepro.search import Record, agent_search
 from nasrepro.search.agent_search import AgentSearchSettings
-from nasrepro.search.loop import SearchSettings, search
+from nasrepro.search.loop import search
+from nasrepro.search.ranked_search import SearchSettings
 from tests.search.fakes import FakeTask
 
 SETTINGS = SearchSettings(

@@ -21,13 +21,14 @@ from nasrepro.search import Record, Search, agent_search, loop, replay
 from nasrepro.search.agent_search import (
     AgentSearch,
     AgentSearchSettings,
-    Learner,
     placements,
+    pretrained_agent,
     trained_agent,
     trees,
     updates,
 )
 from nasrepro.search.loop import search, search_id
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, fake_perplexity
@@ -85,8 +86,9 @@ def test_every_step_draws_as_many_trees_and_trains_all_their_places_of_memory(hi
     frame = history.frame()
     assert frame.number.tolist() == list(range(33))
     assert frame.hash.is_unique
-    assert frame.memory.any()
-    assert not frame.memory.all()
+    memory = frame.cell.map(lambda text: parse(text).memory is not None)
+    assert memory.any()
+    assert not memory.all()
 
 
 def hashes(texts: list[str]) -> set[str]:
@@ -260,7 +262,7 @@ def test_a_search_without_new_cells_ends_and_goes_on_with_more_patience(
     first = run(record, method=method, patience=3, **SMALL)
     found, steps = len(first.trials), len(first.steps)
     assert 0 < found < 33
-    assert f"nothing new in 3 steps: ended with {found} of 33 cells" in capsys.readouterr().err
+    assert f"nothing new in 3 steps: ended with {found} of 33 candidates" in capsys.readouterr().err
     assert [len(record.proposals(first.id, step)) for step in range(steps - 4, steps)][1:] == [0, 0, 0]
     assert record.proposals(first.id, steps - 4)
     again = run(record, method=method, patience=3, **SMALL)
@@ -296,7 +298,7 @@ def test_a_second_run_trains_and_draws_nothing(tmp_path: Path, monkeypatch: pyte
     first = run(record, task)
     assert len((tmp_path / "calls").read_text().splitlines()) == 33 == len(record.evaluations())
     before = rows(record)
-    monkeypatch.setattr(AgentSearch, "propose_step", forbidden)
+    monkeypatch.setattr(AgentSearch, "propose", forbidden)
     second = run(record, task, workers=3)  # starts no process either
     assert len((tmp_path / "calls").read_text().splitlines()) == 33
     assert rows(record) == before
@@ -350,7 +352,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(unbroken: Record) -> None:
 
 def test_a_language_model_search_and_one_by_the_agent_share_a_record(unbroken: Record) -> None:
     record = Record()
-    loop.search(TASK, loop.SearchSettings(cells=4, step=4, sampled=0), record, workers=0, progress=False)
+    loop.search(TASK, SearchSettings(cells=4, step=4, sampled=0), record, workers=0, progress=False)
     run(record)
     assert len(record.searches()) == 2
     name = search_id(TASK, AGENT_SETTINGS)
@@ -373,7 +375,7 @@ def test_ctrl_c_says_how_to_go_on(unbroken: Record, capsys: pytest.CaptureFixtur
     record = Record()
     with pytest.raises(KeyboardInterrupt):
         run(record, Interrupted(failing=True))
-    assert "stopped with 12 of 33 cells; run it again to go on" in capsys.readouterr().err
+    assert "stopped with 12 of 33 candidates; run it again to go on" in capsys.readouterr().err
     run(record)
     assert rows(record) == rows(unbroken)
 
@@ -481,7 +483,7 @@ def test_a_file_that_is_not_of_this_agent_is_made_again(change: Callable[[Path],
         (path,) = tmp_path.glob("*.pretrained")
         before = torch.load(path, weights_only=True)
         change(path)
-        made = Learner.begin(search, AGENT_SETTINGS, record)
+        made = pretrained_agent(search, AGENT_SETTINGS, record)
         after = torch.load(path, weights_only=True)
         assert made.pretraining == after["facts"] == before["facts"] == search.steps[0]["pretraining"]
         for agent in (made.reinforce.agent.state_dict(), after["agent"]):

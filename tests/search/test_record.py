@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from nasrepro.dsl import parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search import record as record_module
+from nasrepro.search.plan import Choice, Step
 from nasrepro.search.record import Proposal
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
-from tests.search.fakes import FakeTask, write_many
+from tests.search.fakes import FakeTask, propose_many, write_many
 from tests.strategies import cells
 
 RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
@@ -48,8 +49,8 @@ def filled() -> Record:
     record.begin("abc", {"search": {"method": "random"}})
     names = ("LSTM", "GRU")
     keys = [evaluation_key(TASK, zoo[name], 0) for name in names]
-    proposals = [Proposal(i, 0, "random", str(zoo[names[i]]), None, keys[i]) for i in range(2)]
-    record.propose("abc", 0, proposals, {"rejected": {"too large": 3}})
+    choices = [Choice(zoo[name], "random") for name in names]
+    record.propose("abc", 0, Step(choices, {"rejected": {"too large": 3}}), keys)
     return record
 
 
@@ -206,7 +207,7 @@ def test_metrics_of_any_library_are_written(tmp_path: Path) -> None:
     assert math.isnan(found.metrics.pop("worse"))
     expected = {"valid_ppl": 8.5, "bits": 2.5, "bleu": 0.25, "count": 7, "share": 0.5, "long": 1.5}
     assert (found.metrics, found.curve, found.parameters, found.seconds) == (expected, [{"epoch": 1}], 17, 0.5)
-    assert Record.load(tmp_path / "r.jsonl.gz")[found.key].perplexity == 8.5
+    assert PERPLEXITY.of(Record.load(tmp_path / "r.jsonl.gz")[found.key]) == 8.5
 
 
 def test_metrics_that_are_no_numbers_are_named() -> None:
@@ -217,11 +218,11 @@ def test_metrics_that_are_no_numbers_are_named() -> None:
 def test_facts_of_a_step_may_be_without_bounds() -> None:
     """Such as the loss of an agent that has diverged, or a predicted perplexity."""
     record = filled()
-    last = replace(record.proposals("abc")[0], number=2, step=1, predicted=math.inf)
-    record.propose("abc", 1, [last], {"loss": np.float32("inf"), "norm": math.nan})
+    step = Step([Choice(GRU, "best", math.inf)], {"loss": np.float32("inf"), "norm": math.nan})
+    record.propose("abc", 1, step, ["a key"])
     assert record.steps("abc")[1]["loss"] == math.inf
     assert math.isnan(record.steps("abc")[1]["norm"])
-    assert record.proposals("abc", 1) == [last]
+    assert record.proposals("abc", 1) == [Proposal(2, 1, "best", str(GRU), math.inf, "a key")]
 
 
 # ---- what is written is read
@@ -245,13 +246,15 @@ def test_numbers_that_are_not_finite_come_back_as_nan() -> None:
     read = record[written.key]
     assert math.isnan(read.metrics["valid_ppl"])
     assert math.isnan(read.curve[0]["loss"])
-    assert read.perplexity is None
+    assert PERPLEXITY.of(read) is None
 
 
-def test_a_failure_has_no_perplexity_even_where_it_has_metrics() -> None:
+def test_a_failure_has_no_loss_even_where_it_has_metrics() -> None:
     failed = Outcome("failed", "above 500 after 5 epochs", {"valid_ppl": 600.0})
-    assert Evaluation.of(TASK, LSTM, 0, failed).perplexity is None
-    assert Evaluation.of(TASK, LSTM, 0, Outcome("ok", "", {"valid_ppl": 99.5})).perplexity == 99.5
+    good = Outcome("ok", "", {"valid_ppl": 99.5})
+    for loss, found in ((PERPLEXITY, 99.5), (Loss("error", "error"), None)):
+        assert loss.of(Evaluation.of(TASK, LSTM, 0, failed)) is None
+        assert loss.of(Evaluation.of(TASK, LSTM, 0, good)) == loss.of(good) == found
 
 
 def test_a_result_never_changes() -> None:
@@ -297,7 +300,18 @@ def test_the_table_has_a_row_per_evaluation_and_a_column_per_metric() -> None:
 def test_a_step_is_written_once() -> None:
     record = filled()
     before = record.proposals("abc")
-    record.propose("abc", 0, [replace(before[0], how="best")], {})
+    assert [proposal.number for proposal in before] == [0, 1]
+    facts, keys = {"rejected": {"too large": 3}}, [proposal.key for proposal in before]
+    choices = [Choice(cell, "random") for cell in (LSTM, GRU)]
+    record.propose("abc", 0, Step(choices, facts), keys)  # as a process would that has worked out the same
+    for other, of in (
+        (Step([Choice(LSTM, "best"), choices[1]], facts), keys),
+        (Step(choices, {}), keys),
+        (Step(choices[:1], facts), keys[:1]),
+        (Step([*choices, Choice(LSTM, "random")], facts), [*keys, "a key"]),
+    ):
+        with pytest.raises(RecordError, match=r"step 0 of search 'abc' was written by another program .* differs"):
+            record.propose("abc", 0, other, of)
     assert record.proposals("abc") == before
     assert record.proposals("abc", step=1) == []
     assert record.steps("abc") == {0: {"rejected": {"too large": 3}}}
@@ -305,9 +319,9 @@ def test_a_step_is_written_once() -> None:
 
 def test_a_step_is_written_whole_or_not_at_all() -> None:
     record = filled()
-    good = replace(record.proposals("abc")[0], number=2, step=1)
+    choices = [Choice(LSTM, "best"), Choice(LSTM, object())]  # type: ignore[arg-type]  # SQLite cannot store that
     with pytest.raises(RecordError):
-        record.propose("abc", 1, [good, replace(good, number=3, cell=object())], {})  # SQLite cannot store that
+        record.propose("abc", 1, Step(choices, {}), ["a key", "another"])
     assert list(record.steps("abc")) == [0]
     assert len(record.proposals("abc")) == 2
 
@@ -334,6 +348,36 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
         assert process.exitcode == 0
     with Record(path) as record:
         assert sorted(e.seed for e in record.evaluations()) == list(range(60))
+
+
+def test_two_processes_propose_for_one_search_and_no_proposal_is_lost(tmp_path: Path) -> None:
+    """At once and each its own steps, as parameter servers would."""
+    spawn, path = get_context("spawn"), tmp_path / "r.db"
+    processes = [spawn.Process(target=propose_many, args=(path, "abc", range(first, 60, 2))) for first in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    with Record(path) as record:
+        proposals = record.proposals("abc")
+        assert [proposal.number for proposal in proposals] == list(range(180))
+        for step in range(60):
+            of = record.proposals("abc", step)
+            assert [proposal.key for proposal in of] == [f"{step}/{place}" for place in range(3)]
+            assert [proposal.number - of[0].number for proposal in of] == [0, 1, 2]
+        assert {step: facts["step"] for step, facts in record.steps("abc").items()} == {n: n for n in range(60)}
+
+
+def test_proposers_whose_turns_cross_take_no_numbers_from_each_other() -> None:
+    """The first has thought before the second wrote, and writes after it."""
+    record = filled()
+    steps = {step: Step([Choice(zoo[name], "random") for name in ("MGU", "QRNN")], {}) for step in (1, 2)}
+    for step in (2, 1):
+        record.propose("abc", step, steps[step], ["first", "second"])
+    assert [(proposal.number, proposal.step) for proposal in record.proposals("abc")] == [
+        (0, 0), (1, 0), (2, 2), (3, 2), (4, 1), (5, 1),
+    ]  # fmt: skip
 
 
 def test_many_may_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
@@ -485,6 +529,22 @@ def test_several_files_load_into_one(tmp_path: Path) -> None:
     other.put(evaluation("LSTM", seed=5))
     other.export(tmp_path / "b.jsonl.gz")
     assert len(Record.load([tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl.gz"]).evaluations()) == 4
+
+
+@pytest.mark.parametrize("table", ["proposals", "steps"])
+def test_a_search_that_went_on_in_two_ways_is_not_mixed(tmp_path: Path, table: str) -> None:
+    ways = [filled(), filled()]
+    for number, record in enumerate(ways):
+        name, facts = ("LSTM", "GRU")[number if table == "proposals" else 0], {"step": number * (table == "steps")}
+        record.propose("abc", 1, Step([Choice(zoo[name], "random")], facts), ["a key"])
+        record.export(tmp_path / f"{number}.jsonl.gz")
+    merged = Record.load(tmp_path / "0.jsonl.gz")
+    merged.import_(tmp_path / "0.jsonl.gz")  # the same once more
+    names = {"steps": "search abc, step 1", "proposals": "search abc, number 2"}[table]
+    with pytest.raises(RecordError, match=rf"1\.jsonl\.gz, line \d+: {table} has another row for {names}: .* two ways"):
+        merged.import_(tmp_path / "1.jsonl.gz")
+    assert merged.proposals("abc") == ways[0].proposals("abc")
+    assert merged.steps("abc") == ways[0].steps("abc")
 
 
 Lines = list[str]

@@ -9,7 +9,7 @@ import pytest
 from nasrepro.controllers import propose
 from nasrepro.dsl import Cell, zoo
 from nasrepro.ranking import ProductCount, RankerSettings
-from nasrepro.search.loop import SearchSettings
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.tabular import simulate, simulate_many
 from tests.search.fakes import fake_perplexity
 
@@ -36,8 +36,8 @@ def test_the_table_is_a_search_in_the_pool(method: str) -> None:
     assert frame.cell.is_unique
     truth = {str(cell): ppl for cell, ppl in POOL}
     for row in frame.itertuples():
-        assert truth[row.cell] == (None if np.isnan(row.valid_ppl) else row.valid_ppl)
-        seen = frame.valid_ppl[: row.Index + 1].dropna()
+        assert truth[row.cell] == (None if np.isnan(row.loss) else row.loss)
+        seen = frame.loss[: row.Index + 1].dropna()
         assert row.best == seen.min() if len(seen) else np.isnan(row.best)
 
 
@@ -78,7 +78,7 @@ def test_a_predictor_that_fits_the_pool_beats_random_search() -> None:
 
 
 def test_a_table_and_pairs_give_the_same_search() -> None:
-    table = pd.DataFrame({"cell": [str(cell) for cell, _ in POOL], "valid_ppl": [ppl for _, ppl in POOL]})
+    table = pd.DataFrame({"cell": [str(cell) for cell, _ in POOL], "loss": [ppl for _, ppl in POOL]})
     assert simulate(table, SETTINGS).equals(simulate(POOL, SETTINGS))
 
 

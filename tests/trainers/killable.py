@@ -6,7 +6,8 @@ import torch
 
 from nasrepro.ranking import RankerSettings
 from nasrepro.search import Record
-from nasrepro.search.loop import SearchSettings, search
+from nasrepro.search.loop import search
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
 TASK = LanguageModelTask(
