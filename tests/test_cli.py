@@ -222,7 +222,9 @@ def test_every_task_of_a_search_is_put_on_the_device(
     _two_gpus(monkeypatch)
     told = []
     monkeypatch.setattr("nasrepro.search.loop.search", lambda task, *_, **__: told.append(task.device))
-    monkeypatch.setattr("nasrepro.search.loop.evaluate", lambda _, __, ___, workers: told.append(workers.task.device))
+    monkeypatch.setattr(
+        "nasrepro.search.loop.evaluate", lambda jobs, _, workers: told.extend([workers.task.device] * len(jobs))
+    )
     monkeypatch.setattr("nasrepro.search.held_out.evaluate_tests", lambda task, *_: told.append(task.device) or {})
     assert cli.main(["search", "--profile", "smoke", "--task", kind, "--device", "cuda:1"]) == 0
     assert set(told) == {"cuda:1"}
