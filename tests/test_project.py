@@ -32,9 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rnn": {"dsl", "native"},
     "controllers": {"dsl", "threads"},
     "ranking": {"dsl", "threads"},
-    "trainers": {
-        *("errors", "files", "hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"),
-    },
+    "trainers": {"hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"}
+    | {"errors", "files"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}

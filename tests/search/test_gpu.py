@@ -13,8 +13,9 @@ import torch
 
 from nasrepro.dsl import Cell, zoo
 from nasrepro.search import gpu
+from nasrepro.search.faults import WorkerError
 from nasrepro.search.held_out import HeldOut
-from nasrepro.search.workers import Job, WorkerError, Workers, device_of
+from nasrepro.search.workers import Job, Workers, device_of
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, PlayedGpuTask, fake_perplexity
 from tests.search.on_gpu import GreedyTask
