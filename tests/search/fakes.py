@@ -61,12 +61,14 @@ class FakeTask:
             os._exit(3)
         elif how == "raise":
             raise ValueError("no such cell\nsecond line")
-        elif how == "hang":
+        elif how == "hang" or (how == "hang once" and self._is_first(how)):
             time.sleep(3600)
         elif how == "memory":
             _ = [bytearray(2**30) for _ in range(64)]
-        elif how == "slow once" and self._is_first(how):
-            time.sleep(3600)
+        elif how == "slow":
+            time.sleep(2)
+        elif how == "late once" and self._is_first(how):
+            time.sleep(1)
         elif how == "disk" or (how == "disk once" and self._is_first(how)):
             Path("/dev/full").write_bytes(b"a checkpoint")
         elif how == "data":

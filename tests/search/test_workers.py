@@ -207,20 +207,20 @@ def test_a_pool_goes_on_after_a_task_could_not_be_loaded() -> None:
 
 
 def test_jobs_of_a_loop_that_was_left_are_no_part_of_the_next(tmp_path: Path) -> None:
-    slow = FakeTask(behaviour={CELLS[1].hash: "slow once"}, pids=tmp_path / "pids")
-    with Workers(slow, 2) as workers:
+    task = FakeTask(behaviour={CELLS[1].hash: "late once", CELLS[2].hash: "slow"}, pids=tmp_path / "pids")
+    with Workers(task, 2) as workers:
         for job, _ in workers.map([Job(CELLS[1], 3), Job(CELLS[0], 3)]):
             assert job.cell == CELLS[0]
             break  # while the other still trains
-        jobs = [Job(CELLS[2], 3), Job(CELLS[1], 3)]
+        jobs = [Job(CELLS[2], 3), Job(CELLS[3], 3)]
         found = dict(workers.map(jobs))
     assert {job: outcome.metrics for job, outcome in found.items()} == expected(jobs)
 
 
 def test_two_loops_at_once_would_take_each_others_results(tmp_path: Path) -> None:
-    slow = FakeTask(behaviour={CELLS[1].hash: "slow once"}, pids=tmp_path / "pids")
+    task = FakeTask(behaviour={CELLS[1].hash: "hang once"}, pids=tmp_path / "pids")
     jobs = [Job(CELLS[1], 3), Job(CELLS[0], 3)]
-    with Workers(slow, 2) as workers:
+    with Workers(task, 2) as workers:
         first = workers.map(jobs)
         next(first)
         with pytest.raises(WorkerError, match="go through all results of one `map`, or close it"):
