@@ -159,6 +159,9 @@ class SlovenlyTask(FakeTask):
         if self.what == "stderr":
             sys.stderr.close()
             raise ValueError("no such cell")
+        if self.what == "broken":
+            gpu.empty_caches = lambda: 1 / 0  # in a worker process, which ends with the test
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if self.what == "nothing":
             return None  # type: ignore[return-value]
         if self.what == "long":

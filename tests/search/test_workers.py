@@ -261,6 +261,13 @@ def test_a_fault_that_is_hard_to_tell_is_told(
     assert outcome.reason == reason
 
 
+def test_a_process_that_ends_with_its_cell_has_nothing_to_give_back() -> None:
+    """A GPU that the cell has broken would not take it, either."""
+    with Workers(SlovenlyTask(what="broken"), 1) as workers:
+        ((_, outcome),) = workers.map([Job(CELLS[0], 0)])
+    assert outcome.reason == "crashed: RuntimeError: CUDA error: device-side assert triggered"
+
+
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize(("what", "shown"), [("nothing", "None"), ("long", "'word word")])
 def test_a_task_that_returns_no_outcome_is_told_so(what: str, shown: str, count: int) -> None:
