@@ -216,7 +216,7 @@ class _Worker:
         # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
         self.process = context.Process(
             target=_work,
-            args=(theirs, _pickled(task), threads, memory_gb, gpu_share),
+            args=(theirs, _pack(task, "task"), threads, memory_gb, gpu_share),
             daemon=True,
             name="nasrepro worker",
         )
@@ -234,12 +234,9 @@ class _Worker:
     def send(self, job: Job, timeout_s: float | None) -> None:
         self.job, self.since = job, time.monotonic()
         self.deadline = math.inf if timeout_s is None else self.since + timeout_s
-        try:
-            self.connection.send(job)
-        except OSError:  # it has just died: `receive` will say how
-            pass
-        except Exception as error:  # pickle lets through whatever the cell's own methods raise
-            raise WorkerError(_unsendable("cell", error)) from error
+        content = _pack(job, "cell")
+        with suppress(OSError):  # it has just died: `receive` will say how
+            self.connection.send_bytes(content)
 
     def receive(self) -> Answer:
         """What the process has to say, or what its silence means.
@@ -253,11 +250,10 @@ class _Worker:
         try:
             if not self.connection.poll(timeout=1):  # a dying process ends its pipe within moments
                 raise EOFError
-            answer: Answer = self.connection.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
+            content = self.connection.recv_bytes()
+        except (EOFError, OSError):
             return self._last_answer(seconds)
-        except Exception as error:  # pickle lets through whatever the outcome's own methods raise
-            raise WorkerError(_unsendable("outcome", error)) from error
+        answer: Answer = _unpack(content, "outcome")
         if answer.trouble:
             self.kill()
             raise WorkerError(answer.trouble)
@@ -331,11 +327,20 @@ def _demand_loadable_main() -> None:
         )
 
 
-def _pickled(task: Task[Any]) -> bytes:
+def _pack(value: Any, what: str) -> bytes:
+    """A value as bytes, of which another process makes an equal one. Raises WorkerError, saying `what` cannot be sent."""
     try:
-        return pickle.dumps(task)
-    except Exception as error:  # pickle lets through whatever the task's own methods raise
-        raise WorkerError(_unsendable("task", error)) from error
+        return pickle.dumps(value)
+    except Exception as error:  # pickle lets through whatever the value's own methods raise
+        raise WorkerError(_unsendable(what, error)) from error
+
+
+def _unpack(content: bytes, what: str) -> Any:
+    """The value that `_pack` made bytes of in another process. Raises WorkerError as that does."""
+    try:
+        return pickle.loads(content)
+    except Exception as error:
+        raise WorkerError(_unsendable(what, error)) from error
 
 
 def _unsendable(what: str, error: Exception) -> str:
@@ -373,10 +378,10 @@ def _work(
         try:
             task, room = _prepare(task_bytes, memory_gb, gpu_share)
         except WorkerError as error:
-            connection.send(Answer(trouble=str(error)))
+            connection.send_bytes(_pack(Answer(trouble=str(error)), "message"))
             return
         with torch_threads(threads):
-            connection.send(Answer())
+            connection.send_bytes(_pack(Answer(), "message"))
             while True:
                 _take_job(connection, task, room)
 
@@ -410,24 +415,14 @@ def _hint(error: Exception) -> str:
 
 def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
     """Wait for a job, evaluate it, and send what came of it."""
+    content = connection.recv_bytes()
     try:
-        job = connection.recv()
-    except (EOFError, OSError):
-        raise
-    except Exception as error:  # pickle lets through whatever the cell's own methods raise
-        connection.send(Answer(trouble=_unsendable("cell", error)))
-        return
-    try:
-        outcome, is_fit = _attempt(task, job, room)
-        answer = Answer(outcome, is_fit, again_alone=room.shares_gpu and outcome.reason == OUT_OF_MEMORY)
+        outcome, is_fit = _attempt(task, _unpack(content, "cell"), room)
+        again_alone = room.shares_gpu and outcome.reason == OUT_OF_MEMORY
+        reply = _pack(Answer(outcome, is_fit, again_alone), "outcome")
     except WorkerError as error:
-        answer = Answer(trouble=str(error))
-    try:
-        connection.send(answer)
-    except OSError:
-        raise
-    except Exception as error:  # nothing has been sent: pickling comes before
-        connection.send(Answer(trouble=_unsendable("outcome", error)))
+        reply = _pack(Answer(trouble=str(error)), "message")
+    connection.send_bytes(reply)
 
 
 def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:

@@ -136,7 +136,7 @@ class Unpicklable(Outcome):
     """An outcome that does not leave its process."""
 
     def __reduce__(self) -> Any:
-        raise TypeError("cannot pickle a lock")
+        raise OSError("cannot pickle an open file")
 
 
 class Unreadable(Outcome):

@@ -173,6 +173,9 @@ def test_equal_settings_of_a_task_have_one_key(equal: list[Any], other: Any) -> 
         ({"epochs": math.inf}, ValueError, "epochs is a whole number, got inf"),
         ({"dropout": "0.2"}, TypeError, "dropout is a number, got '0.2'"),
         ({"batch": np.array([1, 2])}, TypeError, "batch is a number, got array"),
+        ({"batch": 2**70}, ValueError, "batch is a whole number of at most 64 bits"),
+        ({"clip": 10**400}, ValueError, "clip is a number that a float can hold, got 1000"),
+        ({"clip": Decimal("sNaN")}, ValueError, r"clip is a number that a float can hold, got Decimal\('sNaN'\)"),
     ],
 )
 def test_settings_that_are_no_numbers_are_named(settings: dict[str, Any], error: type, message: str) -> None:

@@ -279,7 +279,7 @@ def test_a_task_that_returns_no_outcome_is_told_so(what: str, shown: str, count:
     assert len(str(caught.value)) < 2_000
 
 
-@pytest.mark.parametrize(("what", "why"), [("unpicklable", "cannot pickle a lock"), ("unreadable", "no number")])
+@pytest.mark.parametrize(("what", "why"), [("unpicklable", "cannot pickle an open file"), ("unreadable", "no number")])
 def test_an_outcome_that_does_not_travel_is_told(what: str, why: str) -> None:
     with (
         Workers(SlovenlyTask(what=what), 1) as workers,
