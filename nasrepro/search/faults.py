@@ -164,25 +164,26 @@ def signal_name(number: int) -> str:
 # ---- what an error says
 
 
-def _with_causes(error: BaseException, known: frozenset[int] = frozenset()) -> Iterator[BaseException]:
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what a traceback shows with it: the members of a group, and the errors that it came from.
 
     An error that arose while a missing file or library was dealt with did not come from that: programs look whether
     such things are there, and go on without them.
     """
-    if id(error) in known:
-        return
-    known |= {id(error)}
-    yield error
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            yield from _with_causes(member, known)
-    if error.__cause__ is not None:
-        yield from _with_causes(error.__cause__, known)
-        return
-    before = None if error.__suppress_context__ else error.__context__
-    if before is not None and not isinstance(before, FileNotFoundError | ImportError):
-        yield from _with_causes(before, known)
+    waiting, known = [error], set[int]()
+    while waiting:
+        link = waiting.pop()
+        if id(link) in known:
+            continue
+        known.add(id(link))
+        yield link
+        before = None if link.__suppress_context__ else link.__context__
+        if link.__cause__ is not None:
+            waiting.append(link.__cause__)
+        elif before is not None and not isinstance(before, FileNotFoundError | ImportError):
+            waiting.append(before)
+        if isinstance(link, BaseExceptionGroup):
+            waiting.extend(reversed(link.exceptions))
 
 
 def _lacks_host_memory(error: BaseException, room: Room) -> bool:

@@ -328,7 +328,7 @@ def _demand_loadable_main() -> None:
 
 
 def _pack(value: Any, what: str) -> bytes:
-    """A value as bytes, of which another process makes an equal one. Raises WorkerError, saying `what` cannot be sent."""
+    """A value as bytes, of which another process makes an equal one. Raises WorkerError, which calls it `what`."""
     try:
         return pickle.dumps(value)
     except Exception as error:  # pickle lets through whatever the value's own methods raise

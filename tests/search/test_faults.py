@@ -193,6 +193,14 @@ def test_errors_that_come_from_each_other_end() -> None:
     assert cells_fault(first, GUEST, "GRU") == "crashed: ValueError: first"
 
 
+def test_a_chain_of_errors_may_be_long() -> None:
+    error: Exception = system_error("ENOSPC")
+    for number in range(3_000):
+        error = raised_from(ValueError(str(number)), error)
+    with pytest.raises(WorkerError, match="Make room on that disk"):
+        cells_fault(error, GUEST, "GRU")
+
+
 @pytest.mark.parametrize("error", [DataError, NativeError, RecordError, CheckpointError, DeviceError, WorkerError])
 def test_errors_that_say_what_to_do_about_the_machine_are_of_one_kind(error: type[Exception]) -> None:
     assert issubclass(error, MachineError)
