@@ -11,11 +11,13 @@ import re
 from functools import cache
 from pathlib import Path
 
+from nasrepro.errors import MachineError
+
 VARIABLE = "NASREPRO_DEVICE"
 """The environment variable that says what "auto" means, for all that a shell starts."""
 
 
-class DeviceError(ValueError):
+class DeviceError(MachineError, ValueError):
     """A device that this machine does not have: what was asked for, what torch sees, and what to do."""
 
     def _render_traceback_(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Errors name what was wrong, and do not repeat a long input whole."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ import nasrepro as nr
 from nasrepro import datasets, notebook
 from nasrepro.cli import main
 from nasrepro.datasets import Vocab
+from nasrepro.errors import cut, message_of, shown
 from nasrepro.hardware import resolve
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
@@ -33,6 +35,7 @@ GIVEN: dict[str, Callable[[], object]] = {
     "a whole number": lambda: whole(LONG, "seed"),
     "a key": lambda: nr.Record()[LONG],
 }
+UNSAYABLE = type("Unsayable", (Exception,), {"__str__": lambda self: 1 / 0, "__repr__": lambda self: 1 / 0})()
 
 
 @pytest.mark.parametrize("what", GIVEN)
@@ -63,3 +66,22 @@ def test_a_command_does_not_repeat_a_long_argument_whole(
     message = capsys.readouterr().err
     assert "word" in message
     assert len(message) < 2_000
+
+
+@pytest.mark.parametrize("value", [LONG, [LONG] * 50, {LONG: LONG}, LONG.encode(), 10**3_000, Path(LONG)])
+def test_a_long_value_is_shown_by_its_beginning_and_end(value: object) -> None:
+    assert len(shown(value)) < 500
+    assert shown(value)[:3] == repr(value)[:3]
+    assert shown(value)[-1] == repr(value)[-1]
+
+
+def test_a_short_value_is_shown_whole() -> None:
+    assert [shown(value) for value in ("it's", 3, [1, 2], None)] == ['"it\'s"', "3", "[1, 2]", "None"]
+    assert cut("short") == "short"
+    assert cut("a" * 1_000 + "z", 9) == "aaa...aaz"
+
+
+def test_what_cannot_say_what_it_is_can_be_shown() -> None:
+    assert "Unsayable" in shown(UNSAYABLE)
+    assert "int" in shown(10**10_000)
+    assert message_of(UNSAYABLE) == "its message cannot be read"

@@ -9,8 +9,10 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nasrepro.errors import MachineError
 
-class DataError(Exception):
+
+class DataError(MachineError):
     """Data is unknown, missing, damaged or cannot be stored. The message names the file and the next step."""
 
 

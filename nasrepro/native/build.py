@@ -24,6 +24,7 @@ from pathlib import Path
 # a second set of threads would compete with torch's for the same cores.
 import torch  # noqa: F401
 
+from nasrepro.errors import MachineError
 from nasrepro.files import user_cache, write_atomically
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -58,7 +59,7 @@ _loaded: dict[tuple[str, str, tuple[str, ...]], ctypes.CDLL] = {}
 _loading = threading.Lock()
 
 
-class NativeError(RuntimeError):
+class NativeError(MachineError, RuntimeError):
     """Native code cannot be had here; the message says why and what to do."""
 
 

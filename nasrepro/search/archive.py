@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nasrepro.errors import MachineError
 from nasrepro.files import write_atomically
 from nasrepro.trainers.outcome import number as plain_number
 
 FORMAT = 1
 
 
-class RecordError(RuntimeError):
+class RecordError(MachineError, RuntimeError):
     """A record that cannot be read or written: what is wrong, where, and what to do."""
 
 

@@ -7,20 +7,27 @@ learn the machine's troubles, and whoever runs the search is told what to mend.
 """
 
 import errno
+import gzip
+import json
+import os
+import pickle
+import re
 import signal
+import sqlite3
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nasrepro.errors import MachineError, cut, message_of
 from nasrepro.search import gpu
 
 OUT_OF_MEMORY = "out of memory"
 """The reason of a cell that wants more memory than it may have."""
 
-KILLED = "killed"
-"""Of one whose process was killed: by the system, whose memory it or others had filled, or by somebody. To be tried
-again alone; one that is killed then too is out of memory."""
 
-
-class WorkerError(RuntimeError):
+class WorkerError(MachineError, RuntimeError):
     """The machine or the workers are at fault, not the cells: what has failed, and what to do about it."""
 
 
@@ -29,145 +36,238 @@ class Room:
     """What an evaluation has to itself."""
 
     process: bool = False
-    """A process of its own; else it runs in the caller's."""
+    """Whether it runs in a process of its own, and not in the caller's."""
     memory: bool = False
-    """Its own limit on the machine's memory."""
+    """Whether the memory that its process takes from the machine has a limit."""
     device: str = "cpu"
-    """Where it computes."""
+    """The device that it computes on, as torch names it."""
     shares_gpu: bool = False
     """Whether other evaluations compute on the same GPU."""
 
 
-_HOST_MEMORY = ("allocate memory", "not enough memory", "bad_alloc")  # torch on Linux, torch on Windows, C++
-_GPU_MEMORY = ("out of memory", "_status_alloc_failed")  # torch and the driver, cuBLAS and cuDNN
-
-# What an error of the GPU says of itself; and among those, what only the code that ran there can have done.
-_GPU = (
-    "cuda error",
-    "cuda driver",
-    "cuda unknown",
-    "cuda gpus",
-    "cuda-capable",
-    "compiled with cuda",
-    "cudagetdevicecount",
-    "nvidia driver",
-    "invalid device",
-    "hip error",
-    "_status_not_initialized",
+_FEWER = "Use fewer workers, or close other programs. With memory_gb, a cell that wants too much fails alone"
+_GPU_IS_FULL = "Other programs hold more than half of that GPU's memory: end them"
+_GPU_FAILS = (
+    "See whether `nvidia-smi` finds the GPU and its driver suits this torch (`python -m torch.utils.collect_env`), "
+    'or train with device "cpu"'
 )
-_KERNEL = (
-    "device-side assert",
-    "illegal memory access",
-    "illegal instruction",
-    "misaligned address",
-    "address space",
-    "program counter",
-    "stack error",
-    "launch",  # "unspecified launch failure", "the launch timed out", "too many resources requested for launch"
-    "invalid argument",
-    "invalid configuration",
-    "captur",  # of a CUDA graph
-    "_status_execution_failed",  # of cuBLAS or cuDNN
-    "_status_invalid_value",
-    "_status_not_supported",
-)
-
-_OWN_SIGNALS = ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
-"""Signals that a process brings upon itself by what it computes. Others come from outside."""
+_GPU_IS_LOST = "The GPU is lost to this process: end it, and use one worker or more"
+_PERMISSION = "Give yourself permission there, or choose another folder"
+_FILES = "Use fewer workers, or raise the limit on open files (ulimit -n)"
+_PROCESSES = "Use fewer workers or threads, or raise the limit on processes (ulimit -u)"
+_NETWORK = "See whether the network works and the other side answers"
+_DAMAGED = "A file that the task reads is cut off or damaged: fetch or make it again"
 
 _ADVICE = {
     "ENOSPC": "Make room on that disk",
     "EDQUOT": "Make room: your share of that disk is used up",
-    "EACCES": "Give yourself permission there, or choose another folder",
-    "EPERM": "Give yourself permission there, or choose another folder",
+    "EACCES": _PERMISSION,
+    "EPERM": _PERMISSION,
     "EROFS": "Choose a folder that can be written to",
     "ENOENT": "Put back what is missing, or choose another folder",
-    "EMFILE": "Use fewer workers, or raise the limit on open files (ulimit -n)",
+    "ENAMETOOLONG": "Choose a folder with a shorter path",
+    "EMFILE": _FILES,
     "ENFILE": "Use fewer workers, or close other programs",
+    "EAGAIN": _PROCESSES,
+    "EIO": "That disk fails: see the system's log (dmesg), and go on with a copy on another disk",
+    "ESTALE": "That network folder has changed or gone: mount it again, or choose another folder",
+    "ETIMEDOUT": _NETWORK,
 }
+"""What to do about an error of the system, by the name of its number."""
+
+_DAMAGE = (
+    EOFError,
+    UnicodeDecodeError,
+    gzip.BadGzipFile,
+    json.JSONDecodeError,
+    pickle.UnpicklingError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged file raises."""
+
+_LIBRARIES = {
+    "pytorchstreamreader": _DAMAGED,
+    # torch.save, and tensors that travel between processes: a full disk or /dev/shm is not always named
+    r"parent directory .* does not exist|file .* cannot be opened|inline_container|pytorchstreamwriter"
+    r"|unable to (open|write to|resize|mmap) .*(file|shared memory)": (
+        "Make room on the disk where the task writes and in /dev/shm, or choose another folder"
+    ),
+    "items of ancdata": _FILES,  # torch's, between processes
+    r"dataloader worker .*(killed by signal|exited unexpectedly)": (
+        "Find out who ends the task's own processes, or make room in memory and in /dev/shm"
+    ),
+    "start new thread|thread creation failed": _PROCESSES,
+    "c compiler": "Install a C compiler, such as gcc",  # Triton's, which needs one to launch what it has compiled
+}
+"""What to do about errors that torch and its like tell in words of their own (regular expressions)."""
+
+_HOST_MEMORY = ("allocate memory", "not enough memory", "bad_alloc")  # torch on Linux, torch on Windows, C++
+
+_OWN_SIGNALS = ("SIGSEGV", "SIGABRT", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS")
+"""Signals that a process brings upon itself by what it computes. Others come from outside."""
 
 
 def cells_fault(error: Exception, room: Room, cell: str) -> str:
     """The reason to write of a cell whose evaluation raised `error`, such as "crashed: ValueError: ...".
 
-    Raises WorkerError where the machine is at fault; `cell` says in words which evaluation it was.
+    The first of the errors behind it that is known decides. Raises WorkerError where the machine is at fault; `cell`
+    says in words which evaluation it was.
     """
-    cause = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-    text = str(error).partition("\n")[0].lower()  # below, torch speaks of device-side assertions in any CUDA error
-    if isinstance(error, MemoryError) or any(sign in text for sign in _HOST_MEMORY):
-        if room.memory:
-            return OUT_OF_MEMORY
-        raise _machines(
-            cause,
-            cell,
-            "Use fewer workers, or close other programs. With memory_gb, a cell that wants too much fails alone",
-        )
-    if any(sign in text for sign in _GPU_MEMORY):
-        if room.shares_gpu or gpu.share_of_others(room.device) < 0.5:
-            return OUT_OF_MEMORY
-        raise _machines(cause, cell, "Other programs hold more than half of that GPU's memory: end them")
-    if any(sign in text for sign in _GPU):
-        if not any(sign in text for sign in _KERNEL):
-            raise _machines(cause, cell, 'See whether `nvidia-smi` finds the GPU, or train with device "cpu"')
-        if not room.process:
-            raise _machines(cause, cell, "The GPU is lost to this process: end it, and use one worker or more")
-    advice = _advice(error, text)
-    if advice:
-        raise _machines(cause, cell, advice)
-    return f"crashed: {cause[:200]}"
+    for link in _with_causes(error):
+        if _lacks_host_memory(link, room):
+            if room.memory:
+                return OUT_OF_MEMORY
+            raise _machines(error, link, cell, _FEWER)
+        if _lacks_gpu_memory(link, room):
+            if room.shares_gpu or _has_most_of_gpu(link, room, cell):
+                return OUT_OF_MEMORY
+            raise _machines(error, link, cell, _GPU_IS_FULL)
+        if _tells_of_gpu(link) and gpu.broken(_first_line(link)):
+            if room.process:
+                break
+            raise _machines(error, link, cell, _GPU_IS_LOST)
+        advice = _advice(link)
+        if advice:
+            raise _machines(error, link, cell, advice)
+    return f"crashed: {_in_short(error)[:200]}"
 
 
 def cells_death(code: int | None, cell: str) -> str:
     """The reason to write of a cell whose process ended with this exit code, negative for a signal.
 
-    Raises WorkerError where it was ended from outside; `cell` says in words which evaluation it was.
+    A process that was killed lacked memory, if it was alone on the machine; if not, the cell has to be tried again
+    alone. Raises WorkerError where the process was ended from outside; `cell` says in words which evaluation it was.
     """
     if code is None or code >= 0:
         return f"crashed: exit {code}"
     name = signal_name(-code)
     if name == "SIGKILL":
-        return KILLED
+        return OUT_OF_MEMORY
     if name in _OWN_SIGNALS:
         return f"crashed: {name}"
     advice = "Find out who ends it"
     if name == "SIGBUS":
         advice = "That is what becomes of memory that lies on a full disk: make room there, and in /dev/shm"
-    raise _machines(f"a worker process was ended from outside by {name}", cell, advice)
+    raise _failure(f"a worker process was ended from outside by {name}", cell, advice)
 
 
 def signal_name(number: int) -> str:
-    """Such as "SIGKILL": by name, because Windows has not all of them."""
+    """Such as "SIGKILL". Found by number, because not all of them have a name on Windows."""
     try:
         return signal.Signals(number).name
     except ValueError:  # one of the many that have a number only
         return f"signal {number}"
 
 
-def _machines(cause: str, cell: str, advice: str) -> WorkerError:
-    return WorkerError(
-        f"the machine failed, not the cell: {cause}. {advice}; then run again. Nothing was written about {cell}"
-    )
+# ---- what an error says
 
 
-def _advice(error: Exception, text: str) -> str:
-    """What to do about an error of the machine; "" for one of the cell."""
-    # Here, because a worker sets its threads before anything loads torch.
-    from nasrepro.datasets import DataError
-    from nasrepro.native import NativeError
-    from nasrepro.search.archive import RecordError
-    from nasrepro.trainers.checkpoint import CheckpointError
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what a traceback shows with it: the members of a group, and the errors that it came from.
 
-    if isinstance(error, DataError | NativeError | RecordError | CheckpointError):
+    An error that arose while a missing file or library was dealt with did not come from that: programs look whether
+    such things are there, and go on without them.
+    """
+    waiting, known = [error], set[int]()
+    while waiting:
+        link = waiting.pop()
+        if id(link) in known:
+            continue
+        known.add(id(link))
+        yield link
+        before = None if link.__suppress_context__ else link.__context__
+        if link.__cause__ is not None:
+            waiting.append(link.__cause__)
+        elif before is not None and not isinstance(before, FileNotFoundError | ImportError):
+            waiting.append(before)
+        if isinstance(link, BaseExceptionGroup):
+            waiting.extend(reversed(link.exceptions))
+
+
+def _lacks_host_memory(error: BaseException, room: Room) -> bool:
+    text = _first_line(error)
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if not isinstance(error, RuntimeError | OSError):
+        return False
+    return any(sign in text for sign in _HOST_MEMORY) or (gpu.of_memory(text) and not gpu.is_gpu(room.device))
+
+
+def _lacks_gpu_memory(error: BaseException, room: Room) -> bool:
+    return isinstance(error, RuntimeError) and gpu.is_gpu(room.device) and gpu.of_memory(_first_line(error))
+
+
+def _has_most_of_gpu(error: BaseException, room: Room, cell: str) -> bool:
+    """Whether the evaluation has more than half of its GPU. Raises WorkerError where the GPU does not answer."""
+    try:
+        return gpu.share_of_others(room.device) < 0.5
+    except (RuntimeError, AssertionError) as silent:
+        raise _machines(error, silent, cell, _GPU_FAILS) from silent
+
+
+def _tells_of_gpu(error: BaseException) -> bool:
+    """Whether the error is of a kind by which torch and Triton tell what happened on the GPU."""
+    return isinstance(error, RuntimeError | AssertionError)
+
+
+def _advice(error: BaseException) -> str:
+    """What to do about an error of the machine; "" for one that may be the cell's."""
+    if isinstance(error, MachineError):
         return "Do what this message says"
-    if isinstance(error, OSError):
-        name = errno.errorcode.get(error.errno or 0, "")
-        return _ADVICE.get(name, "Mend that")
+    if isinstance(error, sqlite3.Error):
+        return "See whether the database's disk has room and its file is whole"
+    if isinstance(error, _DAMAGE):
+        return _DAMAGED
     if isinstance(error, ImportError):
         return "Install what is missing"
-    if "c compiler" in text:  # Triton's, which needs one to launch what it has compiled
-        return "Install a C compiler, such as gcc"
-    if "start new thread" in text:
-        return "Use fewer workers or threads, or raise the limit on processes (ulimit -u)"
-    if "inline_container" in text or "pytorchstream" in text:  # torch.save's words for any file that it cannot write
-        return "Make room on the disk where the task writes, or choose another folder"
+    if isinstance(error, OSError):
+        return _ADVICE.get(errno.errorcode.get(error.errno or 0, "")) or _unlisted(error)
+    if _tells_of_gpu(error) and gpu.lost(_first_line(error)):
+        return _GPU_FAILS
+    return _librarys(error) if isinstance(error, RuntimeError) else ""
+
+
+def _unlisted(error: OSError) -> str:
+    """Advice for an error of the system whose number is none of those above, or which has none."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return _NETWORK
+    return "See whether the file, address or device that it names can be used"
+
+
+def _librarys(error: RuntimeError) -> str:
+    """Advice where a library tells an error of the system in its own words, or ends its own in the system's."""
+    text = message_of(error)
+    for name, advice in _ADVICE.items():
+        if hasattr(errno, name) and os.strerror(getattr(errno, name)) in text:  # not all systems have every number
+            return advice
+    for words, advice in _LIBRARIES.items():
+        if re.search(words, text.lower()):
+            return advice
     return ""
+
+
+# ---- how it is told
+
+
+def _first_line(error: BaseException) -> str:
+    """In lower case. Below it torch speaks of device-side assertions in any error of CUDA, whatever its kind."""
+    return message_of(error).partition("\n")[0].lower()
+
+
+def _in_short(error: BaseException) -> str:
+    """Its kind and the first line of its message."""
+    return f"{type(error).__name__}: {message_of(error)}".splitlines()[0][:500]
+
+
+def _machines(error: BaseException, cause: BaseException, cell: str, advice: str) -> WorkerError:
+    """The WorkerError for an evaluation that raised `error`, of which `cause` is the machine's part."""
+    told = _in_short(error) if cause is error else f"{_in_short(error)}, because of {_in_short(cause)}"
+    return _failure(told, cell, advice)
+
+
+def _failure(what: str, cell: str, advice: str) -> WorkerError:
+    return WorkerError(
+        f"the machine failed, not the cell: {what}. {advice}; then run again. Nothing was written about {cut(cell)}"
+    )

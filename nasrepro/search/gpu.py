@@ -7,9 +7,72 @@ CONTEXT_GB = 1.0
 """Memory that a process takes on a GPU before its first tensor: driver, libraries and kernels. Generous."""
 
 
+_FULL = ("out of memory", "_status_alloc_failed")  # torch, Triton and the driver; cuBLAS and cuDNN
+
+# What an error of the GPU says of itself, by torch, the driver, cuBLAS and cuDNN, Triton, and NVIDIA's compiler.
+_GPU = (
+    "cuda error",
+    "cuda driver",
+    "cuda unknown",
+    "cuda gpus",
+    "cuda-capable",
+    "compiled with cuda",
+    "cudagetdevicecount",
+    "nvidia driver",
+    "invalid device",
+    "hip error",
+    "_status_not_initialized",
+    "triton error [cuda]",
+    "nvrtc: failed",
+    "nvrtc: error",
+)
+# Among those errors, what only the code that ran there can have done. The driver's words, as cudaGetErrorString has
+# them: single words of theirs, such as "launch" and "capture", stand in errors of other kinds too.
+_CODE = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "global/shared address space",
+    "invalid program counter",
+    "hardware stack error",
+    "unspecified launch failure",
+    "launch timed out",
+    "too many resources requested for launch",
+    "too many blocks in cooperative launch",
+    "invalid argument",
+    "invalid configuration argument",
+    "stream is capturing",
+    "capturing stream",
+    "capturing blocking stream",
+    "uncaptured work",
+    "error during capture",
+    "capture sequence",
+    "capture was not ended",
+    "_status_execution_failed",  # of cuBLAS or cuDNN, as the next ones
+    "_status_invalid_value",
+    "_status_not_supported",
+)
+
+
 def is_gpu(device: str) -> bool:
     """Whether a task's device, such as "cpu", "cuda" or "cuda:1", is a GPU."""
     return device.startswith("cuda")
+
+
+def of_memory(text: str) -> bool:
+    """Whether an error's text, in lower case, says that a GPU's memory is full."""
+    return any(sign in text for sign in _FULL)
+
+
+def broken(text: str) -> bool:
+    """Whether an error's text, in lower case, tells of a GPU that the code running there has broken for the process."""
+    return any(sign in text for sign in _GPU) and any(sign in text for sign in _CODE)
+
+
+def lost(text: str) -> bool:
+    """Whether an error's text, in lower case, tells of a GPU, driver or CUDA library that fails whatever runs there."""
+    return any(sign in text for sign in _GPU) and not any(sign in text for sign in _CODE)
 
 
 def spoilt() -> bool:
@@ -53,7 +116,7 @@ def share_of_others(device: str) -> float:
 
 
 def empty_caches() -> None:
-    """Give back the memory that a failed evaluation has left behind in this process."""
+    """Give back the memory that a failed evaluation has left behind in this process, once its error is forgotten."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         gc.collect()  # the error's traceback held its tensors in circles

@@ -7,9 +7,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import evaluate, has_crashed
 from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
-from nasrepro.search.workers import Job, WorkerError, Workers, device_of
+from nasrepro.search.workers import Job, Workers, device_of
 from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TestableTask
 
 

@@ -21,7 +21,7 @@ from nasrepro.search.history import Search, replay
 from nasrepro.search.kept import kept_beside
 from nasrepro.search.plan import History, SearchPlan, Trial
 from nasrepro.search.record import Evaluation, Record, evaluation_key
-from nasrepro.search.workers import GPU_GB, Job, Workers, device_of
+from nasrepro.search.workers import GPU_GB, Job, Workers, demand_jobs, device_of
 from nasrepro.trainers.outcome import C, Task, TaskIdentity, whole
 
 
@@ -120,6 +120,7 @@ def evaluate(jobs: Sequence[Job], record: Record, workers: Workers, bar: "tqdm[A
     RecordError, before any training, for a record that may only be read, and DeviceError where the task's device is
     not here.
     """
+    jobs = demand_jobs(jobs)
     keys = [evaluation_key(workers.task, *job) for job in jobs]
     distinct = {key: Job(cell.canonical(), whole(seed, "seed")) for key, (cell, seed) in zip(keys, jobs, strict=True)}
     missing = [job for key, job in distinct.items() if record.get(key) is None]

@@ -19,12 +19,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from nasrepro.errors import shown
 from nasrepro.files import user_path
 from nasrepro.search import archive
 from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
 from nasrepro.search.plan import Step
-from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TaskIdentity, TestSplit, whole
+from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TaskIdentity, TestSplit, number, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +139,7 @@ class Proposal:
 def evaluation_key(task: TaskIdentity, candidate: Candidate, seed: int) -> str:
     """64 hex digits that name an evaluation: equal for candidates that are equal up to canonical form.
 
-    Raises ValueError for a seed that is no whole number.
+    Raises ValueError for a seed that is no whole number of at most 64 bits.
     """
     canonical = str(candidate.canonical())
     return _key(task.name, canonical, task.settings, whole(seed, "seed"), task.data_hash, task.version)
@@ -476,7 +477,7 @@ class Record:
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> bool:
         """Insert a row unless its primary key is there; say whether it was inserted."""
-        values = [dumps(value) if name in _JSON else value for name, value in row.items()]
+        values = [dumps(value) if name in _JSON else _plain(value, name) for name, value in row.items()]
         marks = ", ".join("?" * len(row))
         cursor = self._connection().execute(
             f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
@@ -580,6 +581,17 @@ def _evaluation(row: Mapping[str, Any]) -> Evaluation:
             "curve": [_numbers(point) for point in row["curve"]],
         }
     )
+
+
+def _plain(value: Any, column: str) -> str | int | float | None:
+    """A value as SQLite keeps it: of NumPy's numbers, for one, it would keep the bytes, which no export can write."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        found = number(value, column)
+        return whole(found, column) if isinstance(found, int) else found
+    except (TypeError, ValueError):
+        raise RecordError(f"a record holds text and numbers of 64 bits, got {shown(value)} for {column}") from None
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:

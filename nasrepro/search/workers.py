@@ -16,17 +16,17 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from nasrepro.errors import cut, message_of, shown
 from nasrepro.files import fix_environment
 from nasrepro.hardware import resolve
 from nasrepro.search import gpu
-from nasrepro.search.faults import KILLED, OUT_OF_MEMORY, Room, cells_death, cells_fault, signal_name
-from nasrepro.search.faults import WorkerError as WorkerError
+from nasrepro.search.faults import OUT_OF_MEMORY, Room, WorkerError, cells_death, cells_fault, signal_name
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.outcome import Candidate, Outcome, Task
 
@@ -42,6 +42,20 @@ class Job(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.cell}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker process says: how a job has ended, or that its task is loaded, or why nothing can be evaluated."""
+
+    outcome: Outcome | None = None
+    """Of the job; None where there was none."""
+    is_fit: bool = True
+    """Whether the process can evaluate another cell."""
+    again_alone: bool = False
+    """Whether others may have caused this outcome: it counts only if the job ends so with nothing beside it."""
+    trouble: str = ""
+    """The message of a WorkerError."""
 
 
 class Workers:
@@ -89,32 +103,35 @@ class Workers:
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Evaluate all jobs; yields each with its outcome, in the order in which they finish.
 
-        Raises WorkerError when a process cannot load the task, or when the machine fails instead of a cell.
+        Jobs in progress when the loop over them is left are lost, and can be asked for again.
+
+        Raises WorkerError when a process cannot load the task, or when the machine fails instead of a cell; TypeError
+        for what is no list of jobs.
         """
-        waiting = list(jobs)
+        waiting = demand_jobs(jobs)
         if not waiting:
             return
         if self.count == 0:
+            room = Room(device=device_of(self.task))
             with torch_threads(self.threads):
                 for job in waiting:
-                    yield job, _attempt(self.task, job, Room(device=device_of(self.task)))[0]
+                    yield job, _attempt(self.task, job, room)[0]
             return
         count, share = self._divide_gpu()
         crowded: list[Job] = []
-        for job, outcome in self._map(waiting, count, share):
-            if outcome.reason == KILLED or (outcome.reason == OUT_OF_MEMORY and _is_part(share)):
+        for job, outcome, again_alone in self._map(waiting, count, share):
+            if again_alone:
                 crowded.append(job)
             else:
                 yield job, outcome
-        if crowded:
-            self.close()  # which leaves the machine, or its GPU, to one
-            yield from self._map_alone(crowded)
-
-    def _map_alone(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """`map` one by one, with nothing beside: whoever is killed then has filled the machine's memory itself."""
-        with Workers(self.task, 1, self.timeout_s, self.threads, self.memory_gb) as alone:
-            for job, outcome in alone._map(jobs, *alone._divide_gpu()):
-                yield job, replace(outcome, reason=OUT_OF_MEMORY) if outcome.reason == KILLED else outcome
+        if not crowded:
+            return
+        self.close()  # which leaves the machine, or its GPU, to one
+        try:
+            for job, outcome, _ in self._map(crowded, 1, None if share is None else 1.0):
+                yield job, outcome
+        finally:
+            self.close()  # its one process holds all of the GPU
 
     def _divide_gpu(self) -> tuple[int, float | None]:
         """How many processes there are room for, and each one's share of the GPU's memory, None without a GPU."""
@@ -126,24 +143,43 @@ class Workers:
         except (RuntimeError, AssertionError) as error:
             raise WorkerError(_no_gpu(device, error)) from error
 
-    def _map(self, jobs: Sequence[Job], count: int, share: float | None) -> Iterator[tuple[Job, Outcome]]:
-        """`map` in `count` processes with equal shares of the GPU."""
+    def _map(self, jobs: Sequence[Job], count: int, share: float | None) -> Iterator[tuple[Job, Outcome, bool]]:
+        """`map` in `count` processes with equal shares of the GPU; with whether a job has to be tried again alone."""
         waiting = deque(jobs)
-        running = 0
-        while waiting or running:
-            while len(self._workers) < min(count, running + len(waiting)):
-                self._workers.append(_Worker(self.task, self.threads, self.memory_gb, share))
-            for worker in self._workers:
-                if worker.is_ready and worker.job is None and waiting:
-                    worker.send(waiting.popleft(), self.timeout_s)
-                    running += 1
-            for worker in self._next_events():
-                sent, outcome = worker.job, worker.receive()
-                if worker.is_dead:
-                    self._workers.remove(worker)
-                if sent is not None and outcome is not None:
-                    running -= 1
-                    yield sent, outcome
+        self._demand_idle()
+        try:
+            while waiting or self._busy():
+                while len(self._workers) < min(count, len(self._busy()) + len(waiting)):
+                    self._workers.append(_Worker(self.task, self.threads, self.memory_gb, share))
+                for worker in self._workers:
+                    if worker.is_ready and worker.job is None and waiting:
+                        worker.send(waiting.popleft(), self.timeout_s)
+                for worker in self._next_events():
+                    job, answer = worker.job, worker.receive()
+                    self._drop_dead()
+                    if job is not None and answer.outcome is not None:
+                        yield job, answer.outcome, answer.again_alone
+        finally:  # an error, or a caller who leaves the loop: who is busy would answer the next call
+            for worker in self._busy():
+                worker.kill()
+            self._drop_dead()
+
+    def _busy(self) -> "list[_Worker]":
+        return [worker for worker in self._workers if worker.job is not None]
+
+    def _drop_dead(self) -> None:
+        self._workers = [worker for worker in self._workers if not worker.is_dead]
+
+    def _demand_idle(self) -> None:
+        """Raise WorkerError while another `map` waits for its jobs; drop processes that have ended without a job."""
+        if self._busy():
+            raise WorkerError(
+                "these workers are still in use: go through all results of one `map`, or close it, before the next one"
+            )
+        for worker in self._workers:
+            if not worker.process.is_alive():
+                worker.kill()
+        self._drop_dead()
 
     def _next_events(self) -> "list[_Worker]":
         """Wait until some workers have something to say, are dead or are out of time; return those."""
@@ -180,7 +216,7 @@ class _Worker:
         # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
         self.process = context.Process(
             target=_work,
-            args=(theirs, _pickled(task), threads, memory_gb, gpu_share),
+            args=(theirs, _pack(task, "task"), threads, memory_gb, gpu_share),
             daemon=True,
             name="nasrepro worker",
         )
@@ -198,42 +234,45 @@ class _Worker:
     def send(self, job: Job, timeout_s: float | None) -> None:
         self.job, self.since = job, time.monotonic()
         self.deadline = math.inf if timeout_s is None else self.since + timeout_s
-        with suppress(OSError):  # it died while idle: `receive` will say how
-            self.connection.send(job)
+        content = _pack(job, "cell")
+        with suppress(OSError):  # it has just died: `receive` will say how
+            self.connection.send_bytes(content)
 
-    def receive(self) -> Outcome | None:
-        """The outcome of the job, however it ended; None when the process has just become ready.
+    def receive(self) -> Answer:
+        """What the process has to say, or what its silence means.
 
         Raises WorkerError when the process could not load the task, or when the machine has failed.
         """
         seconds = time.monotonic() - self.since
         if self.is_late and not self.connection.poll():
             self.kill()
-            return Outcome("failed", "timed out", seconds=seconds)
+            return Answer(Outcome("failed", "timed out", seconds=seconds))
         try:
             if not self.connection.poll(timeout=1):  # a dying process ends its pipe within moments
                 raise EOFError
-            message = self.connection.recv()
-        except (EOFError, OSError, pickle.UnpicklingError):
-            return Outcome("failed", self._cause_of_death(), seconds=seconds)
-        if isinstance(message, str):
+            content = self.connection.recv_bytes()
+        except (EOFError, OSError):
+            return self._last_answer(seconds)
+        answer: Answer = _unpack(content, "outcome")
+        if answer.trouble:
             self.kill()
-            raise WorkerError(message)
-        if message is None:
-            self.is_ready = True
-            return None
-        outcome, is_healthy = message
+            raise WorkerError(answer.trouble)
+        self.is_ready = True
         self.job, self.deadline = None, math.inf
-        if not is_healthy:
+        if not answer.is_fit:
             self.kill()
-        return outcome
+        return answer
 
-    def _cause_of_death(self) -> str:
+    def _last_answer(self, seconds: float) -> Answer:
+        """What it means that the process has ended."""
         self.process.join(timeout=5)  # the pipe closes a moment before the exit code is known
         self.kill()
         code = self.process.exitcode
         if self.is_ready:
-            return cells_death(code, str(self.job))
+            if self.job is None:  # somebody's doing, and no job is lost
+                return Answer()
+            reason = cells_death(code, str(self.job))
+            return Answer(Outcome("failed", reason, seconds=seconds), again_alone=reason == OUT_OF_MEMORY)
         if code is not None and code < 0:
             raise WorkerError(f"a worker process was ended by {signal_name(-code)} before it was ready; run again")
         raise WorkerError(
@@ -259,32 +298,56 @@ def _is_part(share: float | None) -> bool:
 
 
 def _no_gpu(device: str, error: Exception) -> str:
-    cause = str(error).partition("\n")[0]
+    cause = cut(message_of(error).partition("\n")[0])
     return (
         f"the device {device!r} cannot be used: {cause}. See whether `nvidia-smi` finds it and who fills its memory, "
         'or train with device "cpu"'
     )
 
 
+def demand_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs as a list. Raises TypeError for anything but jobs, and for a single one, which looks like a list."""
+    if isinstance(jobs, Job):
+        raise TypeError(f"jobs come in a list, got one alone: pass [job] for the job {cut(str(jobs))}")
+    found = list(jobs)
+    for job in found:
+        if not isinstance(job, Job):
+            raise TypeError(f"a job is Job(cell, seed), got {shown(job)}")
+    return found
+
+
 def _demand_loadable_main() -> None:
     """Raise WorkerError for a program that a new process would look for in vain."""
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
-    if getattr(main, "__spec__", None) is None and path is not None and not Path(path).exists():
+    if getattr(main, "__spec__", None) is None and path is not None and not Path(path).is_file():
         raise WorkerError(
             f"worker processes begin by loading the main program, and {path} is no file, as with `python - <<EOF`: "
             'save the program as a file, with `if __name__ == "__main__":` around its main part, or use workers=0'
         )
 
 
-def _pickled(task: Task[Any]) -> bytes:
+def _pack(value: Any, what: str) -> bytes:
+    """A value as bytes, of which another process makes an equal one. Raises WorkerError, which calls it `what`."""
     try:
-        return pickle.dumps(task)
-    except Exception as error:  # pickle lets through whatever the task's own methods raise
-        raise WorkerError(
-            f"the task cannot be sent to a worker process ({type(error).__name__}: {error}): define its class at the "
-            "top level of a module, and keep open files, locks and lambdas out of it; or use workers=0"
-        ) from error
+        return pickle.dumps(value)
+    except Exception as error:  # pickle lets through whatever the value's own methods raise
+        raise WorkerError(_unsendable(what, error)) from error
+
+
+def _unpack(content: bytes, what: str) -> Any:
+    """The value that `_pack` made bytes of in another process. Raises WorkerError as that does."""
+    try:
+        return pickle.loads(content)
+    except Exception as error:
+        raise WorkerError(_unsendable(what, error)) from error
+
+
+def _unsendable(what: str, error: Exception) -> str:
+    return (
+        f"the {what} cannot be sent between processes ({cut(f'{type(error).__name__}: {message_of(error)}')}): define "
+        "its class at the top level of a module, and keep open files, locks and lambdas out of it; or use workers=0"
+    )
 
 
 @contextmanager
@@ -311,34 +374,38 @@ def _work(
     threading.Thread(target=_die_with_parent, daemon=True).start()
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for libraries that are not loaded yet
         os.environ[variable] = str(threads)
+    with suppress(EOFError, OSError):  # the parent has closed its end
+        try:
+            task, room = _prepare(task_bytes, memory_gb, gpu_share)
+        except WorkerError as error:
+            connection.send_bytes(_pack(Answer(trouble=str(error)), "message"))
+            return
+        with torch_threads(threads):
+            connection.send_bytes(_pack(Answer(), "message"))
+            while True:
+                _take_job(connection, task, room)
+
+
+def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None) -> tuple[Task[Any], Room]:
+    """The task, and what an evaluation will have here. Raises WorkerError where the task or the GPU cannot be had."""
     try:
         task: Task[Any] = pickle.loads(task_bytes)
         _ = task.data_hash  # loads the data now: missing data is not the first cell's fault, nor on its clock
+        device = device_of(task)
     except Exception as error:
-        connection.send(f"the task cannot be loaded in a worker process:\n{traceback.format_exc()}{_hint(error)}")
-        return
-    device = device_of(task)
+        told = cut(traceback.format_exc(), 5_000)
+        raise WorkerError(f"the task cannot be loaded in a worker process:\n{told}{_hint(error)}") from error
     if gpu_share is not None:
         try:
             gpu.claim(device, gpu_share)
         except (RuntimeError, AssertionError) as error:
-            connection.send(_no_gpu(device, error))
-            return
-    room = Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=_is_part(gpu_share))
-    with torch_threads(threads), suppress(EOFError):  # end of file: the parent has closed its end
-        connection.send(None)
-        while True:
-            job = connection.recv()
-            try:
-                answer: tuple[Outcome, bool] | str = _attempt(task, job, room)
-            except WorkerError as error:
-                answer = str(error)
-            connection.send(answer)
+            raise WorkerError(_no_gpu(device, error)) from error
+    return task, Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=_is_part(gpu_share))
 
 
 def _hint(error: Exception) -> str:
     """What to do where the task's class was typed in, and so is in no file that a worker could load."""
-    if isinstance(error, AttributeError) and "__main__" in str(error):
+    if isinstance(error, AttributeError) and "__main__" in message_of(error):
         return (
             "Worker processes do not see what is defined at a prompt or in a notebook: put the task's class into a "
             "module, a .py file that can be imported, or use workers=0"
@@ -346,18 +413,43 @@ def _hint(error: Exception) -> str:
     return ""
 
 
+def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
+    """Wait for a job, evaluate it, and send what came of it."""
+    content = connection.recv_bytes()
+    try:
+        outcome, is_fit = _attempt(task, _unpack(content, "cell"), room)
+        again_alone = room.shares_gpu and outcome.reason == OUT_OF_MEMORY
+        reply = _pack(Answer(outcome, is_fit, again_alone), "outcome")
+    except WorkerError as error:
+        reply = _pack(Answer(trouble=str(error)), "message")
+    connection.send_bytes(reply)
+
+
 def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:
-    """The outcome, and whether the process is fit for another cell. Raises WorkerError where the machine has failed."""
+    """The outcome, and whether the process is fit for another cell.
+
+    Raises WorkerError where the machine has failed, or the task gives no outcome.
+    """
     start = time.monotonic()
     try:
-        return task.evaluate(job.cell, job.seed), not gpu.spoilt()
+        outcome = task.evaluate(job.cell, job.seed)
     except Exception as error:
         seconds = time.monotonic() - start
         reason = cells_fault(error, room, str(job))
         if reason != OUT_OF_MEMORY:
-            print(f"{job}:\n{traceback.format_exc()}", file=sys.stderr)
-    gpu.empty_caches()  # now that nothing holds the error any more
+            _print_error(f"{job}:\n{traceback.format_exc()}")
+    else:
+        if not isinstance(outcome, Outcome):
+            raise WorkerError(f"the task must return an Outcome, got {shown(outcome)} for {cut(str(job))}")
+        return outcome, not gpu.spoilt()
+    if not room.process:  # else the process ends, and what it holds goes with it
+        gpu.empty_caches()
     return Outcome("failed", reason, seconds=seconds), False
+
+
+def _print_error(text: str) -> None:
+    with suppress(OSError, ValueError):  # who has closed standard error does not want to read it
+        print(text, file=sys.stderr)
 
 
 def _die_with_parent() -> None:
@@ -378,5 +470,6 @@ def _limit_memory(memory_gb: float | None) -> bool:
         return False
     # Data rather than address space: CUDA reserves far more addresses than it ever uses.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_gb * 2**30), hard))
+    wanted = int(memory_gb * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     return True

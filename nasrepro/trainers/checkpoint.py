@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from nasrepro.errors import MachineError
 from nasrepro.files import user_path, write_atomically
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MachineError, ValueError):
     """A checkpoint that is of another training, or damaged: which file, and what to do."""
 
 

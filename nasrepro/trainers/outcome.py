@@ -11,6 +11,8 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
+from nasrepro.errors import shown
+
 # ---- candidates and outcomes
 
 
@@ -221,7 +223,7 @@ def perplexity(loss: float) -> float:
 def number(value: Any, name: str) -> int | float:
     """A number of any library (NumPy's, a tensor of one element, a fraction) as one of Python's own.
 
-    Raises TypeError, which calls it `name`, for what is no number.
+    Raises TypeError, which calls it `name`, for what is no number, and ValueError for one that no float holds.
     """
     try:
         found = value.item() if hasattr(value, "item") else value
@@ -229,18 +231,25 @@ def number(value: Any, name: str) -> int | float:
         found = None
     if isinstance(found, bool):
         return found
-    if isinstance(found, Integral):
-        return int(found)
-    if isinstance(found, Real | Decimal):
-        return float(found)
-    raise TypeError(f"{name} is a number, got {value!r:.100}")
+    if not isinstance(found, Real | Decimal):
+        raise TypeError(f"{name} is a number, got {shown(value)}")
+    try:
+        rounded = float(found)
+    except (OverflowError, ValueError):  # too large; Decimal's sNaN
+        raise ValueError(f"{name} is a number that a float can hold, got {shown(value)}") from None
+    return int(found) if isinstance(found, Integral) else rounded
 
 
 def whole(value: Any, name: str) -> int:
-    """A whole number of any library and type, 3.0 among them, as Python's own. Raises ValueError for any other."""
+    """A whole number of any library and type, 3.0 among them, as Python's own.
+
+    Raises ValueError for any other, and for one of more than 64 bits, which neither records nor tensors hold.
+    """
     found = number(value, name)
     if not math.isfinite(found) or found != int(found):
-        raise ValueError(f"{name} is a whole number, got {value!r:.100}")
+        raise ValueError(f"{name} is a whole number, got {shown(value)}")
+    if not -(2**63) <= found < 2**63:
+        raise ValueError(f"{name} is a whole number of at most 64 bits, from -2**63 to 2**63 - 1, got {shown(value)}")
     return int(found)
 
 

@@ -4,6 +4,7 @@ to."""
 import importlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,11 +61,15 @@ class FakeTask:
             os._exit(3)
         elif how == "raise":
             raise ValueError("no such cell\nsecond line")
-        elif how == "hang":
+        elif how == "hang" or (how == "hang once" and self._is_first(how)):
             time.sleep(3600)
         elif how == "memory":
             _ = [bytearray(2**30) for _ in range(64)]
-        elif how == "disk":
+        elif how == "slow":
+            time.sleep(2)
+        elif how == "late once" and self._is_first(how):
+            time.sleep(1)
+        elif how == "disk" or (how == "disk once" and self._is_first(how)):
             Path("/dev/full").write_bytes(b"a checkpoint")
         elif how == "data":
             Path("no such folder", "train.txt").read_text()
@@ -106,6 +111,63 @@ class UnloadableTask(FakeTask):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         raise FileNotFoundError("no data here")
+
+
+@dataclass
+class DyingTask(FakeTask):
+    """No process that loads it lives to say so. `code`: how it ends, negative for a signal."""
+
+    code: int = 1
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["code"] < 0:
+            os.kill(os.getpid(), -state["code"])
+        os._exit(state["code"])
+
+
+class Unsayable(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Unpicklable(Outcome):
+    """An outcome that does not leave its process."""
+
+    def __reduce__(self) -> Any:
+        raise OSError("cannot pickle an open file")
+
+
+class Unreadable(Outcome):
+    """An outcome that leaves its process, and is not to be read elsewhere."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+@dataclass
+class SlovenlyTask(FakeTask):
+    """What it gives, or raises, for every cell is not what a task should. `what`: how."""
+
+    what: str = ""
+
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        outcome = super().evaluate(cell, seed, on_epoch)
+        if self.what == "unsayable":
+            raise Unsayable
+        if self.what == "stderr":
+            sys.stderr.close()
+            raise ValueError("no such cell")
+        if self.what == "broken":
+            gpu.empty_caches = lambda: 1 / 0  # in a worker process, which ends with the test
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if self.what == "nothing":
+            return None  # type: ignore[return-value]
+        if self.what == "long":
+            return "word " * 20_000  # type: ignore[return-value]
+        kind = {"unpicklable": Unpicklable, "unreadable": Unreadable}[self.what]
+        return kind(**vars(outcome))
 
 
 class AskingTask(FakeTask):

@@ -13,8 +13,9 @@ import torch
 
 from nasrepro.dsl import Cell, zoo
 from nasrepro.search import gpu
+from nasrepro.search.faults import WorkerError
 from nasrepro.search.held_out import HeldOut
-from nasrepro.search.workers import Job, WorkerError, Workers, device_of
+from nasrepro.search.workers import Job, Workers, device_of
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, PlayedGpuTask, fake_perplexity
 from tests.search.on_gpu import GreedyTask
@@ -114,7 +115,7 @@ def test_a_cell_in_this_process_leaves_no_memory_behind(monkeypatch: pytest.Monk
             self.seen = weakref.ref(weights)
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    task = Greedy()
+    task = Greedy(device="cuda:1")
     monkeypatch.setattr(gpu, "share_of_others", lambda device: 0.1)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(task.seen() is not None))

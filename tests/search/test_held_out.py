@@ -11,8 +11,9 @@ import pytest
 from nasrepro import profiles
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError
+from nasrepro.search.faults import WorkerError
 from nasrepro.search.held_out import evaluate_test, evaluate_tests
-from nasrepro.search.workers import Job, WorkerError
+from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
 from tests.search.toy import SpellingTask, Word
 

@@ -15,8 +15,9 @@ import pytest
 
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Record, RecordError, Search, loop, ranked_search, replay
+from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import SearchError, evaluate, search, search_id
-from nasrepro.search.workers import Job, WorkerError, Workers
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.outcome import Outcome
 from tests.search.fakes import FakeTask, fake_perplexity
 from tests.search.killable import AGENT_SETTINGS, SETTINGS, command

@@ -173,6 +173,9 @@ def test_equal_settings_of_a_task_have_one_key(equal: list[Any], other: Any) -> 
         ({"epochs": math.inf}, ValueError, "epochs is a whole number, got inf"),
         ({"dropout": "0.2"}, TypeError, "dropout is a number, got '0.2'"),
         ({"batch": np.array([1, 2])}, TypeError, "batch is a number, got array"),
+        ({"batch": 2**70}, ValueError, "batch is a whole number of at most 64 bits"),
+        ({"clip": 10**400}, ValueError, "clip is a number that a float can hold, got 1000"),
+        ({"clip": Decimal("sNaN")}, ValueError, r"clip is a number that a float can hold, got Decimal\('sNaN'\)"),
     ],
 )
 def test_settings_that_are_no_numbers_are_named(settings: dict[str, Any], error: type, message: str) -> None:
@@ -208,6 +211,44 @@ def test_metrics_of_any_library_are_written(tmp_path: Path) -> None:
     expected = {"valid_ppl": 8.5, "bits": 2.5, "bleu": 0.25, "count": 7, "share": 0.5, "long": 1.5}
     assert (found.metrics, found.curve, found.parameters, found.seconds) == (expected, [{"epoch": 1}], 17, 0.5)
     assert PERPLEXITY.of(Record.load(tmp_path / "r.jsonl.gz")[found.key]) == 8.5
+
+
+@pytest.mark.parametrize("plain", [np.int64, torch.tensor, Decimal, np.array])
+def test_numbers_of_other_libraries_in_every_column_are_exported(plain: Callable[[int], Any], tmp_path: Path) -> None:
+    """Also where nothing but the record converts them: a row that was made by hand, a task's version, a search's."""
+    row = replace(evaluation(), seed=plain(0), version=plain(1), parameters=plain(17), seconds=plain(2))
+    step = Step([Choice(LSTM, "best", plain(4))], {"loss": plain(3)})
+    record = Record()
+    record.put(row)
+    record.begin("abc", {})
+    record.propose("abc", plain(0), step, [row.key])
+    record.export(tmp_path / "r.jsonl.gz")
+    again = Record.load(tmp_path / "r.jsonl.gz")
+    assert again[row.key] == replace(evaluation(), parameters=17, seconds=2.0, created=row.created)
+    assert again.proposals("abc") == [Proposal(0, 0, "best", str(LSTM), 4.0, row.key)]
+
+
+@pytest.mark.parametrize("value", [b"17", 2**63, Path("a"), [1, 2], Decimal("sNaN")])
+def test_what_a_record_cannot_hold_is_refused_when_it_is_written(value: Any) -> None:
+    record = Record()
+    with pytest.raises(RecordError, match=r"a record holds text and numbers of 64 bits, got .* for parameters"):
+        record.put(replace(evaluation(), parameters=value))
+    assert record.evaluations() == []
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**400, 1e300])
+def test_a_seed_of_more_than_64_bits_is_refused_before_any_training(seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"seed is a .*, got"):
+        evaluation_key(TASK, LSTM, seed)
+    assert len({evaluation_key(TASK, LSTM, seed) for seed in (2**63 - 1, -(2**63))}) == 2
+
+
+@pytest.mark.parametrize("value", [10**400, Decimal("sNaN"), Fraction(10**400)])
+def test_numbers_that_no_float_holds_are_named(value: Any) -> None:
+    """JSON would take the first; every mean of it fails."""
+    for numbers in ({"metrics": {"valid_ppl": value}}, {"curve": [{"valid_ppl": value}]}, {"seconds": value}):
+        with pytest.raises(ValueError, match=r"(valid_ppl|seconds) is a number that a float can hold, got"):
+            Outcome("ok", **numbers)
 
 
 def test_metrics_that_are_no_numbers_are_named() -> None:

@@ -1,5 +1,6 @@
 """Cells that misbehave become failed outcomes with a reason, and the cells beside them are none the worse."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,15 +8,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from nasrepro.dsl import Cell, zoo
-from nasrepro.search.workers import Job, WorkerError, Workers, _Worker
+from nasrepro.search import Record
+from nasrepro.search.faults import WorkerError
+from nasrepro.search.loop import evaluate
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.outcome import Outcome
-from tests.search.fakes import AskingTask, FakeTask, UnloadableTask, fake_perplexity
+from tests.search.fakes import AskingTask, DyingTask, FakeTask, SlovenlyTask, UnloadableTask, fake_perplexity
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = [zoo[name] for name in ("TanhRNN", "LSTM", "GRU", "MGU", "QRNN", "BC3", "MT1", "MT2")]
@@ -131,7 +134,9 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     assert "needs `if __name__" in run.stderr
 
 
-def test_a_program_from_standard_input_is_told_that_it_has_no_file() -> None:
+@pytest.mark.parametrize("command", [["-"], ["/dev/stdin"]])
+def test_a_program_from_standard_input_is_told_that_it_has_no_file(command: list[str]) -> None:
+    """As with `python - <<EOF`, `cat job.py | python /dev/stdin` and `python <(cat job.py)`."""
     program = (
         "from nasrepro.search.workers import Job, Workers\n"
         "from nasrepro.dsl import zoo\n"
@@ -139,7 +144,7 @@ def test_a_program_from_standard_input_is_told_that_it_has_no_file() -> None:
         "if __name__ == '__main__':\n"
         "    list(Workers(FakeTask(), 1).map([Job(zoo['GRU'], 0)]))\n"
     )
-    command = [sys.executable, "-"]
+    command = [sys.executable, *command]
     run = subprocess.run(
         command, input=program, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -173,28 +178,146 @@ def test_a_task_that_does_not_pickle_is_told_why() -> None:
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [(-9, "was ended by SIGKILL before it was ready"), (1, "needs `if __name__")],
+    [(-signal.SIGKILL, "was ended by SIGKILL before it was ready"), (1, "needs `if __name__")],
 )
 def test_a_process_that_never_was_ready_says_what_is_known(code: int, message: str) -> None:
-    worker = dead_worker(code, is_ready=False)
-    with pytest.raises(WorkerError, match=message):
-        worker._cause_of_death()
+    with Workers(DyingTask(code=code), 1) as workers, pytest.raises(WorkerError, match=message):
+        list(workers.map([Job(CELLS[0], 0)]))
 
 
-def test_windows_has_no_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(signal, "SIGKILL")
-    assert dead_worker(0xC0000005)._cause_of_death() == f"crashed: exit {0xC0000005}"  # Windows' access violation
-    with pytest.raises(WorkerError, match="ended from outside by SIGTERM"):  # as its task manager ends a process
-        dead_worker(-15)._cause_of_death()
+# ---- a pool after a fault, and after a loop that was left
 
 
-def dead_worker(code: int, is_ready: bool = True) -> _Worker:
-    """The parent's view of a process that has ended with this code."""
-    worker = _Worker.__new__(_Worker)
-    worker.process = SimpleNamespace(join=lambda timeout=None: None, kill=lambda: None, exitcode=code)
-    worker.connection = SimpleNamespace(close=lambda: None)
-    worker.is_ready, worker.is_dead, worker.job = is_ready, False, Job(CELLS[0], 0)
-    return worker
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_pool_goes_on_after_the_machine_has_failed(count: int, tmp_path: Path) -> None:
+    task = FakeTask(behaviour={CELLS[1].hash: "disk once"}, pids=tmp_path / "pids")
+    jobs = [Job(cell, 3) for cell in CELLS]
+    with Workers(task, count) as workers:
+        with pytest.raises(WorkerError, match="No space left on device"):
+            list(workers.map(jobs))
+        found = dict(workers.map(jobs))  # there is room again
+    assert {job: outcome.metrics for job, outcome in found.items()} == expected(jobs)
+
+
+def test_a_pool_goes_on_after_a_task_could_not_be_loaded() -> None:
+    with Workers(UnloadableTask(), count=2) as workers:
+        for _ in range(2):
+            with pytest.raises(WorkerError, match="FileNotFoundError: no data here"):
+                list(workers.map([Job(CELLS[0], 0), Job(CELLS[1], 0)]))
+
+
+def test_jobs_of_a_loop_that_was_left_are_no_part_of_the_next(tmp_path: Path) -> None:
+    task = FakeTask(behaviour={CELLS[1].hash: "late once", CELLS[2].hash: "slow"}, pids=tmp_path / "pids")
+    with Workers(task, 2) as workers:
+        for job, _ in workers.map([Job(CELLS[1], 3), Job(CELLS[0], 3)]):
+            assert job.cell == CELLS[0]
+            break  # while the other still trains
+        jobs = [Job(CELLS[2], 3), Job(CELLS[3], 3)]
+        found = dict(workers.map(jobs))
+    assert {job: outcome.metrics for job, outcome in found.items()} == expected(jobs)
+
+
+def test_two_loops_at_once_would_take_each_others_results(tmp_path: Path) -> None:
+    task = FakeTask(behaviour={CELLS[1].hash: "hang once"}, pids=tmp_path / "pids")
+    jobs = [Job(CELLS[1], 3), Job(CELLS[0], 3)]
+    with Workers(task, 2) as workers:
+        first = workers.map(jobs)
+        next(first)
+        with pytest.raises(WorkerError, match="go through all results of one `map`, or close it"):
+            list(workers.map(jobs))
+        first.close()  # type: ignore[attr-defined]
+        assert {job: outcome.metrics for job, outcome in workers.map(jobs)} == expected(jobs)
+
+
+def test_a_process_that_ends_while_idle_is_replaced(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    with Workers(FakeTask(pids=pids), 1) as workers:
+        list(workers.map([Job(CELLS[0], 3)]))
+        idle = int(pids.read_text())
+        os.kill(idle, signal.SIGTERM)
+        wait_until(lambda: is_gone(idle))
+        ((_, outcome),) = workers.map([Job(CELLS[1], 3)])
+    assert outcome.metrics == {"valid_ppl": fake_perplexity(CELLS[1], 3)}
+
+
+def expected(jobs: list[Job]) -> dict[Job, dict[str, float]]:
+    return {job: {"valid_ppl": fake_perplexity(job.cell, job.seed)} for job in jobs}
+
+
+# ---- tasks and callers that give something else
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [("unsayable", "crashed: Unsayable: its message cannot be read"), ("stderr", "crashed: ValueError: no such cell")],
+)
+def test_a_fault_that_is_hard_to_tell_is_told(
+    what: str, reason: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Workers(SlovenlyTask(what=what), count) as workers:
+        ((_, outcome),) = workers.map([Job(CELLS[0], 0)])
+    assert outcome.reason == reason
+
+
+def test_a_process_that_ends_with_its_cell_has_nothing_to_give_back() -> None:
+    """A GPU that the cell has broken would not take it, either."""
+    with Workers(SlovenlyTask(what="broken"), 1) as workers:
+        ((_, outcome),) = workers.map([Job(CELLS[0], 0)])
+    assert outcome.reason == "crashed: RuntimeError: CUDA error: device-side assert triggered"
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize(("what", "shown"), [("nothing", "None"), ("long", "'word word")])
+def test_a_task_that_returns_no_outcome_is_told_so(what: str, shown: str, count: int) -> None:
+    with (
+        Workers(SlovenlyTask(what=what), count) as workers,
+        pytest.raises(WorkerError, match=f"the task must return an Outcome, got {shown}") as caught,
+    ):
+        list(workers.map([Job(CELLS[0], 0)]))
+    assert len(str(caught.value)) < 2_000
+
+
+@pytest.mark.parametrize(("what", "why"), [("unpicklable", "cannot pickle an open file"), ("unreadable", "no number")])
+def test_an_outcome_that_does_not_travel_is_told(what: str, why: str) -> None:
+    with (
+        Workers(SlovenlyTask(what=what), 1) as workers,
+        pytest.raises(WorkerError, match=f"the outcome cannot be sent between processes .*{why}"),
+    ):
+        list(workers.map([Job(CELLS[0], 0)]))
+
+
+def test_a_cell_that_does_not_travel_is_told() -> None:
+    class Local:
+        """Equal to a cell in all that is asked here."""
+
+    with (
+        Workers(FakeTask(), 1) as workers,
+        pytest.raises(WorkerError, match=r"the cell cannot be sent between processes .*Local"),
+    ):
+        list(workers.map([Job(Local(), 0)]))  # type: ignore[arg-type]
+
+
+def test_a_task_whose_error_is_long_is_not_repeated_whole() -> None:
+    class Long(FakeTask):
+        def __reduce__(self) -> Any:
+            raise ValueError("word " * 20_000)
+
+    with Workers(Long(), 1) as workers, pytest.raises(WorkerError, match="the task cannot be sent") as caught:
+        list(workers.map([Job(CELLS[0], 0)]))
+    assert len(str(caught.value)) < 2_000
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("given", [Job(CELLS[0], 0), [CELLS[0]], [(CELLS[0], 0)], "GRU"])
+def test_what_is_no_list_of_jobs_is_refused(given: Any, count: int) -> None:
+    """A job is a tuple, and so a list of two things that are no jobs."""
+    with Workers(FakeTask(), count) as workers:
+        with pytest.raises(TypeError, match=r"jobs come in a list|a job is Job\(cell, seed\), got"):
+            list(workers.map(given))
+        with pytest.raises(TypeError, match=r"jobs come in a list|a job is Job\(cell, seed\), got"):
+            evaluate(given, Record(), workers)
 
 
 @pytest.mark.parametrize(("count", "threads"), [(-1, 1), (1, 0)])

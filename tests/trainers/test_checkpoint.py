@@ -13,8 +13,9 @@ import torch
 from nasrepro import files
 from nasrepro.dsl import zoo
 from nasrepro.search import Record
+from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import evaluate
-from nasrepro.search.workers import Job, WorkerError, Workers
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.checkpoint import write_tensors
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
