@@ -268,7 +268,7 @@ def train(
     step = TrainingStep(model, masks)
     progress = Progress(settings.learning_rate)
     identity = f"{cell}, {_written(settings)}, seed {seed}, data {corpus.hash}"
-    training = Training(model, masks, progress, identity, checkpoint, on_epoch, started)
+    training = Training(model, masks, progress, identity, device, checkpoint, on_epoch, started)
     for epoch in training.epochs(settings.epochs):
         train_loss, finite = train_epoch(step, train_columns, progress.learning_rate)
         valid_loss = evaluate(model, valid_columns) if finite else math.inf
@@ -280,7 +280,7 @@ def train(
     metrics = {}
     if math.isfinite(progress.best_loss):
         metrics = {"valid_ppl": perplexity(progress.best_loss), "valid_bits": progress.best_loss / math.log(2)}
-    return training.outcome(metrics, device), model
+    return training.outcome(metrics), model
 
 
 def _written(settings: LanguageModelSettings) -> str:

@@ -1,11 +1,11 @@
 """What every training loop shares: where a training stands, its checkpoint after every epoch, and its outcome.
 
-    training = Training(model, generator, progress, identity, checkpoint, on_epoch)
+    training = Training(model, generator, progress, identity, device, checkpoint, on_epoch)
     for epoch in training.epochs(40):
         ...                                                # train, validate
         improved = training.note(valid_loss, valid_ppl=perplexity(valid_loss))
         ...                                                # the trainer's own schedule: learning rate, failures
-    outcome = training.outcome({"valid_ppl": perplexity(progress.best_loss)}, device)
+    outcome = training.outcome({"valid_ppl": perplexity(progress.best_loss)})
 
 An epoch is whatever the trainer validates after: a pass over the text, or so many steps.
 """
@@ -43,6 +43,8 @@ class Progress:
     """A point for each epoch with a finite loss."""
     seconds: float = 0.0
     """Wall time until then, that of interrupted processes included."""
+    devices: list[str] = field(default_factory=list)
+    """By name, those that epochs were trained on: a training may go on where there is another GPU."""
 
 
 class Training:
@@ -53,6 +55,7 @@ class Training:
         generator: what draws the dropout masks: a checkpoint keeps its state.
         progress: as it is at the beginning; the weights are taken from the model.
         identity: which training this is, in words: the checkpoint of another one is refused.
+        device: where it is trained, one of `hardware.resolve`.
         checkpoint: where it is kept after every epoch, and gone on with; None for nowhere.
         on_epoch: called with each point of the curve as it is made.
         started: `time.perf_counter()` when it began; None for now.
@@ -64,6 +67,7 @@ class Training:
         generator: torch.Generator,
         progress: Progress,
         identity: str,
+        device: str = "cpu",
         checkpoint: Path | None = None,
         on_epoch: Callable[[dict[str, float]], None] | None = None,
         started: float | None = None,
@@ -72,6 +76,7 @@ class Training:
         self.generator = generator
         self.progress = progress
         self.identity = identity
+        self.device = device_name(device)
         self.checkpoint = checkpoint
         self.on_epoch = on_epoch
         self.started = time.perf_counter() if started is None else started
@@ -89,6 +94,8 @@ class Training:
         self.started -= progress.seconds
         while not progress.reason and len(progress.curve) < most and progress.learning_rate >= lowest_rate:
             before = len(progress.curve)
+            if self.device not in progress.devices:
+                progress.devices.append(self.device)
             yield before + 1
             if self.on_epoch is not None and len(progress.curve) > before:
                 self.on_epoch(progress.curve[-1])
@@ -117,8 +124,8 @@ class Training:
         """Let the training have failed for this reason, unless it already has for another."""
         self.progress.reason = self.progress.reason or reason
 
-    def outcome(self, metrics: dict[str, float], device: str) -> Outcome:
-        """What came of the training on a device of `hardware.resolve`."""
+    def outcome(self, metrics: dict[str, float]) -> Outcome:
+        """What came of the training."""
         progress = self.progress
         return Outcome(
             status="failed" if progress.reason else "ok",
@@ -126,7 +133,7 @@ class Training:
             metrics=metrics,
             curve=progress.curve,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            device=device_name(device),
+            device=", ".join(progress.devices) or self.device,
             seconds=self._seconds(),
         )
 

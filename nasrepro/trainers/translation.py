@@ -300,7 +300,7 @@ def train(
     step = TrainingStep(model, settings.clip, masks)
     progress = _Progress(settings.learning_rate)
     identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
-    training = Training(model, masks, progress, identity, checkpoint, on_epoch, started)
+    training = Training(model, masks, progress, identity, device, checkpoint, on_epoch, started)
     for epoch in training.epochs(settings.epochs, settings.stop_below):
         # The order of an epoch depends on its number alone, so that a training that goes on goes on alike.
         order = random.Random(f"{seed}/{epoch - 1}").sample(train_batches, len(train_batches))
@@ -318,7 +318,7 @@ def train(
     if not progress.reason:
         found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
-    return training.outcome(metrics, device), model
+    return training.outcome(metrics), model
 
 
 @dataclass

@@ -122,7 +122,7 @@ def descend(
     noise = torch.Generator().manual_seed(4)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     state = WithOptimiser(0.05, optimiser=optimiser.state_dict())
-    training = Training(model, noise, state, "a toy", checkpoint, on_epoch)
+    training = Training(model, noise, state, "a toy", "cpu", checkpoint, on_epoch)
     for _ in training.epochs(6):
         optimiser.load_state_dict(state.optimiser)
         for _ in range(5):
@@ -132,7 +132,7 @@ def descend(
         state.errors.append(error)
         training.note(error, error=error, mean_error=sum(state.errors) / len(state.errors))
         state.optimiser = optimiser.state_dict()
-    assert training.outcome({"error": state.best_loss}, "cpu").parameters == 3
+    assert training.outcome({"error": state.best_loss}).parameters == 3
     return state.curve, model.weight.detach()
 
 
@@ -161,7 +161,7 @@ def test_the_first_reason_stays_and_ends_the_training() -> None:
             training.fail("too slow")
             training.note(math.nan)
     assert seen == [1, 2]
-    found = training.outcome({}, "cpu")
+    found = training.outcome({})
     assert (found.status, found.reason, len(state.curve)) == ("failed", "too slow", 2)
 
 
@@ -171,3 +171,14 @@ def test_epochs_end_when_the_learning_rate_is_too_low() -> None:
         training.note(1.0 / epoch)
         state.learning_rate /= 2
     assert [point["learning_rate"] for point in state.curve] == [1, 0.5, 0.25]
+
+
+def test_a_training_that_went_on_elsewhere_names_both_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, most in (("card A", 2), ("card A", 3), ("card B", 5)):
+        monkeypatch.setattr("nasrepro.trainers.progress.device_name", lambda _, device=device: device)
+        model = nn.Linear(1, 1)
+        training = Training(model, torch.Generator(), Progress(1.0), "a toy", "cuda", tmp_path / "toy.pt")
+        for epoch in training.epochs(most):
+            training.note(1 / epoch)
+    assert training.outcome({}).device == "card A, card B"
+    assert len(training.outcome({}).curve) == 5
