@@ -115,7 +115,8 @@ class RNN(nn.Module):
     enters products is rounded to bfloat16 where that is autocast's type.
 
     torch.compile, torch.export and torch.jit.trace see the reference's operators, as many as x has steps: what they
-    make is for sequences of that length alone. (With old releases of torch, such as 2.3, export with `strict=False`.)
+    make is for sequences of that length alone, and for states of that timestep; tuple(state) has none. (With old
+    releases of torch, such as 2.3, export with `strict=False`.)
 
     Arguments:
         cell: a Cell, or its text.

@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +144,39 @@ def test_copies_of_a_state_keep_names_and_time(again) -> None:
         assert found.t == T
         x = torch.randn(2, B, IN)
         assert torch.equal(rnn(x, found)[0], rnn(x, state)[0])
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, "add_safe_globals"), reason="torch 2.3 loads no classes so")
+def test_a_state_is_loaded_as_weights_are(tmp_path: Path) -> None:
+    rnn = nr.RNN(ALL, IN, H, 2, last_size=3)
+    with torch.no_grad():
+        _, state = rnn(torch.randn(T, B, IN))
+        torch.save({"state": state}, tmp_path / "state.pt")
+        found = torch.load(tmp_path / "state.pt", weights_only=True)["state"]
+        assert isinstance(found, State)
+        assert found.t == T
+        x = torch.randn(2, B, IN)
+        assert torch.equal(rnn(x, found)[0], rnn(x, state)[0])
+
+
+@pytest.mark.parametrize("kind", [tuple, list, iter])
+def test_layers_of_different_sizes_are_a_sequence_of_any_kind(kind: Callable[[list[Tensor]], Any]) -> None:
+    sizes = [torch.zeros(B, H), torch.ones(B, 3)]
+    state = State(kind(sizes), kind(sizes), t=4)
+    assert (type(state), type(state.h), type(state.c), state.t) == (State, tuple, tuple, 4)
+    rnn = nr.RNN(nr.zoo["LSTM"], IN, H, 2, last_size=3)
+    x = torch.randn(T, B, IN)
+    assert torch.equal(rnn(x, state)[0], rnn(x, (tuple(sizes), tuple(sizes)))[0])
+    assert len(State(kind(sizes), t=0)) == 1
+
+
+@pytest.mark.parametrize("kind", [tuple, list, iter])
+def test_parts_in_one_sequence_are_the_plain_tuple_of_parts(kind: Callable[[list[Tensor]], Any]) -> None:
+    """As torch builds any tuple anew, whatever holds its elements."""
+    parts = [torch.zeros(1, B, H), torch.ones(1, B, H)]
+    found = State(kind(parts))
+    assert type(found) is tuple
+    assert all(map(torch.equal, found, parts))
 
 
 def test_torch_finds_the_tensors_of_a_state() -> None:
