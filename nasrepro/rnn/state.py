@@ -31,7 +31,13 @@ class State(tuple[Stack, ...]):
     t: int
     """How many steps were taken so far: where the positional encoding goes on."""
 
-    def __new__(cls, h: Stack, c: Stack | None = None, x: Stack | None = None, t: int | None = None) -> "State":
+    def __new__(
+        cls,
+        h: Stack | Sequence[Tensor],
+        c: Stack | Sequence[Tensor] | None = None,
+        x: Stack | Sequence[Tensor] | None = None,
+        t: int | None = None,
+    ) -> "State":
         """The state of these parts after `t` steps, 0 where it is not given.
 
         What is given alone and is no tensor holds all parts, and comes back as a plain tuple of them; so where h alone
@@ -41,13 +47,10 @@ class State(tuple[Stack, ...]):
         # what it gathered. The parts have lost their names then, and are the plain tuple that torch's layers give.
         if c is None and x is None and t is None and isinstance(h, (list, tuple, Iterator)):
             return cast("State", tuple(h))
-        h, c, x = (tuple(part) if isinstance(part, (list, Iterator)) else part for part in (h, c, x))
-        state = super().__new__(cls, [part for part in (h, c, x) if part is not None])
-        write = object.__setattr__
-        write(state, "h", h)
-        write(state, "c", c)
-        write(state, "x", x)
-        write(state, "t", t or 0)
+        parts = [tuple(part) if isinstance(part, (list, Iterator)) else part for part in (h, c, x)]
+        state = super().__new__(cls, [cast("Stack", part) for part in parts if part is not None])
+        for name, value in zip((*_PARTS, "t"), (*parts, t or 0), strict=True):
+            object.__setattr__(state, name, value)
         return state
 
     def __setattr__(self, name: str, value: object) -> None:
