@@ -82,6 +82,21 @@ def test_fresh_must_be_a_truth_value() -> None:
         start("03", "smoke", "no")  # type: ignore[arg-type]
 
 
+def test_a_fresh_notebook_trains_anew_what_this_machines_record_holds(run: Run) -> None:
+    """As when somebody sets FRESH in JupyterLab, where no command has set the record aside."""
+    made = run.evaluations([zoo["GRU"]], (1,))
+    run.record.put(replace(made[0], metrics={"marked": 1.0}, key="another"))
+    (run.folder / "record.sqlite.1.pretrained").touch()
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "a.pt").touch()
+    again = start("04", run.profile.name, fresh=True)
+    assert again.record.evaluations() == []
+    assert not (again.folder / "record.sqlite.1.pretrained").exists()
+    assert not (again.folder / "checkpoints").exists()
+    assert len(Record(again.folder / "record.before.sqlite").evaluations()) == 2
+    assert start("04", run.profile.name).record.path == again.record.path
+
+
 def test_results_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "file" / "results"))
