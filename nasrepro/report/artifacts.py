@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from nasrepro.datasets.strings import refuse_string
 from nasrepro.files import make_writable, user_path, write_atomically, write_json
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
@@ -129,6 +130,7 @@ class Artifacts:
                 f"{name!r:.100} cannot name a figure or table: use letters, digits, '-', '_' and '.'; "
                 f"{', '.join(RESERVED)} are taken"
             )
+        refuse_string(paper, "paper", f"a list, [{paper!r:.100}]")
         known = papers.load()
         for identifier in paper:
             known[identifier]  # an unknown identifier raises here, with the nearest ones

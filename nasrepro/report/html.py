@@ -82,7 +82,7 @@ def _header(artifacts: list[Artifact]) -> dict[str, str]:
     data = [p["data"] for p in made if p["data"] is not None]
     facts = {
         "Commit": [p["commit"] for p in made],
-        "Device": [f"{p['device']}, {p['threads']} threads" for p in made],
+        "Device": [origin.device_words(p) for p in made],
         "Data": [f"{d['name']} ({d['note']})" if d["note"] else d["name"] for d in data],
         "Versions": [", ".join(f"{name} {version}" for name, version in p["versions"].items()) for p in made],
         "Platform": [p["platform"] for p in made],
