@@ -117,6 +117,19 @@ def test_a_link_stays_the_place_that_was_named(home):
 
 
 @pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize("cache", ["~/c", None])
+def test_what_a_cache_would_keep_is_done_without_where_its_home_is_not_known(cache, monkeypatch):
+    if cache is not None:
+        monkeypatch.setenv("NASREPRO_CACHE", cache)
+    with pytest.raises(OSError, match=r"^NASREPRO_CACHE=~/c begins with a home folder|has no home folder"):
+        user_cache()
+    with pytest.raises(NativeError, match="there is no folder to keep compiled code in"):
+        cache_folder()
+    sentences = ["ein hund läuft schnell"] * 5_000  # so long that its tokens would be kept
+    assert tokenise(sentences, "de") == [["ein", "hund", "läuft", "schnell"]] * 5_000
+
+
+@pytest.mark.usefixtures("nobody")
 def test_without_a_home_a_path_that_needs_one_is_named_with_its_variable(monkeypatch):
     monkeypatch.setenv("NASREPRO_RESULTS", "~/out")
     with pytest.raises(ValueError, match=r"NASREPRO_RESULTS=~/out begins with a home folder that is not known here"):
