@@ -103,9 +103,9 @@ def start(
     """Begin a notebook: check its parameters, say what will happen, and answer the `Run` that keeps its results.
 
     `fresh` trains anew what a record holds, the one shipped or this machine's own (see `set_aside`); `task` is what the
-    notebook is about; `device` is where cells are trained (see `hardware.resolve`). Raises ValueError for a profile or an injected parameter that does
-    not exist, with the nearest that does; DeviceError for a device that is not here; OSError when the results folder
-    cannot be written.
+    notebook is about; `device` is where cells are trained (see `hardware.resolve`). Raises ValueError for a profile or
+    an injected parameter that does not exist, with the nearest that does; DeviceError for a device that is not here;
+    OSError when the results folder cannot be written.
     """
     shell = get_ipython()
     if shell is not None:
@@ -286,6 +286,8 @@ class Run:
         the data for that is missing, this is said, and the list is shorter. Raises DataError where nothing would be
         left of it, and where the run is fresh, because then what is recorded is not what was asked for.
         """
+        if isinstance(cells, (Cell, str)) or isinstance(seeds, int):
+            raise TypeError(f"cells and seeds are lists, got {cells!r:.100} and {seeds!r:.100}: pass [cell], [seed]")
         task = resumable(task or self._chosen, self.folder)
         data: Data | None
         jobs = [Job(cell, seed) for cell in cells for seed in seeds]

@@ -239,6 +239,12 @@ def test_cells_are_trained_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     assert Run("04", TINY).evaluations(cells[:1], (2,)) == [found[1]]
 
 
+@pytest.mark.parametrize(("cells", "seeds"), [(zoo["GRU"], (1,)), ("GRU", (1,)), ([zoo["GRU"]], 1)])
+def test_one_cell_or_seed_is_no_list(run: Run, cells: Any, seeds: Any) -> None:
+    with pytest.raises(TypeError, match=r"cells and seeds are lists, got .*: pass \[cell\], \[seed\]"):
+        run.evaluations(cells, seeds)
+
+
 def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

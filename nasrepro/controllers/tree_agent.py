@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from nasrepro.datasets.strings import refuse_string
 from nasrepro.dsl import Node
 from nasrepro.dsl.constraints import words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
@@ -26,7 +27,7 @@ from nasrepro.threads import torch_threads
 class AgentSettings:
     """The agent's network, and what it may grow.
 
-    Raises ValueError for settings under which no tree could be grown.
+    Raises ValueError for settings under which no tree could be grown, TypeError for words that are one string.
     """
 
     words: tuple[str, ...] = words("core", "extended")
@@ -46,6 +47,7 @@ class AgentSettings:
     """Operators of a tree at most; then all open slots take sources. Ours: Gate3s alone could open 3 ** 11 slots."""
 
     def __post_init__(self) -> None:
+        refuse_string(self.words, "words", f"a tuple, ({self.words!r:.100},)")
         unknown = sorted({*self.words} - {*OPERATORS, *SOURCES})
         if unknown:
             raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
