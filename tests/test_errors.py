@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import nasrepro as nr
-from nasrepro import datasets, native, notebook
+from nasrepro import datasets, notebook
 from nasrepro.cli import main
 from nasrepro.datasets import Vocab
 from nasrepro.hardware import resolve
@@ -36,7 +36,6 @@ GIVEN: dict[str, Callable[[], object]] = {
     "a size": lambda: nr.RNN("Tanh(MM(h_{t-1}))", LONG, 4),  # type: ignore[arg-type]
     "a product's dtype": lambda: nr.RNN("Tanh(MM(h_{t-1}))", 3, 4, product_dtype=LONG),  # type: ignore[arg-type]
     "a projection": lambda: nr.RNN("Tanh(MM(h_{t-1}))", 3, 4, proj_size=LONG),  # type: ignore[arg-type]
-    "C": lambda: native.load(f"#error {LONG}"),
     "a token": lambda: Vocab(["a"])[LONG],
     "a token twice": lambda: Vocab([LONG, LONG]),
     "a device": lambda: resolve(LONG),

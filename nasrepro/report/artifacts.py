@@ -143,7 +143,7 @@ class Artifacts:
 def read_all(folder: str | Path) -> list[Artifact]:
     """All figures and tables of a folder whose files are there, in the order of notebooks, then of time."""
     found = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(user_path(folder).glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "artifact" in content:
             artifact = Artifact(**content)

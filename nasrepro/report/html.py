@@ -37,7 +37,7 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
         raise FileNotFoundError(f"there are no results in {folder}; run `nasrepro reproduce` first")
     out = folder / "report.html" if out is None else user_path(out)
     make_writable(out.parent)
-    shipped = None if shipped_folder is None else Path(shipped_folder) / "findings.json"
+    shipped = None if shipped_folder is None else user_path(shipped_folder) / "findings.json"
     ledger = Ledger(folder, shipped)
     rows = {row.entry.id: row for row in ledger.rows()}
     artifacts = read_all(folder)

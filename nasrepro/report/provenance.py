@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from nasrepro.datasets.strings import refuse_string
+from nasrepro.files import user_path
 from nasrepro.hardware import device_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -154,7 +155,7 @@ def versions() -> dict[str, str]:
 
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
+    with user_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
