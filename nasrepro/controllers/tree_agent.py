@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from nasrepro.datasets.strings import refuse_string
 from nasrepro.dsl import Node
 from nasrepro.dsl.constraints import words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
@@ -47,7 +46,8 @@ class AgentSettings:
     """Operators of a tree at most; then all open slots take sources. Ours: Gate3s alone could open 3 ** 11 slots."""
 
     def __post_init__(self) -> None:
-        refuse_string(self.words, "words", f"a tuple, ({self.words!r:.100},)")
+        if isinstance(self.words, str):
+            raise TypeError(f"words is the string {self.words!r:.100}, whose letters would be taken: pass a tuple")
         unknown = sorted({*self.words} - {*OPERATORS, *SOURCES})
         if unknown:
             raise ValueError(f"unknown words {unknown}; the language has {[*OPERATORS, *SOURCES]}")
