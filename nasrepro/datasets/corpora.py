@@ -24,6 +24,9 @@ from nasrepro.files import user_path
 
 UNK, EOS = "<unk>", "<eos>"
 
+# One word with a slash in it, or with an ending as files have them: no text that a model could learn from.
+_FILE_NAME = re.compile(r"[^\s/\\]*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}")
+
 Ids = npt.NDArray[np.int64]
 Text = str | os.PathLike[str]
 
@@ -173,10 +176,6 @@ def _own_text(name: str, split: str, given: Text) -> str:
     if not any(map(str.strip, lines)):
         raise DataError(f"The {split} split of {name:.100} is empty. Give it some text.")
     return "".join(f"{line}\n" for line in lines)
-
-
-_FILE_NAME = re.compile(r"~?[^\s/\\]*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}")
-"""One word with a slash in it, or with an ending as files have them: no text that a model could learn from."""
 
 
 def _names_a_file(text: str) -> bool:
