@@ -228,20 +228,20 @@ class RNN(nn.Module):
         are understood. Raises ValueError on a shape that does not fit, TypeError on types or devices that differ.
         """
         x, state = _by_torchs_names(x, state, theirs)
-        named = self._named(state)
         if isinstance(x, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence knows its lengths: leave out lengths")
-            return self._run_packed(x, named, generator)
+            return self._run_packed(x, state, generator)
         self._check_input(x)
         if x.dim() == 2:
+            named = self._named(state)
             one = None if named is None else _map(named, lambda part: part[:, None])
             out, after = self._run(x[:, None], one, lengths, generator)
             return out[:, 0], _map(after, lambda part: part[:, 0])
         if self.batch_first:
-            out, after = self._run(x.transpose(0, 1), named, lengths, generator)
+            out, after = self._run(x.transpose(0, 1), state, lengths, generator)
             return out.transpose(0, 1), after
-        return self._run(x, named, lengths, generator)
+        return self._run(x, state, lengths, generator)
 
     def flatten_parameters(self) -> None:
         """Does nothing: the parameters are stacked already. Code for torch.nn.LSTM calls it."""
@@ -268,7 +268,7 @@ class RNN(nn.Module):
             raise ValueError(f"x must be ({order}, {self.input_size}) with T, B >= 1, got {tuple(x.shape)}")
 
     def _run_packed(
-        self, x: PackedSequence, state: State | None, generator: torch.Generator | None
+        self, x: PackedSequence, state: State | Tensor | Sequence[Tensor] | None, generator: torch.Generator | None
     ) -> tuple[PackedSequence, State]:
         padded, lengths = pad_packed_sequence(x)  # (T, B, input), in the order that the sequences had before packing
         self._check_input(padded)
@@ -281,7 +281,7 @@ class RNN(nn.Module):
     def _run(
         self,
         x: Tensor,
-        state: State | None,
+        state: State | Tensor | Sequence[Tensor] | None,
         lengths: Tensor | Sequence[int] | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, State]:
@@ -323,6 +323,32 @@ class RNN(nn.Module):
             return BACKENDS["fused" if fused.supports(program, x) else "reference"]
         return BACKENDS[self.backend]
 
+    def _unpack(self, state: State | Tensor | Sequence[Tensor] | None, x: Tensor) -> list[LayerState]:
+        zeros = [_zeros(layer, x.shape[1], x) for layer in self._stack()]
+        named = self._named(state)
+        if named is None:
+            return zeros
+        given = []
+        for number, zero in enumerate(zeros):
+            parts_of_layer = []
+            for name in ("h", "c", "x"):
+                wanted, stack = getattr(zero, name), getattr(named, name)
+                if wanted is None or stack is None:
+                    parts_of_layer.append(wanted)
+                    continue
+                found = layers(stack)
+                if len(found) != self.num_layers or found[number].shape != wanted.shape:
+                    shapes = [tuple(part.shape) for part in found]
+                    raise ValueError(
+                        f"state.{name} must hold {self.num_layers} layers, layer {number} of {tuple(wanted.shape)}, "
+                        f"got {len(found)} of {shapes!r:.200}"
+                    )
+                parts_of_layer.append(found[number])
+            h, c, last_x = parts_of_layer
+            assert h is not None
+            given.append(LayerState(h, c, last_x, named.t))
+        return given
+
     def _named(self, state: object) -> State | None:
         """The parts of a state by their names, from whatever form they were given in."""
         if state is None:
@@ -344,31 +370,6 @@ class RNN(nn.Module):
                 if not isinstance(part, Tensor) or not part.dim():
                     raise TypeError(f"state.{name} must be a tensor of (layers, B, size), got {stack!r:.100}")
         return state
-
-    def _unpack(self, state: State | None, x: Tensor) -> list[LayerState]:
-        zeros = [_zeros(layer, x.shape[1], x) for layer in self._stack()]
-        if state is None:
-            return zeros
-        given = []
-        for number, zero in enumerate(zeros):
-            parts_of_layer = []
-            for name in ("h", "c", "x"):
-                wanted, stack = getattr(zero, name), getattr(state, name)
-                if wanted is None or stack is None:
-                    parts_of_layer.append(wanted)
-                    continue
-                found = layers(stack)
-                if len(found) != self.num_layers or found[number].shape != wanted.shape:
-                    shapes = [tuple(part.shape) for part in found]
-                    raise ValueError(
-                        f"state.{name} must hold {self.num_layers} layers, layer {number} of {tuple(wanted.shape)}, "
-                        f"got {len(found)} of {shapes!r:.200}"
-                    )
-                parts_of_layer.append(found[number])
-            h, c, last_x = parts_of_layer
-            assert h is not None
-            given.append(LayerState(h, c, last_x, state.t))
-        return given
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TypeError(
