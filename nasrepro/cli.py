@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import WORKERS, results_folder
+    from nasrepro.notebook import FRESH_BEGUN, WORKERS, note_seconds, results_folder, set_aside
     from nasrepro.profiles import load
 
     profile = on_device(load(options.profile), resolve(options.device))
@@ -106,14 +106,17 @@ def _reproduce(options: argparse.Namespace) -> None:
     _demand_consent(profile, {path.name[:2] for path in notebooks}, WORKERS, options.yes)
     folder = results_folder() / profile.name
     if options.fresh:
-        _set_aside(folder / "record.sqlite")
+        set_aside(folder)
+        os.environ[FRESH_BEGUN] = str(folder)  # so that each notebook goes on with what those before it have trained
     started = time.perf_counter()
     for path in notebooks:
         number = path.name[:2]
         print(f"{path.name}  ({profile.name}, {profile.task.device})", flush=True)
         own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": profile.task.device}
         seconds = _execute(path, folder, {**own, **given})
-        _note_seconds(folder / "timings.json", profile, number, seconds, options.fresh)
+        # What replays takes less time than the run that trained it: that run's time stays.
+        timings, device = folder / "timings.json", device_name(profile.task.device)
+        note_seconds(timings, profile.name, number, seconds, device, longest=not options.fresh)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
 
@@ -171,28 +174,6 @@ def _forecast(settings: LanguageModelSettings | TranslationSettings, device: str
         if isinstance(settings, LanguageModelSettings):
             return forecast_seconds(zoo["LSTM"], settings, WIKITEXT2, steps=1, device=device)
         return forecast_translation_seconds(zoo["LSTM"], settings, MULTI30K, steps=1, device=device)
-
-
-def _set_aside(record: Path) -> None:
-    """Rename a record to record.before.sqlite, with the files that hold what SQLite has not yet written into it."""
-    if not record.exists():
-        return
-    for suffix in ("", "-wal", "-shm"):
-        kept = record.with_name(f"record.before.sqlite{suffix}")
-        kept.unlink(missing_ok=True)
-        part = record.with_name(record.name + suffix)
-        if part.exists():
-            part.rename(kept)
-
-
-def _note_seconds(path: Path, profile: Profile, notebook: str, seconds: float, fresh: bool) -> None:
-    """Note a notebook's time, unless it replayed what a longer run here had trained: then that run's time stays."""
-    from nasrepro.notebook import note_seconds
-
-    timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    before = timings.get(profile.name, {}).get(notebook, {"seconds": 0.0})
-    if fresh or seconds > before["seconds"]:
-        note_seconds(path, profile.name, notebook, seconds, device_name(profile.task.device))
 
 
 def _notebooks(number: str | None) -> list[Path]:

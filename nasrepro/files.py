@@ -47,10 +47,14 @@ def fix_environment() -> None:
 def user_cache() -> Path:
     """What can be made again is kept here: in NASREPRO_CACHE, else in the user's cache folder for this package.
 
-    Raises OSError for a user without a home folder, as containers have them.
+    Raises OSError where that is below a home folder that is not known, as in containers: what is kept here can be done
+    without.
     """
-    if folder := named_folder("NASREPRO_CACHE"):
-        return folder
+    try:
+        if folder := named_folder("NASREPRO_CACHE"):
+            return folder
+    except ValueError as error:
+        raise OSError(str(error)) from None
     try:
         return platformdirs.user_cache_path("nasrepro").expanduser()  # `~` may be left in where no home is known
     except RuntimeError:

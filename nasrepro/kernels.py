@@ -1,5 +1,6 @@
 """Running a notebook outside JupyterLab: by the Python that was called, whatever kernels and settings a user has."""
 
+import os
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -77,6 +78,12 @@ class _ThisPython(AsyncKernelManager):
 
     def _kernel_spec_manager_default(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])  # that leaves ipykernel's own, which is of this Python
+
+    def start_kernel(self, **options: Any) -> Any:
+        """Start it with Jupyter's folders beside its connection file: a user without a home folder has none."""
+        private = Path(self.connection_file).parent
+        folders = {f"JUPYTER_{kind}_DIR": str(private / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+        return super().start_kernel(env=os.environ | folders, **options)
 
 
 def _connection(folder: Path) -> Config:

@@ -8,6 +8,7 @@ import ast
 import difflib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,10 @@ WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
 
 
+FRESH_BEGUN = "NASREPRO_FRESH_BEGUN"
+"""The variable by which `nasrepro reproduce --fresh` tells its notebooks the folder that they share a new record in."""
+
+
 @dataclass(frozen=True)
 class RecordedData:
     """The data of a replayed record: what provenance names, without the data being here."""
@@ -67,6 +72,23 @@ def records_folder() -> Path:
     return profiles.project_root() / "results" / "records"
 
 
+def set_aside(folder: Path) -> None:
+    """Keep a profile's record as record.before.sqlite, and out of the way what trainings would go on from.
+
+    What was kept there before is deleted. Nothing happens where there is no record.
+    """
+    # Beside the record lie what SQLite has not yet written into it, and the agents that were pre-trained for it.
+    if parts := list(folder.glob("record.sqlite*")):
+        for older in folder.glob("record.before.sqlite*"):
+            older.unlink()
+    for part in parts:
+        part.rename(part.with_name(part.name.replace("record", "record.before", 1)))
+    checkpoints, kept = folder / "checkpoints", folder / "checkpoints.before"
+    if checkpoints.exists():
+        shutil.rmtree(kept, ignore_errors=True)
+        checkpoints.rename(kept)
+
+
 def start(
     notebook: str,
     profile: str = "quick",
@@ -76,10 +98,10 @@ def start(
 ) -> "Run":
     """Begin a notebook: check its parameters, say what will happen, and answer the `Run` that keeps its results.
 
-    `fresh` trains anew where a shipped record would be replayed; `task` is what the notebook is about; `device` is
-    where cells are trained (see `hardware.resolve`). Raises ValueError for a profile or an injected parameter that does
-    not exist, with the nearest that does; DeviceError for a device that is not here; OSError when the results folder
-    cannot be written.
+    `fresh` trains anew what a record holds, the one shipped or this machine's own (see `set_aside`); `task` is what the
+    notebook is about; `device` is where cells are trained (see `hardware.resolve`). Raises ValueError for a profile or
+    an injected parameter that does not exist, with the nearest that does; DeviceError for a device that is not here;
+    OSError when the results folder cannot be written.
     """
     shell = get_ipython()
     if shell is not None:
@@ -88,6 +110,8 @@ def start(
     if not isinstance(fresh, bool):
         raise ValueError(f"FRESH is True or False, got {fresh!r:.100}")
     run = Run(notebook, profiles.load(profile), fresh, task, device)
+    if fresh and os.environ.get(FRESH_BEGUN) != str(run.folder):
+        set_aside(run.folder)
     run.announce()
     return run
 
@@ -260,6 +284,8 @@ class Run:
         the data for that is missing, this is said, and the list is shorter. Raises DataError where nothing would be
         left of it, and where the run is fresh, because then what is recorded is not what was asked for.
         """
+        if isinstance(cells, str) or hasattr(cells, "canonical") or isinstance(seeds, int):
+            raise TypeError(f"cells and seeds are lists, got {cells!r:.100} and {seeds!r:.100}: pass [cell], [seed]")
         task = resumable(task or self._chosen, self.folder)
         data: Data | None
         jobs = [Job(cell, seed) for cell in cells for seed in seeds]
@@ -378,9 +404,14 @@ def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
     return None
 
 
-def note_seconds(path: Path, profile: str, notebook: str, seconds: float, device: str) -> None:
-    """Write how long a notebook took into a timings file, and the name of the device that it took so long on."""
+def note_seconds(path: Path, profile: str, notebook: str, seconds: float, device: str, longest: bool = False) -> None:
+    """Write how long a notebook took into a timings file, and the name of the device that it took so long on.
+
+    With `longest`, a longer time that is noted there stays.
+    """
     timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if longest and seconds <= timings.get(profile, {}).get(notebook, {"seconds": 0.0})["seconds"]:
+        return
     timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device}
     write_json(path, timings)
 

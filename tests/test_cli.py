@@ -283,6 +283,9 @@ def test_fresh_keeps_the_old_record_and_all_else(project: Path, monkeypatch: pyt
     folder.mkdir(parents=True)
     (folder / "figure.png").write_bytes(b"kept")
     for generation in (1, 2):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / f"{generation}.pt").touch()
+        (folder / f"record.sqlite.{generation}.pretrained").touch()
         # The connection stays open, so the row is in the -wal file alone, as after a process was killed.
         with closing(sqlite3.connect(folder / "record.sqlite", isolation_level=None)) as record:
             record.execute("PRAGMA journal_mode=WAL")
@@ -290,11 +293,29 @@ def test_fresh_keeps_the_old_record_and_all_else(project: Path, monkeypatch: pyt
             assert (folder / "record.sqlite-wal").stat().st_size > 0
             assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 0
         assert not list(folder.glob("record.sqlite*"))
+        assert not (folder / "checkpoints").exists()
+        assert [path.name for path in (folder / "checkpoints.before").iterdir()] == [f"{generation}.pt"]
+        assert [path.name for path in folder.glob("*.pretrained")] == [f"record.before.sqlite.{generation}.pretrained"]
         with closing(sqlite3.connect(folder / "record.before.sqlite")) as kept:
             assert kept.execute("SELECT number FROM generation").fetchall() == [(generation,)]
     assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 0  # nothing to set aside
     assert (folder / "record.before.sqlite").exists()
     assert (folder / "figure.png").read_bytes() == b"kept"
+
+
+def test_fresh_notebooks_of_one_command_share_one_new_record(project: Path) -> None:
+    """Each begins with FRESH = True, and only the command sets a record aside."""
+    path = project / "notebooks" / "05_small.ipynb"
+    content = nbformat.read(path, as_version=4)
+    content.cells[-1].source = "(run.folder / 'record.sqlite').open('a').write('05 ')"
+    nbformat.write(content, path)
+    nbformat.write(content, path.with_name("06_broken.ipynb"))
+    folder = project / "results" / "smoke"
+    folder.mkdir(parents=True)
+    (folder / "record.sqlite").write_text("old")
+    assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 0
+    assert (folder / "record.sqlite").read_text() == "05 05 "
+    assert (folder / "record.before.sqlite").read_text() == "old"
 
 
 def test_a_replay_does_not_overwrite_the_time_of_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,20 @@ GIVEN: dict[str, Callable[[], object]] = {
     "a profile": lambda: nr.profiles.load(LONG),
     "a data set": lambda: datasets.load(LONG),
     "pairs": lambda: datasets.load_parallel(LONG),
+    "an own corpus": lambda: datasets.corpus_from_text(LONG, "a b c", "a", "a"),
+    "an empty split": lambda: datasets.corpus_from_text(LONG, "", "a", "a"),
+    "a text's path": lambda: datasets.corpus_from_text("mine", Path(LONG), "a", "a"),
+    "own pairs": lambda: datasets.parallel_from_text(LONG, [("a", "b")], [], []),
+    "a pair": lambda: datasets.parallel_from_text(LONG, [("a",)], [], []),  # type: ignore[list-item]
+    "an empty sentence": lambda: datasets.parallel_from_text(LONG, [("a", "b")], [("", "b")], []),
+    "a vocabulary": lambda: datasets.parallel_from_text(
+        "mine", *[[("a", "b")]] * 3, vocabularies=(Vocab([LONG]), Vocab([LONG]))
+    ),
+    "a split": lambda: datasets.PennTreebank(split=LONG),
+    "a rate": lambda: nr.RNN("Tanh(MM(h_{t-1}))", 3, 4, dropout=LONG),  # type: ignore[arg-type]
+    "a size": lambda: nr.RNN("Tanh(MM(h_{t-1}))", LONG, 4),  # type: ignore[arg-type]
+    "a product's dtype": lambda: nr.RNN("Tanh(MM(h_{t-1}))", 3, 4, product_dtype=LONG),  # type: ignore[arg-type]
+    "a projection": lambda: nr.RNN("Tanh(MM(h_{t-1}))", 3, 4, proj_size=LONG),  # type: ignore[arg-type]
     "a token": lambda: Vocab(["a"])[LONG],
     "a token twice": lambda: Vocab([LONG, LONG]),
     "a device": lambda: resolve(LONG),

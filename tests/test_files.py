@@ -1,5 +1,6 @@
 """Paths that users name: the same place for every process, `~` the home folder, and a word where there is none."""
 
+import hashlib
 import os
 import pwd
 import subprocess
@@ -16,9 +17,10 @@ from nasrepro.files import FOLDERS, fix_environment, user_cache, user_path
 from nasrepro.native import NativeError, cache_folder
 from nasrepro.notebook import results_folder
 from nasrepro.profiles import project_root
-from nasrepro.report.artifacts import Artifacts
+from nasrepro.report.artifacts import Artifacts, read_all
 from nasrepro.report.html import build
-from nasrepro.report.ledger import Finding
+from nasrepro.report.ledger import Finding, Ledger
+from nasrepro.report.provenance import provenance
 from nasrepro.search import Record
 from nasrepro.trainers.checkpoint import training_checkpoint
 
@@ -77,6 +79,14 @@ def test_an_argument_names_a_place_as_a_shell_would(home):
     Artifacts("~/results").finding(Finding("s17.fig1"))
     assert build("~/results", out="~/page.html") == home / "page.html"
     assert (home / "results" / "ledger.json").exists()
+    (home / "findings.json").write_bytes((home / "results" / "ledger.json").read_bytes())
+    assert Ledger("~/other", "~/findings.json").shipped.keys() == {"s17.fig1"}
+    made = provenance({}, None, 0.0, ["~/findings.json"])
+    assert made["records"]["findings.json"] == hashlib.sha256((home / "findings.json").read_bytes()).hexdigest()
+    Artifacts("~/results").drawing("<svg/>", "drawn", "T", "C", provenance=made)
+    assert [artifact.name for artifact in read_all("~/results")] == ["drawn"]
+    shipped = build("~/results", "~").read_text("utf-8")
+    assert shipped == build("~/results", home).read_text("utf-8") != build("~/results").read_text("utf-8")
     assert not list(Path.cwd().iterdir())
 
 
@@ -114,6 +124,19 @@ def test_a_link_stays_the_place_that_was_named(home):
     (home.parent / "real").mkdir()
     Path("link").symlink_to(home.parent / "real")
     assert user_path("link/x") == Path.cwd() / "link" / "x"
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize("cache", ["~/c", None])
+def test_what_a_cache_would_keep_is_done_without_where_its_home_is_not_known(cache, monkeypatch):
+    if cache is not None:
+        monkeypatch.setenv("NASREPRO_CACHE", cache)
+    with pytest.raises(OSError, match=r"^NASREPRO_CACHE=~/c begins with a home folder|has no home folder"):
+        user_cache()
+    with pytest.raises(NativeError, match="there is no folder to keep compiled code in"):
+        cache_folder()
+    sentences = ["ein hund läuft schnell"] * 5_000  # so long that its tokens would be kept
+    assert tokenise(sentences, "de") == [["ein", "hund", "läuft", "schnell"]] * 5_000
 
 
 @pytest.mark.usefixtures("nobody")

@@ -71,6 +71,16 @@ def test_a_notebook_runs_where_no_socket_has_room(tmp_path, monkeypatch):
     assert printed(tmp_path / "out.ipynb") == ["", "1\n"]
 
 
+def test_a_notebook_runs_for_a_user_without_a_home_folder(tmp_path, monkeypatch):
+    path = write(tmp_path / "note.ipynb", "A = 1", "from jupyter_core import paths; print(paths.jupyter_data_dir())")
+    monkeypatch.setenv("HOME", "~")  # what Python finds for a user whom the system does not know
+    with pytest.raises(RuntimeError):
+        Path.home()
+    run_notebook(path, tmp_path / "out.ipynb", {})
+    assert printed(tmp_path / "out.ipynb")[-1].startswith(str(Path(tempfile.gettempdir()) / "nasrepro-"))
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

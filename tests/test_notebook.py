@@ -84,6 +84,21 @@ def test_fresh_must_be_a_truth_value() -> None:
         start("03", "smoke", "no")  # type: ignore[arg-type]
 
 
+def test_a_fresh_notebook_trains_anew_what_this_machines_record_holds(run: Run) -> None:
+    """As when somebody sets FRESH in JupyterLab, where no command has set the record aside."""
+    made = run.evaluations([zoo["GRU"]], (1,))
+    run.record.put(replace(made[0], metrics={"marked": 1.0}, key="another"))
+    (run.folder / "record.sqlite.1.pretrained").touch()
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "a.pt").touch()
+    again = start("04", run.profile.name, fresh=True)
+    assert again.record.evaluations() == []
+    assert not (again.folder / "record.sqlite.1.pretrained").exists()
+    assert not (again.folder / "checkpoints").exists()
+    assert len(Record(again.folder / "record.before.sqlite").evaluations()) == 2
+    assert start("04", run.profile.name).record.path == again.record.path
+
+
 def test_results_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "file" / "results"))
@@ -224,6 +239,12 @@ def test_cells_are_trained_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(LanguageModelTask, "evaluate", lambda *_: pytest.fail("trained again"))
     assert run.evaluations(cells, (1, 2)) == found
     assert Run("04", TINY).evaluations(cells[:1], (2,)) == [found[1]]
+
+
+@pytest.mark.parametrize(("cells", "seeds"), [(zoo["GRU"], (1,)), ("GRU", (1,)), ([zoo["GRU"]], 1)])
+def test_one_cell_or_seed_is_no_list(run: Run, cells: Any, seeds: Any) -> None:
+    with pytest.raises(TypeError, match=r"cells and seeds are lists, got .*: pass \[cell\], \[seed\]"):
+        run.evaluations(cells, seeds)
 
 
 def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(

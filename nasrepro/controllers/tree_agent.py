@@ -27,7 +27,7 @@ from nasrepro.threads import torch_threads
 class AgentSettings:
     """The agent's network, and what it may grow.
 
-    Raises ValueError for settings under which no tree could be grown.
+    Raises ValueError for settings under which no tree could be grown, TypeError for words that are one string.
     """
 
     words: tuple[str, ...] = words("core", "extended")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import reprlib
 import zlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,12 @@ from torch import Tensor
 from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, lines_of, read_lines, read_text
 from nasrepro.datasets.registry import DataError, find, refuse_registered, unknown
 from nasrepro.datasets.vocabulary import Vocab
+from nasrepro.files import user_path
 
 UNK, EOS = "<unk>", "<eos>"
+
+# One word with a slash in it, or with an ending as files have them: no text that a model could learn from.
+_FILE_NAME = re.compile(r"[^\s/\\]*[/\\]\S*|\S+\.[A-Za-z]\w{0,4}")
 
 Ids = npt.NDArray[np.int64]
 Text = str | os.PathLike[str]
@@ -124,8 +128,9 @@ def corpus_from_text(
         level, vocab_size: as in `load`.
         licence, source: as in `Corpus`.
 
-    Raises: DataError for a registered name, a file that cannot be read, an empty text, training text in which no word
-        occurs twice, or a vocab_size that makes no sense; TypeError for what is neither string nor path.
+    Raises: DataError for a registered name, a file that cannot be read, an empty text, a string that is or looks like
+        the name of a file, training text in which no word occurs twice, or a vocab_size that makes no sense; TypeError
+        for what is neither string nor path; ValueError for a path that begins with an unknown home folder.
     """
     refuse_registered(name)
     _check_arguments(level, vocab_size)
@@ -134,8 +139,8 @@ def corpus_from_text(
     replace_rare = level == "word" and UNK not in words
     if replace_rare and max(words.values()) < 2:
         raise DataError(
-            f"No word of the training text of {name} occurs twice, so there is none to learn. A string is the text "
-            f"itself: pass a Path for a file, more text, or level='char'."
+            f"No word of the training text of {name:.100} occurs twice, so there is none to learn. Give more text, or "
+            f"take level='char'."
         )
     notes = [f"words that the training text holds less than twice became {UNK}"] if replace_rare else []
     return _corpus(name, level, texts, replace_rare, vocab_size, licence, source, notes)
@@ -146,25 +151,36 @@ def _own_text(name: str, split: str, given: Text) -> str:
     if isinstance(given, str):
         if _names_a_file(given):
             raise DataError(f"{split}={given!r:.100} is the name of a file, not a text: pass a Path to read it.")
+        if _FILE_NAME.fullmatch(given.strip()):
+            raise DataError(
+                f"{split}={given!r:.100} looks like the name of a file, and there is none of that name. A string is "
+                f"the text itself: give more of it, or the Path of a file."
+            )
         lines = lines_of(given.removeprefix(BYTE_ORDER_MARK))
     elif isinstance(given, os.PathLike):
         try:
-            lines = read_lines(Path(given))
+            lines = read_lines(user_path(given))
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{given}, the {split} split of {name}, cannot be read: {error}.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(
+                f"{os.fspath(given):.300}, the {split} split of {name:.100}, cannot be read: {reason}."
+            ) from error
     else:
-        raise TypeError(
-            f"{split} is a text or the Path of a file, got {reprlib.repr(given)}: "
-            f"pass a list of lines as '\\n'.join(lines)"
-        )
+        if isinstance(given, bytes | bytearray):
+            instead = f"{split}.decode()"
+        elif hasattr(given, "read"):
+            instead = f"{split}.read(), or the Path of the file"
+        else:
+            instead = "'\\n'.join(lines) for a list of lines"
+        raise TypeError(f"{split} is a text or the Path of a file, got {reprlib.repr(given)}: pass {instead}")
     if not any(map(str.strip, lines)):
-        raise DataError(f"The {split} split of {name} is empty. Give it some text.")
+        raise DataError(f"The {split} split of {name:.100} is empty. Give it some text.")
     return "".join(f"{line}\n" for line in lines)
 
 
 def _names_a_file(text: str) -> bool:
     try:
-        return Path(text).is_file()
+        return user_path(text).is_file()
     except (OSError, ValueError):  # longer than a name may be, or with a character that none may have
         return False
 
@@ -174,7 +190,7 @@ def _check_arguments(level: str, vocab_size: int | None) -> None:
         raise unknown("level", level, ("word", "char"))
     if vocab_size is not None and (level == "char" or vocab_size < 3):
         raise DataError(
-            f"vocab_size={vocab_size} with level={level!r}: it cuts word vocabularies, to 3 words or more. "
+            f"vocab_size={vocab_size!r:.100} with level={level!r}: it cuts word vocabularies, to 3 words or more. "
             f"Leave it out to keep every token."
         )
 

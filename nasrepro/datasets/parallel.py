@@ -11,20 +11,18 @@ import hashlib
 import json
 import os
 import reprlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, read_pairs
 from nasrepro.datasets.registry import DataError, MissingData, find, refuse_registered
 from nasrepro.datasets.strings import refuse_string
 from nasrepro.datasets.vocabulary import Vocab, build_vocab_from_iterator
-from nasrepro.files import user_cache
+from nasrepro.files import user_cache, write_atomically
 
 PAD, UNK, BOS, EOS = "<blank>", "<unk>", "<s>", "</s>"  # OpenNMT's names; ids 0, 1, 2, 3 in both vocabularies
 SPECIALS = (PAD, UNK, BOS, EOS)
@@ -194,6 +192,9 @@ def tokenise(sentences: Sequence[str], language: str) -> Words:
     kept in the cache folder, under a name that the text, the language and sacremoses' version decide.
     """
     refuse_string(sentences, "sentences", "a list of sentences")
+    for place, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise TypeError(f"sentences[{place}] is {reprlib.repr(sentence)}: a sentence is one string")
     if sum(map(len, sentences)) < 100_000:
         return _tokenise(sentences, language)
     key = json.dumps([version("sacremoses"), language, *sentences])
@@ -228,10 +229,7 @@ def _keep(name: str, text: str) -> None:
     try:
         path = user_cache() / "tokens" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            part = Path(folder, path.name)
-            part.write_bytes(text.encode())
-            part.replace(path)
+        write_atomically(path, lambda part: part.write_bytes(text.encode()))
     except OSError:
         return
 
@@ -244,7 +242,7 @@ def _sentence_pairs(name: str, split: str, pairs: Iterable[Any]) -> Text:
         sides = list(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else [pair]
         if len(sides) != 2 or not all(isinstance(side, str) for side in sides):
             raise DataError(
-                f"Pair {place} of the {split} split of {name} is {reprlib.repr(pair)}. "
+                f"Pair {place} of the {split} split of {name:.100} is {reprlib.repr(pair)}. "
                 f"Give an English and a German sentence, two strings."
             )
         checked.append((sides[0].removeprefix(BYTE_ORDER_MARK), sides[1].removeprefix(BYTE_ORDER_MARK)))
@@ -274,7 +272,7 @@ def _corpus(
             _require_words(name, split, *sides)
             kept = list(range(len(text)))
         if not kept:
-            raise DataError(f"{name} has no sentence pairs for {split} that could be used, of {len(text):,}.")
+            raise DataError(f"{name:.100} has no sentence pairs for {split} that could be used, of {len(text):,}.")
         words[split] = ([sides[0][i] for i in kept], [sides[1][i] for i in kept])
         targets[split] = [text[i][1] for i in kept]
 
@@ -320,7 +318,7 @@ def _require_words(name: str, split: str, sources: Words, targets: Words) -> Non
         if [] in sentences:
             line = sentences.index([]) + 1
             raise DataError(
-                f"Line {line} of the {split} split of {name} is empty in {language}. "
+                f"Line {line} of the {split} split of {name:.100} is empty in {language}. "
                 f"Give the sentence, or take the pair out."
             )
 
@@ -337,7 +335,7 @@ def _check_vocab(vocab: Vocab, sentences: Words, what: str) -> str:
     """A note on the share of the text that a given vocabulary does not know; DataError if it cannot serve."""
     if vocab.get_itos()[: len(SPECIALS)] != list(SPECIALS):
         raise DataError(
-            f"The {what} begins with {vocab.get_itos()[: len(SPECIALS)]}; a model needs {list(SPECIALS)} as "
+            f"The {what} begins with {vocab.get_itos()[: len(SPECIALS)]!r:.200}; a model needs {list(SPECIALS)} as "
             f"ids 0 to 3. Take the vocabularies of a ParallelCorpus."
         )
     tokens = list(chain.from_iterable(sentences))

@@ -149,7 +149,7 @@ def read_pairs(
     Raises: DataError as `files.locate` does, for languages other than "en" and "de", and for files that do not fit
         together.
     """
-    if sorted(languages) != ["de", "en"]:
+    if not isinstance(languages, (tuple, list)) or list(languages) not in (["en", "de"], ["de", "en"]):
         raise DataError(f"language pair {languages!r:.100} of {name}: there are ('en', 'de') and ('de', 'en').")
     dataset = find(name)
     known = (*SPLITS, *_IWSLT_SETS.values()) if name == "iwslt2016" else SPLITS
@@ -224,6 +224,9 @@ def _tatoeba_split(english: str) -> str:
 def _per_split(
     name: str, split: str | Sequence[str], read: Callable[[str], list[Line]]
 ) -> Reader[Line] | tuple[Reader[Line], ...]:
+    if not isinstance(split, (str, tuple, list)):
+        raise TypeError(f"split of {name} is one of {', '.join(SPLITS)}, or a tuple of them, got {split!r:.100}")
+
     def reader(one: str) -> Reader[Line]:
         if one not in SPLITS:
             raise unknown(f"split of {name}", one, SPLITS)

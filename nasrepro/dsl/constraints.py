@@ -188,7 +188,12 @@ def words(*groups: str) -> tuple[str, ...]:
 
 
 def check_words(chosen: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
-    """Raise ValueError unless these are words of the language, each named once, with weights that can be chances."""
+    """Raise ValueError unless these are words of the language, each named once, with weights that can be chances.
+
+    TypeError for a string, which is a sequence of letters.
+    """
+    if isinstance(chosen, str):
+        raise TypeError(f"words is the string {chosen!r:.100}, whose letters would be taken: pass a tuple")
     weights = weights or {}
     unknown = sorted({*chosen, *weights} - {*OPERATORS, *SOURCES})
     if unknown:

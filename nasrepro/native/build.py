@@ -93,7 +93,7 @@ def cache_folder() -> Path:
     """
     try:
         return user_cache() / "native"
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise NativeError(f"there is no folder to keep compiled code in: {error}.") from error
 
 
@@ -156,8 +156,8 @@ def _compile(source: str, command: list[str], output: Path) -> None:
     if result.returncode != 0 and _run(_OPENMP_PROBE, [*command, *_OPENMP], output).returncode != 0:
         result = _run(source, [*command, *_ONE_THREAD], output)
     if result.returncode != 0:
-        last = "\n".join(result.stdout.splitlines()[-20:])
-        raise NativeError(f"the compiler failed: {shlex.join(result.args)}\n{last}")
+        last = "\n".join(f"{line:.200}" for line in result.stdout.splitlines()[-20:])
+        raise NativeError(f"the compiler failed: {shlex.join(result.args):.1000}\n{last}")
 
 
 def _run(source: str, command: list[str], output: Path) -> subprocess.CompletedProcess[str]:

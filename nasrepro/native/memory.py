@@ -43,5 +43,11 @@ def in_memory(*tensors: Tensor | None) -> bool:
     return _nothing_but(_OF_MEMORY, found)
 
 
+def refuse_second_derivative(what: str, instead: str) -> None:
+    """Raise RuntimeError on the way back with create_graph: what compiled code gives would pass for constants."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{what} cannot be differentiated twice: where create_graph=True is needed, take {instead}")
+
+
 def _nothing_but(expected: "torch._C.DispatchKeySet", found: "torch._C.DispatchKeySet") -> bool:
     return (found - expected).highestPriorityTypeId() in _NOTHING

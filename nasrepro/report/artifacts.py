@@ -12,6 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from nasrepro.datasets.strings import refuse_string
 from nasrepro.files import make_writable, user_path, write_atomically, write_json
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
@@ -129,6 +130,7 @@ class Artifacts:
                 f"{name!r:.100} cannot name a figure or table: use letters, digits, '-', '_' and '.'; "
                 f"{', '.join(RESERVED)} are taken"
             )
+        refuse_string(paper, "paper", f"a list, [{paper!r:.100}]")
         known = papers.load()
         for identifier in paper:
             known[identifier]  # an unknown identifier raises here, with the nearest ones
@@ -141,7 +143,7 @@ class Artifacts:
 def read_all(folder: str | Path) -> list[Artifact]:
     """All figures and tables of a folder whose files are there, in the order of notebooks, then of time."""
     found = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(user_path(folder).glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "artifact" in content:
             artifact = Artifact(**content)

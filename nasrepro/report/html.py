@@ -37,7 +37,7 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
         raise FileNotFoundError(f"there are no results in {folder}; run `nasrepro reproduce` first")
     out = folder / "report.html" if out is None else user_path(out)
     make_writable(out.parent)
-    shipped = None if shipped_folder is None else Path(shipped_folder) / "findings.json"
+    shipped = None if shipped_folder is None else user_path(shipped_folder) / "findings.json"
     ledger = Ledger(folder, shipped)
     rows = {row.entry.id: row for row in ledger.rows()}
     artifacts = read_all(folder)
@@ -82,7 +82,7 @@ def _header(artifacts: list[Artifact]) -> dict[str, str]:
     data = [p["data"] for p in made if p["data"] is not None]
     facts = {
         "Commit": [p["commit"] for p in made],
-        "Device": [f"{p['device']}, {p['threads']} threads" for p in made],
+        "Device": [origin.device_words(p) for p in made],
         "Data": [f"{d['name']} ({d['note']})" if d["note"] else d["name"] for d in data],
         "Versions": [", ".join(f"{name} {version}" for name, version in p["versions"].items()) for p in made],
         "Platform": [p["platform"] for p in made],

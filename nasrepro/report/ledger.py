@@ -200,7 +200,7 @@ class Ledger:
 
     def __init__(self, folder: str | Path, shipped: str | Path | None = None) -> None:
         self.path = user_path(folder) / "ledger.json"
-        self.shipped = {} if shipped is None else read_findings(Path(shipped))
+        self.shipped = {} if shipped is None else read_findings(user_path(shipped))
 
     @property
     def run(self) -> dict[str, Finding]:

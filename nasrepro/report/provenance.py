@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
+from nasrepro.datasets.strings import refuse_string
+from nasrepro.files import user_path
 from nasrepro.hardware import device_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -44,15 +47,17 @@ def provenance(
     """Everything needed to make an artefact again, as plain JSON values.
 
     `seconds` is the time since its notebook began, `device` what its numbers were computed on (this processor when
-    None); `records` are the files it was drawn from, named by their SHA-256. Raises FileNotFoundError when one is
-    missing.
+    None); `records` are the files it was drawn from, named by their SHA-256. `threads` are torch's where the device is
+    this processor, else None. Raises FileNotFoundError when a record is missing, TypeError when `records` is one path.
     """
+    refuse_string(records, "records", "a list of paths")
+    here = device_name("cpu")
     return {
         "commit": commit(),
         "parameters": dict(parameters),
         "versions": versions(),
-        "device": device or device_name(),
-        "threads": torch.get_num_threads(),
+        "device": device or here,
+        "threads": torch.get_num_threads() if device in (None, here) else None,
         "platform": platform.platform(),
         "data": None if data is None else {"name": data.name, "hash": data.hash, "note": data.note},
         "seconds": round(float(seconds), 1),
@@ -76,14 +81,21 @@ def caption(provenance: Mapping[str, Any]) -> str:
     if data is not None:
         note = f", {data['note']}" if data["note"] else ""
         parts.append(f"data {data['name']} {data['hash'][:8]}{note}")
-    threads = provenance["threads"]
-    parts.append(f"{provenance['device']}, {threads} thread{'s' if threads != 1 else ''}")
+    parts.append(device_words(provenance))
     parts.append(
         f"{provenance['seconds']:.3g} s" if provenance["seconds"] < 1000 else f"{provenance['seconds']:,.0f} s"
     )
     parts.extend(f"record {name} {digest[:8]}" for name, digest in provenance["records"].items())
     parts.append(f"commit {provenance['commit']}")
     return " | ".join(parts)
+
+
+def device_words(provenance: Mapping[str, Any]) -> str:
+    """The device, and the threads where they were those of the machine that drew the artefact."""
+    threads = provenance["threads"]
+    if threads is None:
+        return str(provenance["device"])
+    return f"{provenance['device']}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def commit(checkout: Path = CHECKOUT) -> str:
@@ -105,23 +117,29 @@ def commit(checkout: Path = CHECKOUT) -> str:
 
 
 def _recorded_head(checkout: Path) -> str | None:
-    """The commit that the files in `.git` name, all its digits; None where there is none."""
+    """The commit that the files in `.git` name, all its digits; None where there is none, or a file is damaged."""
     try:
-        folder = checkout / ".git"
-        if folder.is_file():  # a further working tree of a repository that lies elsewhere
-            folder = checkout / folder.read_text("utf-8").removeprefix("gitdir:").strip()
-        head = (folder / "HEAD").read_text("utf-8").strip()
-        if not head.startswith("ref: "):
-            return head
-        name = head.removeprefix("ref: ")
-        common = folder / "commondir"
-        shared = folder / common.read_text("utf-8").strip() if common.exists() else folder
-        if (shared / name).exists():
-            return (shared / name).read_text("utf-8").strip()
-        lines = (shared / "packed-refs").read_text("utf-8").splitlines()
-        return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
-    except OSError:
+        named = _named_head(checkout)
+    except (OSError, ValueError):
         return None
+    return named if named and re.fullmatch("[0-9a-f]{40,64}", named) else None
+
+
+def _named_head(checkout: Path) -> str | None:
+    """What the files in `.git` name as the commit. Raises OSError or ValueError where one cannot be read."""
+    folder = checkout / ".git"
+    if folder.is_file():  # a further working tree of a repository that lies elsewhere
+        folder = checkout / folder.read_text("utf-8").removeprefix("gitdir:").strip()
+    head = (folder / "HEAD").read_text("utf-8").strip()
+    if not head.startswith("ref: "):
+        return head
+    name = head.removeprefix("ref: ")
+    common = folder / "commondir"
+    shared = folder / common.read_text("utf-8").strip() if common.exists() else folder
+    if (shared / name).exists():
+        return (shared / name).read_text("utf-8").strip()
+    lines = (shared / "packed-refs").read_text("utf-8").splitlines()
+    return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
 
 
 def versions() -> dict[str, str]:
@@ -137,7 +155,7 @@ def versions() -> dict[str, str]:
 
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
+    with user_path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -148,7 +166,8 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     # git refuses a folder of another user, as mounts into containers are, because settings there may run programs. The
     # programs of this one run already, so this one is safe to ask; a repository around it is not.
-    settings = int(environment.get("GIT_CONFIG_COUNT") or 0)
+    given = environment.get("GIT_CONFIG_COUNT", "")
+    settings = int(given) if given.isdecimal() else 0  # git itself would refuse to run
     environment |= {
         "GIT_CONFIG_COUNT": str(settings + 1),
         f"GIT_CONFIG_KEY_{settings}": "safe.directory",
@@ -160,7 +179,8 @@ def _git(checkout: Path, *arguments: str) -> str | None:
             ["git", "-C", os.fspath(checkout), *arguments],
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=True,
             timeout=10,
         )

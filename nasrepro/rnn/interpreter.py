@@ -36,9 +36,13 @@ def run(
     T, B, _ = x.shape
     H = state.h.shape[-1]
     queue = iter(weights)
+    runs = None  # (T, B, 1): whether the sequence has that step
+    if options.lengths is not None:
+        runs = (torch.arange(T, device=x.device)[:, None] < options.lengths)[:, :, None]
+        x = torch.where(runs, x, 0)  # what pads may be so large that a product with it is infinite
     values = _early_sources(program, x, state, H)
     for stage in program.before:
-        _run_stage(stage, values, [next(queue) for _ in stage.products], options)  # (T, B, width) each
+        _run_stage(stage, values, [next(queue) for _ in stage.products], options, runs)  # (T, B, width) each
     # unbind, not indexing: its backward is one stack, where T selections would each fill a whole (T, B, H) with zeros
     carried = {slot: values[slot].unbind(0) for slot in program.carried}  # T x (B, width)
     loop_weights = [[next(queue) for _ in stage.products] for stage in program.step]
@@ -56,14 +60,14 @@ def run(
                 now[slot] = source
             elif slot not in now:
                 now[slot] = positions(state.t + t, 1, H, x)[0]
+        running = None if runs is None else runs[t]  # (B, 1)
         for stage, stage_weights in zip(program.step, loop_weights, strict=True):
-            _run_stage(stage, now, stage_weights, options)
+            _run_stage(stage, now, stage_weights, options, running)
         h_now = now[program.hidden].expand(B, H)
         c_now = now[program.memory].expand(B, H) if program.memory is not None else None
-        if options.lengths is None:
+        if running is None:
             outputs.append(h_now)
         else:
-            running = (t < options.lengths)[:, None]  # (B, 1)
             outputs.append(torch.where(running, h_now, 0))
             h_now = torch.where(running, h_now, h)
             c_now = None if c_now is None or c is None else torch.where(running, c_now, c)
@@ -88,7 +92,10 @@ def _early_sources(program: Program, x: Tensor, state: LayerState, size: int) ->
     return {slot: value for slot, value in values.items() if slot in early}
 
 
-def _run_stage(stage: Stage, values: dict[int, Tensor], weights: Sequence[ProductWeights], options: Options) -> None:
+def _run_stage(
+    stage: Stage, values: dict[int, Tensor], weights: Sequence[ProductWeights], options: Options, running: Tensor | None
+) -> None:
+    """Add the values of a stage; `running` says which sequences have this step, all where it is None."""
     for product, (weight, bias) in zip(stage.products, weights, strict=True):
         source = values[product.source]
         if options.h_mask is not None and product.reads_h:
@@ -98,4 +105,9 @@ def _run_stage(stage: Stage, values: dict[int, Tensor], weights: Sequence[Produc
         out = F.linear(source, weight, bias)  # (..., n * hidden)
         values.update(zip(product.targets, out.chunk(len(product.targets), -1), strict=True))
     for op in stage.pointwise:
-        values[op.target] = POINTWISE[op.op](*(values[arg] for arg in op.args))
+        args = [values[arg] for arg in op.args]
+        if op.op == "Div" and running is not None:
+            # Padding may give 0 / 0. Nobody reads the quotient, but autograd would multiply by its slope, and 0 * NaN
+            # is NaN.
+            args = [torch.where(running, arg, 1) for arg in args]
+        values[op.target] = POINTWISE[op.op](*args)

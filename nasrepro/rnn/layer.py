@@ -1,7 +1,8 @@
 """`nr.RNN`: any cell as a stack of recurrent layers, with the interface of torch.nn.LSTM."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any, NoReturn, TypeVar, cast
 
 import torch
@@ -114,11 +115,12 @@ class RNN(nn.Module):
     enters products is rounded to bfloat16 where that is autocast's type.
 
     torch.compile, torch.export and torch.jit.trace see the reference's operators, as many as x has steps: what they
-    make is for sequences of that length alone. (With old releases of torch, such as 2.3, export with `strict=False`.)
+    make is for sequences of that length alone, and for states of that timestep; tuple(state) has none. (With old
+    releases of torch, such as 2.3, export with `strict=False`.)
 
     Arguments:
         cell: a Cell, or its text.
-        input_size, hidden_size, num_layers, bias, batch_first, device, dtype: as in torch.nn.LSTM.
+        input_size, hidden_size, num_layers, bias, batch_first, device, dtype: as in torch.nn.LSTM, also in their order.
         bidirectional, proj_size: torch.nn.LSTM's; refused with what to do instead.
         last_size: the size of the last layer where it differs (AWD-LSTM ties it to the embedding's).
         dropout: rate on the outputs of every layer but the last, drawn anew at each step and element; with
@@ -152,36 +154,30 @@ class RNN(nn.Module):
         hidden_size: int,
         num_layers: int = 1,
         bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         last_size: int | None = None,
-        dropout: float = 0.0,
         variational: bool = False,
         hidden_dropout: float = 0.0,
         weight_drop: float = 0.0,
         backend: str = "auto",
         product_dtype: torch.dtype = torch.float32,
         generator: torch.Generator | None = None,
-        batch_first: bool = False,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.cell = parse(cell) if isinstance(cell, str) else cell
-        for name, rate in (
-            ("dropout", dropout),
-            ("hidden_dropout", hidden_dropout),
-            ("weight_drop", weight_drop),
-        ):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {rate}")
-        if min(input_size, hidden_size, num_layers, last_size or 1) < 1:
-            raise ValueError("input_size, hidden_size, num_layers and last_size must be at least 1")
+        self.cell = _checked_cell(cell)
+        _check_rates(dropout=dropout, hidden_dropout=hidden_dropout, weight_drop=weight_drop)
+        last_size = hidden_size if last_size is None else last_size
+        _check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, last_size=last_size)
         if backend != "auto" and backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r:.100}: choose from auto, {', '.join(BACKENDS)}")
         if product_dtype not in PRODUCT_DTYPES.values():
-            raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
+            raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype!r:.100}")
         if bidirectional:
             raise ValueError(
                 "nr.RNN runs forwards only: for bidirectional=True let a second nr.RNN read the sequence from its end, "
@@ -189,8 +185,8 @@ class RNN(nn.Module):
             )
         if proj_size:
             raise ValueError(
-                f"nr.RNN has no proj_size (got {proj_size}): put an nn.Linear behind it, or write the projection into "
-                "the cell, as an MM around h_t"
+                f"nr.RNN has no proj_size (got {proj_size!r:.100}): put an nn.Linear behind it, or write the "
+                "projection into the cell, as an MM around h_t"
             )
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -204,7 +200,7 @@ class RNN(nn.Module):
         self.backend = backend
         self.product_dtype = product_dtype
         program = compile_cell(self.cell)
-        sizes = [hidden_size] * (num_layers - 1) + [last_size or hidden_size]
+        sizes = [hidden_size] * (num_layers - 1) + [last_size]
         inputs = [input_size, *sizes[:-1]]
         self.layers = nn.ModuleList(
             [RNNLayer(program, i, h, bias, generator, device, dtype) for i, h in zip(inputs, sizes, strict=True)]
@@ -212,11 +208,12 @@ class RNN(nn.Module):
 
     def forward(
         self,
-        x: Tensor | PackedSequence,
-        state: State | Tensor | tuple[Tensor, ...] | None = None,
+        x: Tensor | PackedSequence | None = None,
+        state: State | Tensor | Sequence[Tensor] | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
+        **theirs: Any,
     ) -> tuple[Tensor | PackedSequence, State]:
         """x (T, B, input_size) -> out (T, B, size of the last layer), and the state to go on from.
 
@@ -226,17 +223,20 @@ class RNN(nn.Module):
         `state` is None (zeros), a State, or torch's forms: h, or (h, c), each (num_layers, B, hidden_size). `lengths`
         (B,) are the steps of each sequence where they differ, 1 to T; what pads the shorter ones must be finite. Their
         outputs after the end are 0, and the state is the one at their end, as torch's packed sequences give it.
-        `generator` draws the dropout masks; torch's global one when None. Raises ValueError on a shape that does not
-        fit, TypeError on types or devices that differ.
+        `generator` draws the dropout masks; torch's global one when None. torch's names for x and state, input and hx,
+        are understood. Raises ValueError on a shape that does not fit, TypeError on types or devices that differ.
         """
+        x, state = _by_torchs_names(x, state, theirs)
         if isinstance(x, PackedSequence):
             if lengths is not None:
                 raise ValueError("a PackedSequence knows its lengths: leave out lengths")
             return self._run_packed(x, state, generator)
         self._check_input(x)
         if x.dim() == 2:
-            out, after = self._run(x[:, None], _add_batch(state), lengths, generator)
-            return out[:, 0], _drop_batch(after)
+            named = self._named(state)
+            one = None if named is None else _map(named, lambda part: part[:, None])
+            out, after = self._run(x[:, None], one, lengths, generator)
+            return out[:, 0], _map(after, lambda part: part[:, 0])
         if self.batch_first:
             out, after = self._run(x.transpose(0, 1), state, lengths, generator)
             return out.transpose(0, 1), after
@@ -278,12 +278,14 @@ class RNN(nn.Module):
         return cast("Sequence[RNNLayer]", self.layers)
 
     def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor or a PackedSequence, got {x!r:.100}: pass torch.as_tensor(x)")
         if x.dim() not in (2, 3) or x.shape[-1] != self.input_size or 0 in x.shape[:-1]:
             order = "B, T" if self.batch_first else "T, B"
             raise ValueError(f"x must be ({order}, {self.input_size}) with T, B >= 1, got {tuple(x.shape)}")
 
     def _run_packed(
-        self, x: PackedSequence, state: State | Tensor | tuple[Tensor, ...] | None, generator: torch.Generator | None
+        self, x: PackedSequence, state: State | Tensor | Sequence[Tensor] | None, generator: torch.Generator | None
     ) -> tuple[PackedSequence, State]:
         padded, lengths = pad_packed_sequence(x)  # (T, B, input), in the order that the sequences had before packing
         self._check_input(padded)
@@ -296,7 +298,7 @@ class RNN(nn.Module):
     def _run(
         self,
         x: Tensor,
-        state: State | Tensor | tuple[Tensor, ...] | None,
+        state: State | Tensor | Sequence[Tensor] | None,
         lengths: Tensor | Sequence[int] | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, State]:
@@ -338,26 +340,20 @@ class RNN(nn.Module):
             return BACKENDS["fused" if fused.supports(program, x) else "reference"]
         return BACKENDS[self.backend]
 
-    def _unpack(self, state: State | Tensor | tuple[Tensor, ...] | None, x: Tensor) -> list[LayerState]:
+    def _unpack(self, state: State | Tensor | Sequence[Tensor] | None, x: Tensor) -> list[LayerState]:
         """The state of each layer before x (T, B, input_size): (B, size) each, zeros for parts that are not given.
 
         Raises ValueError for more parts than the cell has, or parts of other shapes.
         """
         zeros = [_zeros(layer, x.shape[1], x) for layer in self._stack()]
-        if state is None:
+        named = self._named(state)
+        if named is None:
             return zeros
-        if not isinstance(state, State):
-            parts = (state,) if isinstance(state, Tensor) else tuple(state)
-            names = [name for name in ("h", "c", "x") if getattr(zeros[0], name) is not None]
-            if not 0 < len(parts) <= len(names):
-                raise ValueError(f"this cell's state is ({', '.join(names)}), got {len(parts)} parts")
-            named = dict(zip(names, parts, strict=False))
-            state = State(named["h"], named.get("c"), named.get("x"))
         given = []
         for number, zero in enumerate(zeros):
             parts_of_layer = []
             for name in ("h", "c", "x"):
-                wanted, stack = getattr(zero, name), getattr(state, name)
+                wanted, stack = getattr(zero, name), getattr(named, name)
                 if wanted is None or stack is None:
                     parts_of_layer.append(wanted)
                     continue
@@ -371,8 +367,30 @@ class RNN(nn.Module):
                 parts_of_layer.append(found[number])
             h, c, last_x = parts_of_layer
             assert h is not None
-            given.append(LayerState(h, c, last_x, state.t))
+            given.append(LayerState(h, c, last_x, named.t))
         return given
+
+    def _named(self, state: object) -> State | None:
+        """The parts of a state by their names, from whatever form they were given in."""
+        if state is None:
+            return None
+        first = self._stack()[0].program
+        reads = {"h": True, "c": first.memory is not None, "x": "x_{t-1}" in first.cell.sources}
+        names = [name for name, is_read in reads.items() if is_read]
+        if not isinstance(state, State):
+            if not isinstance(state, (Tensor, tuple, list, Iterator)):
+                raise TypeError(f"the state is None, a State, h, or ({', '.join(names)}), got {state!r:.100}")
+            parts = (state,) if isinstance(state, Tensor) else tuple(state)
+            if not 0 < len(parts) <= len(names):
+                raise ValueError(f"this cell's state is ({', '.join(names)}), got {len(parts)} parts")
+            named = dict(zip(names, parts, strict=False))
+            state = State(named["h"], named.get("c"), named.get("x"), 0)
+        for name in names:
+            stack = getattr(state, name)
+            for part in stack if isinstance(stack, tuple) else () if stack is None else (stack,):
+                if not isinstance(part, Tensor) or not part.dim():
+                    raise TypeError(f"state.{name} must be a tensor of (layers, B, size), got {stack!r:.100}")
+        return state
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TypeError(
@@ -385,6 +403,44 @@ class RNN(nn.Module):
         return (
             f"{self.cell}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
         )
+
+
+def _checked_cell(cell: Cell | str) -> Cell:
+    if isinstance(cell, str):
+        return parse(cell)
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f'the first argument is a Cell, or its text, got {cell!r:.100}: nr.RNN(nr.zoo["LSTM"], 5, 7) is what '
+            "torch.nn.LSTM(5, 7) is"
+        )
+    return cell
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not isinstance(rate, Real) or not 0 <= rate < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {rate!r:.100}")
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} must be at least 1 and whole, got {size!r:.100}")
+
+
+def _by_torchs_names(x: Any, state: Any, theirs: dict[str, Any]) -> tuple[Any, Any]:
+    """x and state, one or both of which were given by the names of torch.nn.LSTM, input and hx."""
+    given = {"x": x, "state": state}
+    for name, value in theirs.items():
+        ours = {"input": "x", "hx": "state"}.get(name)
+        if ours is None:
+            raise TypeError(f"nr.RNN takes x, state, lengths and generator, and no {name:.100}")
+        if given[ours] is not None:
+            raise TypeError(f"{name} is torch's name for {ours}, which is given too: leave one of them out")
+        given[ours] = value
+    if given["x"] is None:
+        raise TypeError("nr.RNN was called without x, the sequence: rnn(x), or rnn(x, state)")
+    return given["x"], given["state"]
 
 
 def _zeros(layer: RNNLayer, batch_size: int, like: Tensor) -> LayerState:
@@ -400,8 +456,12 @@ def _zeros(layer: RNNLayer, batch_size: int, like: Tensor) -> LayerState:
 
 def _checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
     T, B, _ = x.shape
+    wanted = f"lengths must be {B} whole numbers from 1 to {T}"
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths, device="cpu")  # whatever device torch would choose
+        try:
+            lengths = torch.as_tensor(lengths, device="cpu")  # whatever device torch would choose
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"{wanted}, got {lengths!r:.200}") from None
     whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
     fits = whole and lengths.shape == (B,)
     # What is traced has no values yet, and those on a GPU would be waited for, with all that was sent there.
@@ -409,7 +469,7 @@ def _checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:
         fits = int(lengths.min()) >= 1 and int(lengths.max()) <= T
     if not fits:
         found = lengths.tolist() if readable(lengths) else (tuple(lengths.shape), lengths.dtype)
-        raise ValueError(f"lengths must be {B} whole numbers from 1 to {T}, got {found!r:.200}")
+        raise ValueError(f"{wanted}, got {found!r:.200}")
     copy = lengths.to(torch.int64, copy=True).contiguous()  # nobody can change it before backward
     return copy.to(x.device, non_blocking=True)
 
@@ -447,20 +507,6 @@ def _pack(states: Sequence[LayerState]) -> State:
     h = part([state.h for state in states])
     assert h is not None
     return State(h, part([state.c for state in states]), part([state.x for state in states]), states[0].t)
-
-
-def _add_batch(
-    state: State | Tensor | tuple[Tensor, ...] | None,
-) -> State | Tensor | tuple[Tensor, ...] | None:
-    if isinstance(state, State):
-        return _map(state, lambda part: part[:, None])
-    if isinstance(state, Tensor):
-        return state[:, None]
-    return None if state is None else tuple(part[:, None] for part in state)
-
-
-def _drop_batch(state: State) -> State:
-    return _map(state, lambda part: part[:, 0])
 
 
 def _map(state: State, function: Callable[[Tensor], Tensor]) -> State:

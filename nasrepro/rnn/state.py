@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 Stack = Tensor | tuple[Tensor, ...]
@@ -30,18 +31,26 @@ class State(tuple[Stack, ...]):
     t: int
     """How many steps were taken so far: where the positional encoding goes on."""
 
-    def __new__(cls, h: Stack, c: Stack | None = None, x: Stack | None = None, t: int = 0) -> "State":
-        """The state of these parts."""
+    def __new__(
+        cls,
+        h: Stack | Sequence[Tensor],
+        c: Stack | Sequence[Tensor] | None = None,
+        x: Stack | Sequence[Tensor] | None = None,
+        t: int | None = None,
+    ) -> "State":
+        """The state of these parts after `t` steps, 0 where it is not given.
+
+        What is given alone and is no tensor holds all parts, and comes back as a plain tuple of them; so where h alone
+        is a tuple, of layers of different sizes, give `t` too.
+        """
         # As any tuple, torch builds a state anew by type(state)(parts): torch.fx from what it traced, DataParallel from
         # what it gathered. The parts have lost their names then, and are the plain tuple that torch's layers give.
-        if isinstance(h, (list, Iterator)):
+        if c is None and x is None and t is None and isinstance(h, (list, tuple, Iterator)):
             return cast("State", tuple(h))
-        state = super().__new__(cls, [part for part in (h, c, x) if part is not None])
-        write = object.__setattr__
-        write(state, "h", h)
-        write(state, "c", c)
-        write(state, "x", x)
-        write(state, "t", t)
+        parts = [tuple(part) if isinstance(part, (list, Iterator)) else part for part in (h, c, x)]
+        state = super().__new__(cls, [cast("Stack", part) for part in parts if part is not None])
+        for name, value in zip((*_PARTS, "t"), (*parts, t or 0), strict=True):
+            object.__setattr__(state, name, value)
         return state
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -65,13 +74,29 @@ def _flatten(state: State) -> tuple[list[Any], tuple[list[str], int]]:
     return [getattr(state, name) for name in names], (names, state.t)
 
 
+def _flatten_with_keys(state: State) -> tuple[list[tuple[Any, Any]], tuple[list[str], int]]:
+    parts, (names, t) = _flatten(state)
+    return [(pytree.GetAttrKey(name), part) for name, part in zip(names, parts, strict=True)], (names, t)
+
+
 def _unflatten(parts: Iterable[Any], context: tuple[list[str], int]) -> State:
     names, t = context
     return State(**dict(zip(names, parts, strict=True)), t=t)
 
 
-# So that functions which return a state can be exported and transformed: torch looks for the tensors in it.
-pytree.register_pytree_node(State, _flatten, _unflatten, serialized_type_name="nasrepro.rnn.State")
+# So that functions which take or return a state can be exported and transformed: torch looks for the tensors in it.
+pytree.register_pytree_node(
+    State,
+    _flatten,
+    _unflatten,
+    serialized_type_name="nasrepro.rnn.State",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
+fx_pytree.register_pytree_flatten_spec(State, lambda state, _: _flatten(state)[0])  # torch 2.3 asks for it beside that
+
+# So that torch.load reads a state without weights_only=False; torch 2.3 has no such list, there save tuple(state).
+if hasattr(torch.serialization, "add_safe_globals"):
+    torch.serialization.add_safe_globals([State])
 
 
 def join(parts: Sequence[Tensor]) -> Stack:

@@ -67,7 +67,7 @@ def linear_cross_entropy(
 
 def _check_product_dtype(product_dtype: torch.dtype, features: Tensor, autocast: bool) -> torch.dtype:
     if product_dtype not in PRODUCT_DTYPES.values():
-        raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype}")
+        raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype!r:.100}")
     if product_dtype == torch.bfloat16 and features.dtype != torch.float32 and not autocast:
         raise ValueError(f"features are {features.dtype}: bfloat16 products are for float32 ones")
     return product_dtype
@@ -130,11 +130,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
-            raise RuntimeError(
-                "linear_cross_entropy cannot be differentiated twice: where create_graph=True is needed, "
-                "use F.cross_entropy(F.linear(features, weight, bias), targets)"
-            )
+        native.refuse_second_derivative(
+            "linear_cross_entropy", "F.cross_entropy(F.linear(features, weight, bias), targets)"
+        )
         gradients = ctx.saved_tensors
         # On a GPU, to look whether it is 1 would mean to wait for all that was sent there; a batch is not one number.
         if d_loss.device.type != "cpu" or not native.in_memory(d_loss) or d_loss != 1:

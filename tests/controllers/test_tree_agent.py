@@ -243,6 +243,7 @@ def test_trees_that_the_settings_exclude_are_refused(text, message):
     ("wrong", "message"),
     [
         ({"words": ("Foo", "x_t")}, "unknown words"),
+        ({"words": "MM"}, "words is the string 'MM', whose letters would be taken: pass a tuple"),
         ({"words": ("Tanh", "Tanh", "x_t")}, "once each"),
         ({"words": ("Tanh",)}, "a source"),
         ({"words": ("x_t",)}, "an operator"),
@@ -252,5 +253,5 @@ def test_trees_that_the_settings_exclude_are_refused(text, message):
     ],
 )
 def test_settings_that_grow_nothing_are_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         AgentSettings(**wrong)

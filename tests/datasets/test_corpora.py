@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from nasrepro.datasets import DataError, PennTreebank, WikiText2, batchify, corpora, corpus_from_text, load
+from nasrepro.datasets import (
+    IWSLT2016,
+    DataError,
+    Multi30k,
+    PennTreebank,
+    WikiText2,
+    batchify,
+    corpora,
+    corpus_from_text,
+    load,
+)
 from nasrepro.datasets.corpora import ptb_characters
 from nasrepro.datasets.readers import read_text
 
@@ -246,22 +257,49 @@ def test_own_text_that_is_not_as_it_should_be(tmp_path):
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(LINES.encode())[:-9])
     good = {"train": LINES, "valid": LINES, "test": LINES}
     for changes, message in [
-        ({"train": str(tmp_path / "a text.txt")}, r"train=.*a text\.txt' is the name of a file.*pass Path\("),
+        ({"train": str(tmp_path / "a text.txt")}, "train=.* is the name of a file, not a text: pass a Path"),
         ({"valid": tmp_path / "missing.txt"}, r"missing\.txt, the valid split of mine, cannot be read"),
         ({"valid": tmp_path}, "the valid split of mine, cannot be read"),
         ({"test": tmp_path / "cut.txt.gz"}, r"cut\.txt\.gz, the test split of mine, cannot be read"),
         ({"test": tmp_path / "latin.txt"}, r"latin\.txt, line 2, is not UTF-8"),
         ({"train": ""}, "The train split of mine is empty"),
         ({"test": " \n\n"}, "The test split of mine is empty"),
-        ({"train": "train.txt"}, r"No word of the training text of mine occurs twice.*pass a Path"),
+        ({"train": "three different words"}, r"No word of the training text of mine occurs twice.*level='char'"),
+        *(
+            ({split: text, "level": level}, rf"{split}=.* looks like the name of a file, .*the Path of a file")
+            for split, text in (("train", "trian.txt"), ("valid", "~/valid"), ("test", "C:\\texts\\test.tok.gz"))
+            for level in ("word", "char")
+        ),
         ({"name": "ptb"}, "'ptb' is the name of a registered data set"),
         ({"level": "letter"}, "level: 'letter'"),
         ({"level": "char", "vocab_size": 9}, "vocab_size=9 with level='char'"),
     ]:
         with pytest.raises(DataError, match=message):
             corpus_from_text(**{"name": "mine", **good, **changes})
-    with pytest.raises(TypeError, match=r"train is a text or the Path of a file, got \['the dog'\].*join\(lines\)"):
-        corpus_from_text("mine", ["the dog"], LINES, LINES)
+    (tmp_path / "open.txt").write_text(LINES)
+    with (tmp_path / "open.txt").open() as file:
+        for given, message in [
+            (["the dog"], r"got \['the dog'\]: pass .*join\(lines\) for a list of lines"),
+            (LINES.encode(), r"got b'the dog.*: pass train\.decode\(\)"),
+            (file, r"got <.*TextIOWr.*: pass train\.read\(\), or the Path of the file"),
+            (None, "got None"),
+        ]:
+            with pytest.raises(TypeError, match=f"train is a text or the Path of a file, {message}"):
+                corpus_from_text("mine", given, LINES, LINES)
+
+
+@pytest.mark.parametrize("text", ["AACGT" * 20, "e4e5", "日本語。", "3.14159", "one\ntwo.txt", "a cat.txt"])
+def test_texts_without_spaces_are_no_file_names(text):
+    assert corpus_from_text("mine", text, text, text, level="char").train.numel() == len(text) + 1
+
+
+def test_a_path_below_the_home_folder_is_read_and_its_name_as_a_string_is_not_a_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my text.txt").write_text(LINES)
+    path = Path("~") / "my text.txt"
+    assert corpus_from_text("mine", path, path, path).hash == corpus_from_text("mine", LINES, LINES, LINES).hash
+    with pytest.raises(DataError, match=r"train='~/my text\.txt' is the name of a file"):
+        corpus_from_text("mine", str(path), LINES, LINES)
 
 
 def test_the_documented_example_of_own_text():
@@ -284,6 +322,23 @@ def test_the_documented_example_of_own_text():
 def test_bad_arguments(arguments, message):
     with pytest.raises(DataError, match=message):
         load(**arguments)
+
+
+@pytest.mark.parametrize("read", [PennTreebank, WikiText2, Multi30k, IWSLT2016])
+def test_a_split_that_is_no_name(read):
+    for split in (b"valid", None, 3):
+        with pytest.raises(TypeError, match=r"split of \w+ is one of train, valid, test, or a tuple of them, got"):
+            read(split=split)
+    for split in ((b"valid",), [None]):
+        with pytest.raises(DataError, match=r"split of \w+: (b'valid'|None)"):
+            read(split=split)
+
+
+@pytest.mark.parametrize("pair", [None, 3, "de", (1, "en"), b"de", ("de", None)])
+def test_a_language_pair_that_is_none(pair):
+    for read in (Multi30k, IWSLT2016):
+        with pytest.raises(DataError, match=r"language pair .*: there are \('en', 'de'\) and \('de', 'en'\)"):
+            read(split="valid", language_pair=pair)
 
 
 def test_unknown_split():

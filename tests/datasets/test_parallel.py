@@ -69,6 +69,12 @@ def test_any_text_becomes_lower_case_tokens_without_spaces_or_specials(sentences
         assert token not in SPECIALS
 
 
+@pytest.mark.parametrize("sentence", [b"ein", ["ein", "hund"], None])
+def test_a_sentence_that_is_no_string_is_named(sentence):
+    with pytest.raises(TypeError, match=r"sentences\[1\] is .*: a sentence is one string"):
+        tokenise(["Ein Hund.", sentence], "de")
+
+
 def test_tokens_of_a_long_text_are_kept_and_read_back(cache, monkeypatch):
     sentences = ["A dark-haired girl.", "", "Two dogs\x85run."] * 4_000
     before = set(cache.rglob("*"))

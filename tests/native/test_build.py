@@ -151,6 +151,12 @@ def test_a_text_that_does_not_compile_shows_the_command_and_why(cache):
     assert not list(cache.iterdir())
 
 
+def test_what_the_compiler_repeats_of_a_long_text_is_cut_short(cache):
+    with pytest.raises(NativeError, match="#error word") as caught:
+        load("#error " + "word " * 20_000, flags=["-DA=" + "1" * 20_000])
+    assert len(str(caught.value)) < 4_000
+
+
 def test_loading_leaves_the_floating_point_mode_alone():
     def smallest():
         tiny = torch.tensor(torch.finfo(torch.float32).tiny)

@@ -86,6 +86,11 @@ def test_an_unknown_paper_entry_stops_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_one_paper_entry_is_no_list_of_them(tmp_path):
+    with pytest.raises(TypeError, match=r"paper is the string 's17\.fig3', whose letters .*: pass a list"):
+        Artifacts(tmp_path).table(pd.DataFrame(), "a", "T", "C", "s17.fig3", provenance={})
+
+
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(OSError, match=r"cannot write results to .*results.*choose another folder"):

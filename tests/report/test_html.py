@@ -177,6 +177,16 @@ def test_the_seconds_are_those_of_the_runs_and_not_of_every_artefact(tmp_path):
     assert header["Seconds"] == "76"
 
 
+def test_the_header_names_threads_of_this_machine_alone(tmp_path):
+    for name, device in (("here", None), ("replayed", "NVIDIA H200")):
+        made = origin.provenance({}, None, 0.0, device=device)
+        Artifacts(tmp_path).table(pd.DataFrame({"x": [1]}), name, "T", "C", provenance=made)
+    text = build(tmp_path).read_text(encoding="utf-8")
+    assert "thread" in text
+    assert "NVIDIA H200" in text
+    assert not re.search(r"NVIDIA H200, \w+ thread", text)
+
+
 def test_an_empty_folder_gives_a_page_without_findings(tmp_path):
     page = Page(build(tmp_path, tmp_path).read_text(encoding="utf-8"))
     assert "This folder holds no figure or table yet." in [text for _, text in page.of("p")]

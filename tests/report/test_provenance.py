@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from nasrepro.hardware import device_name
 from nasrepro.report import provenance as origin
 
 CORPUS = SimpleNamespace(name="pydoc", hash="3fa1c4d2" * 8, note="stand-in")
@@ -158,6 +159,36 @@ def test_changes_that_git_cannot_tell_are_not_taken_for_none(checkout, monkeypat
     asked = origin._git
     monkeypatch.setattr(origin, "_git", lambda folder, *words: None if words[0] == "status" else asked(folder, *words))
     assert origin.commit(checkout) == f"{git(checkout, 'rev-parse', 'HEAD')[:10]} {UNKNOWN}"
+
+
+@pytest.mark.parametrize("head", [b"", b"\n", b"\xff\xfe", b"ref: refs/heads/gone", b"ref: \0", b"nonsense"])
+def test_a_head_that_is_damaged_is_no_commit_and_no_error(checkout, head):
+    (checkout / ".git" / "HEAD").write_bytes(head)
+    assert origin.commit(checkout) == "not a checkout"
+
+
+@pytest.mark.parametrize("count", ["abc", "-1", "1.5", ""])
+def test_a_count_of_settings_that_git_would_refuse(checkout, monkeypatch, count):
+    head = git(checkout, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", count)
+    assert origin.commit(checkout) == head[:10]
+
+
+def test_threads_are_said_of_this_machine_alone():
+    here = origin.provenance({}, None, 1.0)
+    assert here["threads"] == torch.get_num_threads()
+    assert f"{device_name('cpu')}, {torch.get_num_threads()} thread" in origin.caption(here)
+    for elsewhere in ("NVIDIA H200", f"{device_name('cpu')}, NVIDIA H200"):
+        made = origin.provenance({}, None, 1.0, device=elsewhere)
+        assert made["threads"] is None
+        assert f"{elsewhere} | " in origin.caption(made)
+        assert "thread" not in origin.caption(made)
+    assert "2 threads" in origin.caption({**made, "threads": 2}), "as artefacts written before have it"
+
+
+def test_one_path_is_no_list_of_records():
+    with pytest.raises(TypeError, match=r"records is the string 'records/e\.gz', .* pass a list of paths"):
+        origin.provenance({}, None, 1.0, records="records/e.gz")
 
 
 def test_the_commit_of_this_checkout_looks_like_one():

@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,9 +112,10 @@ def _input_on_cpu() -> Tensor:
 
 
 @pytest.mark.parametrize("lengths", [[6, 4], [6, 4, 7], [6, 0, 2], [6.0, 4.0, 2.0], [[6, 4, 2]], [True, True, True]])
-def test_wrong_lengths(lengths: list) -> None:
+@pytest.mark.parametrize("kind", [list, str, lambda lengths: list(map(str, lengths))])
+def test_wrong_lengths(lengths: list, kind: Callable[[list], Any]) -> None:
     with pytest.raises(ValueError, match="lengths must be 3 whole numbers from 1 to 6, got"):
-        nr.RNN(nr.zoo["LSTM"], IN, H)(torch.zeros(T, B, IN), lengths=lengths)
+        nr.RNN(nr.zoo["LSTM"], IN, H)(torch.zeros(T, B, IN), lengths=kind(lengths))
 
 
 # --- the state ----------------------------------------------------------------------------------------------------
@@ -141,6 +145,39 @@ def test_copies_of_a_state_keep_names_and_time(again) -> None:
         assert found.t == T
         x = torch.randn(2, B, IN)
         assert torch.equal(rnn(x, found)[0], rnn(x, state)[0])
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, "add_safe_globals"), reason="torch 2.3 loads no classes so")
+def test_a_state_is_loaded_as_weights_are(tmp_path: Path) -> None:
+    rnn = nr.RNN(ALL, IN, H, 2, last_size=3)
+    with torch.no_grad():
+        _, state = rnn(torch.randn(T, B, IN))
+        torch.save({"state": state}, tmp_path / "state.pt")
+        found = torch.load(tmp_path / "state.pt", weights_only=True)["state"]
+        assert isinstance(found, State)
+        assert found.t == T
+        x = torch.randn(2, B, IN)
+        assert torch.equal(rnn(x, found)[0], rnn(x, state)[0])
+
+
+@pytest.mark.parametrize("kind", [tuple, list, iter])
+def test_layers_of_different_sizes_are_a_sequence_of_any_kind(kind: Callable[[list[Tensor]], Any]) -> None:
+    sizes = [torch.zeros(B, H), torch.ones(B, 3)]
+    state = State(kind(sizes), kind(sizes), t=4)
+    assert (type(state), type(state.h), type(state.c), state.t) == (State, tuple, tuple, 4)
+    rnn = nr.RNN(nr.zoo["LSTM"], IN, H, 2, last_size=3)
+    x = torch.randn(T, B, IN)
+    assert torch.equal(rnn(x, state)[0], rnn(x, (tuple(sizes), tuple(sizes)))[0])
+    assert len(State(kind(sizes), t=0)) == 1
+
+
+@pytest.mark.parametrize("kind", [tuple, list, iter])
+def test_parts_in_one_sequence_are_the_plain_tuple_of_parts(kind: Callable[[list[Tensor]], Any]) -> None:
+    """As torch builds any tuple anew, whatever holds its elements."""
+    parts = [torch.zeros(1, B, H), torch.ones(1, B, H)]
+    found = State(kind(parts))
+    assert type(found) is tuple
+    assert all(map(torch.equal, found, parts))
 
 
 def test_torch_finds_the_tensors_of_a_state() -> None:
@@ -176,7 +213,62 @@ def test_a_state_of_no_or_too_many_parts(state) -> None:
         nr.RNN(nr.zoo["LSTM"], IN, H)(torch.zeros(T, B, IN), state)
 
 
+@pytest.mark.parametrize("shape", [(T, B, IN), (T, IN)])
+@pytest.mark.parametrize("state", [0, "hc", 1.5, {"h": 0}, (0, 0), "h", ([1.0], [2.0]), (torch.tensor(0.0),)])
+def test_a_state_that_is_no_tensors_is_told_what_it_should_be(state: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(TypeError, match=r"the state is None, a State, h, or \(h, c\), got|state\.h must be a tensor"):
+        nr.RNN(nr.zoo["LSTM"], IN, H)(torch.zeros(shape), state)
+
+
 # --- the constructor and the module ----------------------------------------------------------------------------------
+
+
+def test_arguments_stand_in_torchs_order() -> None:
+    given = (IN, H, 2, True, True, 0.25, False, 0, "cpu", torch.float64)
+    ours, theirs = nr.RNN(nr.zoo["LSTM"], *given), nn.LSTM(*given)
+    for name in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert {p.dtype for p in ours.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_torchs_names_of_arguments(name: str) -> None:
+    ours, theirs = _pair(name)
+    x, state = _input(T, B, IN), _input(LAYERS, B, H)
+    state = (state, state) if name == "LSTM" else state
+    _assert_equal(ours(input=x, hx=state)[0], theirs(input=x, hx=state)[0])
+    _assert_equal(ours(x, hx=state)[0], theirs(x, hx=state)[0])
+    _assert_equal(ours(x=x, state=state)[0], theirs(x, state)[0])
+    for call, message in (
+        (lambda: ours(x, state, hx=state), "hx is torch's name for state, which is given too"),
+        (lambda: ours(x, inputs=x), "takes x, state, lengths and generator, and no inputs"),
+        (lambda: ours(hx=state), r"without x, the sequence: rnn\(x\)"),
+        (lambda: ours([[0.0]]), r"x must be a tensor or a PackedSequence, got \[\[0\.0\]\]: pass torch\.as_tensor"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dropout": "x"}, r"dropout must lie in \[0, 1\), got 'x'"),
+        ({"dropout": None}, "dropout must lie in"),
+        ({"weight_drop": float("nan")}, "weight_drop must lie in"),
+        ({"input_size": 5.0}, r"input_size must be at least 1 and whole, got 5\.0"),
+        ({"hidden_size": "4"}, "hidden_size must be at least 1 and whole, got '4'"),
+        ({"num_layers": True}, "num_layers must be at least 1 and whole, got True"),
+        ({"last_size": 0}, "last_size must be at least 1 and whole, got 0"),
+    ],
+)
+def test_sizes_and_rates_of_other_kinds(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nr.RNN(nr.zoo["LSTM"], **{"input_size": IN, "hidden_size": H, **arguments})
+
+
+def test_a_forgotten_cell_is_named() -> None:
+    with pytest.raises(TypeError, match=r"the first argument is a Cell, or its text, got 5: nr\.RNN\(nr\.zoo"):
+        nr.RNN(IN, H, 2)  # type: ignore[arg-type]
 
 
 def test_arguments_of_torch_that_a_cell_has_no_meaning_for() -> None:

@@ -319,6 +319,30 @@ def test_what_pads_a_sequence_changes_nothing(cell: Cell | str) -> None:
             torch.testing.assert_close(huge[name], tame[name], rtol=0, atol=0)
 
 
+DIVISIONS = [
+    "Tanh(Add(Div(MM(x_t),MM(x_t)),MM(h_{t-1})))",  # once for all steps, before the loop
+    "Tanh(Add(Div(MM(x_t),Add(MM(x_t),Mult(x_t,h_{t-1}))),MM(h_{t-1})))",  # at each step
+    "Tanh(Div(MM(Mult(x_t,x_t)),Add(MM(x_{t-1}),MM(x_t))))",
+]
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("padding", [0.0, 1e30])
+@pytest.mark.parametrize("cell", DIVISIONS)
+def test_gradients_of_padded_sequences_are_those_of_the_single_ones(cell: str, padding: float, backend: str) -> None:
+    rnn = nr.RNN(cell, 6, 6, bias=False, backend=backend, generator=torch.Generator().manual_seed(1))
+    exact = copy.deepcopy(rnn).double()
+    exact.backend = "reference"
+    x = torch.rand(7, 5, 6, generator=torch.Generator().manual_seed(2)) + 0.5
+    x[torch.arange(7)[:, None] >= LENGTHS] = padding
+    leaf, exact_leaf = x.requires_grad_(), x.detach().double().requires_grad_()
+
+    padded = torch.autograd.grad(rnn(leaf, lengths=LENGTHS)[0].sum(), [leaf, *rnn.parameters()])
+    sums = [exact(exact_leaf[:length, b : b + 1])[0].sum() for b, length in enumerate(LENGTHS.tolist())]
+    singles = torch.autograd.grad(sum(sums), [exact_leaf, *exact.parameters()])
+    assert max(map(error, padded, singles)) <= 10 * FLOAT32  # quotients of small numbers
+
+
 # --- sequences in windows -----------------------------------------------------------------------------------
 
 

@@ -72,6 +72,24 @@ def test_what_was_traced_computes_with_the_input_that_it_is_given(rnn: RNN, name
         torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", ALL])
+def test_an_exported_layer_takes_a_state_and_goes_on(cell: str) -> None:
+    rnn = nr.RNN(nr.zoo.get(cell, cell), IN, H, 2, last_size=3)
+    with torch.no_grad():
+        _, state = rnn(_input(0))
+        exported = torch.export.export(rnn, (_input(0), state), strict=False).module()
+        _, other = rnn(_input(2))
+        for before in (state, other):
+            (out, after), (expected, expected_after) = exported(_input(1), before), rnn(_input(1), before)
+            torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
+            assert isinstance(after, State)
+            torch.testing.assert_close(tuple(after), tuple(expected_after), rtol=1e-5, atol=1e-6)
+            assert after.t == expected_after.t == 2 * T
+    with pytest.raises((RuntimeError, ValueError)):  # it was traced for the timestep that state had
+        exported(_input(1), rnn.initial_state(B))
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["torch.jit.trace", "torch.export"])
 def test_a_trace_refuses_sequences_of_another_length(rnn: RNN, name: str) -> None:

@@ -1,6 +1,5 @@
 """What both fused backends refuse on the way back."""
 
-import torch
 from torch import Tensor
 
 from nasrepro import native
@@ -8,10 +7,7 @@ from nasrepro import native
 
 def refuse_transformed(*gradients: Tensor | None) -> None:
     """Raise RuntimeError where compiled code would take for plain numbers what torch wants to see its operators on."""
-    if torch.is_grad_enabled():  # with create_graph, gradients would pass for constants
-        raise RuntimeError(
-            'a fused cell cannot be differentiated twice: where create_graph=True is needed, take backend="reference"'
-        )
+    native.refuse_second_derivative("a fused cell", 'backend="reference"')
     if not native.in_memory(*gradients):
         raise RuntimeError(
             "gradients of a fused cell can be neither batched (vmap, is_grads_batched, vectorize=True) nor traced "
