@@ -284,7 +284,7 @@ class Run:
         the data for that is missing, this is said, and the list is shorter. Raises DataError where nothing would be
         left of it, and where the run is fresh, because then what is recorded is not what was asked for.
         """
-        if isinstance(cells, str) or hasattr(cells, "canonical") or isinstance(seeds, int):
+        if not (isinstance(cells, list | tuple) and isinstance(seeds, list | tuple | range)):
             raise TypeError(f"cells and seeds are lists, got {cells!r:.100} and {seeds!r:.100}: pass [cell], [seed]")
         task = resumable(task or self._chosen, self.folder)
         data: Data | None
