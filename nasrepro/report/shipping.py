@@ -109,12 +109,12 @@ def findings_table(found: Mapping[str, Finding]) -> str:
     known = papers.load()
     for name, finding in found.items():
         entry = known[name]
-        if entry.kind != "claim" or finding.interval is None:
+        if entry.kind != "claim" or not isinstance(finding.value, float):
             continue
-        low, high = finding.interval
+        spread = "too few seeds" if finding.interval is None else "{:+.3f} to {:+.3f}".format(*finding.interval)
         rows.append(
-            f"| {entry.text.split(' The paper gives')[0]} | {finding.value:+.3f} {finding.unit} | "
-            f"{low:+.3f} to {high:+.3f} | {verdict(entry, finding).word} |"
+            f"| {entry.text.split(' The paper gives')[0]} | {finding.value:+.3f} {finding.unit} | {spread} | "
+            f"{verdict(entry, finding).word} |"
         )
     return "\n".join(rows)
 

@@ -62,6 +62,12 @@ class State(tuple[Stack, ...]):
     def __repr__(self) -> str:
         return f"State(h={self.h!r}, c={self.c!r}, x={self.x!r}, t={self.t})"
 
+    def replace(self, **parts: Any) -> "State":
+        """The same state but for the parts that are named: state.replace(t=0)."""
+        return State(**{"h": self.h, "c": self.c, "x": self.x, "t": self.t, **parts})
+
+    __replace__ = replace  # for Python's copy.replace
+
     def detach(self) -> "State":
         """The same state, cut off from the graph that computed it: for truncated backpropagation through time."""
         h, c, x = (None if part is None else _each(part, Tensor.detach) for part in (self.h, self.c, self.x))

@@ -54,6 +54,8 @@ class Answer:
     """Whether the process can evaluate another cell."""
     again_alone: bool = False
     """Whether others may have caused this outcome: it counts only if the job ends so with nothing beside it."""
+    is_unread: bool = False
+    """Whether the process ended before it took the job."""
     trouble: str = ""
     """The message of a WorkerError."""
 
@@ -157,7 +159,9 @@ class Workers:
                 for worker in self._next_events():
                     job, answer = worker.job, worker.receive()
                     self._drop_dead()
-                    if job is not None and answer.outcome is not None:
+                    if job is not None and answer.is_unread:
+                        waiting.appendleft(job)
+                    elif job is not None and answer.outcome is not None:
                         yield job, answer.outcome, answer.again_alone
         finally:  # an error, or a caller who leaves the loop: who is busy would answer the next call
             for worker in self._busy():
@@ -251,6 +255,9 @@ class _Worker:
             if not self.connection.poll(timeout=1):  # a dying process ends its pipe within moments
                 raise EOFError
             content = self.connection.recv_bytes()
+        except ConnectionResetError:  # it ended before it read what it was sent: that job has not begun
+            self.kill()
+            return Answer(is_unread=True)
         except (EOFError, OSError):
             return self._last_answer(seconds)
         answer: Answer = _unpack(content, "outcome")

@@ -210,7 +210,7 @@ class TrainingStep(GradientStep[LanguageModel]):
         return numbers
 
     def _go_to(self, t: int) -> None:
-        self.state = State(self.state.h, self.state.c, self.state.x, t)
+        self.state = self.state.replace(t=t)
 
 
 def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tuple[float, bool]:

@@ -370,3 +370,12 @@ def test_weights_that_are_made_of_others(norm) -> None:
             if "weight" in key:
                 p.sub_(0.5 * p.grad)
     assert not torch.allclose(rnn(x)[0], first)
+
+
+def test_a_state_with_another_part() -> None:
+    h, c = torch.ones(1, 2, 3), torch.zeros(1, 2, 3)
+    state = State(h, c, t=4)
+    other = state.replace(h=2 * h, t=5)
+    assert torch.equal(other.h, 2 * h)
+    assert other.c is c
+    assert (other.t, state.t, other.x) == (5, 4, None)
