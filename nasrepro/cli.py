@@ -11,23 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from nasrepro.datasets import DataError
+from nasrepro.deadline import TimeIsUp, set_deadline
 from nasrepro.files import fix_environment, make_writable, user_path
 from nasrepro.hardware import device_name, resolve
 from nasrepro.profiles import TABLE_3, Profile, on_device, profiles, project_root
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.translation import TranslationSettings
 
+NOT_FINISHED = 75
+"""The exit status of a command that has stopped at its deadline: EX_TEMPFAIL of sysexits.h."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. Errors that a user can mend are one message, not a traceback."""
     options = _parser().parse_args(arguments)
+    without_fresh = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else ""
     try:
         fix_environment()
+        if getattr(options, "minutes", None) is not None:
+            set_deadline(options.minutes)
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
-        again = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else " again"
-        print(f"\nstopped; run the same command{again} to go on", file=sys.stderr)
+        print(f"\nstopped; run the same command{without_fresh or ' again'} to go on", file=sys.stderr)
         return 130
+    except TimeIsUp as stop:
+        print(f"\n{stop}{without_fresh}", file=sys.stderr)
+        return NOT_FINISHED
     except (ValueError, OSError, RuntimeError, DataError) as error:
         print(f"nasrepro: {error}", file=sys.stderr)
         return 1
@@ -48,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         about = "where cells are trained: auto (a GPU where torch sees one), cpu, cuda, or cuda:N (default: auto)"
         sub.add_argument("--device", default="auto", help=about)
 
+    def add_minutes(sub: argparse.ArgumentParser) -> None:
+        about = f"stop in so many, at the next checkpoint: exit status {NOT_FINISHED}, and the same command goes on"
+        sub.add_argument("--minutes", type=float, metavar="N", help=about)
+
     reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")
     reproduce.add_argument("--profile", default="quick", help=f"one of {', '.join(profiles)} (default: quick)")
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
@@ -59,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )
     add_device(reproduce)
+    add_minutes(reproduce)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks")
     lab.add_argument("arguments", nargs="*", help="behind --, for JupyterLab itself, such as -- --no-browser")
@@ -74,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--workers", type=int, default=2, help="processes that train cells (default: 2)")
     search.add_argument("--yes", action="store_true", help="begin even where a forecast says days")
     add_device(search)
+    add_minutes(search)
     search.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
 
     show = command("show", _show, "print a cell in all its dresses")
@@ -97,26 +112,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import FRESH_BEGUN, WORKERS, note_seconds, results_folder, set_aside
+    from nasrepro.notebook import WORKERS, results_folder
     from nasrepro.profiles import load
+    from nasrepro.reproduce import run_notebooks
 
     profile = on_device(load(options.profile), resolve(options.device))
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
     _demand_consent(profile, {path.name[:2] for path in notebooks}, WORKERS, options.yes)
     folder = results_folder() / profile.name
-    if options.fresh:
-        set_aside(folder)
-        os.environ[FRESH_BEGUN] = str(folder)  # so that each notebook goes on with what those before it have trained
+    parameters = {"PROFILE": profile.name, "DEVICE": profile.task.device, **given}
     started = time.perf_counter()
-    for path in notebooks:
-        number = path.name[:2]
-        print(f"{path.name}  ({profile.name}, {profile.task.device})", flush=True)
-        own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": profile.task.device}
-        seconds = _execute(path, folder, {**own, **given})
-        # What replays takes less time than the run that trained it: that run's time stays.
-        timings, device = folder / "timings.json", device_name(profile.task.device)
-        note_seconds(timings, profile.name, number, seconds, device, longest=not options.fresh)
+    run_notebooks(notebooks, folder, parameters, options.fresh, _execute)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
 
