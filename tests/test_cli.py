@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from nasrepro import cli
+from nasrepro.deadline import VARIABLE, demand_time
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.hardware import device_name
 from nasrepro.profiles import profiles
@@ -274,6 +275,86 @@ def test_ctrl_c_says_how_to_go_on(
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
     assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 130
     assert "stopped; run the same command without --fresh" in capsys.readouterr().err
+
+
+# The deadline passes between two trainings; who goes on finds the first in the record.
+STOPPED = """
+    import os
+    from nasrepro.deadline import VARIABLE
+    nr.notebook.WORKERS = 0
+    first = run.evaluations([nr.zoo["MGU"]], [1])
+    if not (run.folder / "begun").exists():
+        (run.folder / "begun").touch()
+        assert os.environ[VARIABLE].split()[1] == "60"
+        os.environ[VARIABLE] = "0 60"
+    second = run.evaluations([nr.zoo["TanhRNN"]], [1])
+    value = second[0].metrics["valid_ppl"] - first[0].metrics["valid_ppl"]
+    run.finding("s17.mt.residual", value=value, seeds=1, supports=True, budget=0.001, budget_words="two trainings")
+"""
+
+
+def test_stopped_after_so_many_minutes_the_same_command_goes_on(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")  # so that the end of the test takes away what it sets
+    for name, source in (("05_small", "open('ran', 'a').write('05 ')"), ("06_broken", textwrap.dedent(STOPPED))):
+        path = project / "notebooks" / f"{name}.ipynb"
+        content = nbformat.read(path, as_version=4)
+        content.cells[-1].source = source
+        if name == "05_small":
+            del content.cells[1]  # which loads the package, and takes seconds
+        nbformat.write(content, path)
+    folder = project / "results" / "smoke"
+    command = ["reproduce", "--profile", "smoke", "--minutes", "60"]
+    assert cli.main(command) == cli.NOT_FINISHED == 75
+    said = capsys.readouterr().err
+    assert "\ndone: 05; left: 06\nstopped after 60 minutes; the same command goes on\n" in said
+    assert "Traceback" not in said
+    assert not (folder / "ledger.json").exists()
+    assert cli.main(command) == 0
+    assert "05_small.ipynb  (done before the stop)" in capsys.readouterr().out
+    assert (project / "notebooks" / "ran").read_text() == "05 "
+    assert sorted(path.name for path in folder.glob("stopped*")) == []
+
+    monkeypatch.setenv("NASREPRO_RESULTS", str(project / "unbroken"))
+    (project / "unbroken" / "smoke").mkdir(parents=True)
+    (project / "unbroken" / "smoke" / "begun").touch()
+    assert cli.main(["reproduce", "--profile", "smoke"]) == 0
+    assert (project / "notebooks" / "ran").read_text() == "05 05 "
+    broken, unbroken = (
+        json.loads((project / name / "smoke" / "ledger.json").read_text("utf-8")) for name in ("results", "unbroken")
+    )
+    assert broken == unbroken
+
+
+@pytest.mark.parametrize(("more", "how"), [([], ""), (["--fresh"], " without --fresh (make: without FRESH=1)")])
+def test_who_stops_a_fresh_run_is_told_to_go_on_without(
+    more: list[str], how: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(cli, "set_deadline", lambda minutes: monkeypatch.setenv(VARIABLE, f"0 {minutes:g}"))
+    assert cli.main(["reproduce", "--profile", "smoke", "--minutes", "9", *more]) == 75
+    assert capsys.readouterr().err.endswith(f"stopped after 9 minutes; the same command goes on{how}\n")
+
+
+def test_a_search_takes_a_deadline_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        monkeypatch.setenv(VARIABLE, f"0 {os.environ[VARIABLE].split()[1]}")
+        demand_time()
+
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr("nasrepro.search.loop.search", stopped)
+    assert cli.main(["search", "--profile", "smoke", "--minutes", "9"]) == 75
+    assert capsys.readouterr().err == "\nstopped after 9 minutes; the same command goes on\n"
+
+
+@pytest.mark.parametrize("command", ["reproduce", "search"])
+def test_minutes_that_are_none_are_refused_before_anything_runs(
+    command: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in ("0", "-1", "nan"):
+        assert "minutes is a positive number, such as 9" in fails(capsys, command, f"--minutes={given}")
+    assert not (project / "results").exists()
 
 
 def test_fresh_keeps_the_old_record_and_all_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
