@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--device", default="auto", help=about)
 
     def add_minutes(sub: argparse.ArgumentParser) -> None:
-        about = f"stop in so many, at the next checkpoint: exit status {NOT_FINISHED}, and the same command goes on"
+        about = f"stop after so many, at the next checkpoint; exit status {NOT_FINISHED}, and the same command goes on"
         sub.add_argument("--minutes", type=float, metavar="N", help=about)
 
     reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")

@@ -37,8 +37,8 @@ def set_deadline(minutes: float) -> None:
 
 def is_over() -> bool:
     """Whether there is a deadline and it has passed."""
-    known = os.environ.get(VARIABLE)
-    return known is not None and time.monotonic() >= float(known.split()[0])
+    known = os.environ.get(VARIABLE, "")
+    return bool(known) and time.monotonic() >= float(known.split()[0])
 
 
 def demand_time() -> None:

@@ -20,7 +20,10 @@ def _no_deadline_before_or_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE)
 
 
-def test_without_a_deadline_time_is_never_up() -> None:
+@pytest.mark.parametrize("known", [{}, {VARIABLE: ""}], ids=["unset", "empty"])
+def test_without_a_deadline_time_is_never_up(known: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
     assert not is_over()
     demand_time()
 
