@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -12,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from gpu_trainings import translation_task
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import nasrepro as nr
+from nasrepro.experiments import s17_translation
 from nasrepro.rnn.recording import RecordedFunction, Recording
 from nasrepro.trainers import language_model, translation
 from nasrepro.trainers.forecast import WIKITEXT2
@@ -53,7 +54,7 @@ def profile_language_model(device: str, small: bool, _: Path) -> pd.DataFrame:
 
 def profile_translation(device: str, small: bool, _: Path) -> pd.DataFrame:
     """One training step of S17's translation model, on the batch of sentences of middling length."""
-    task = translation_task(device, small)
+    task = _task(device, small)
     batches = _batches(task)
     batch, rows = batches[len(batches) // 2], []
     for name in CELLS:
@@ -66,7 +67,7 @@ def profile_translation(device: str, small: bool, _: Path) -> pd.DataFrame:
 
 def graphs(of: str, device: str, small: bool, _: Path) -> pd.DataFrame:
     """Epochs of S17's translation with graphs of whole steps, of layers alone, or none: seconds and recordings."""
-    task = translation_task(device, small)
+    task = _task(device, small)
     model = make_model(nr.zoo["LSTM"], task.corpus, task.training, seed=0).to(device)
     step = translation.TrainingStep(model, task.training.clip, torch.Generator(device).manual_seed(0))
     batches, rows = _batches(task), []
@@ -77,6 +78,10 @@ def graphs(of: str, device: str, small: bool, _: Path) -> pd.DataFrame:
             seconds = time.perf_counter() - start
             rows.append({"graphs of": of, "epoch": epoch, "recorded": recorded["graphs"] - before, "seconds": seconds})
     return pd.DataFrame(rows)
+
+
+def _task(device: str, small: bool) -> TranslationTask:
+    return replace(s17_translation.EXPERIMENT.at("smoke" if small else "night").task, device=device)
 
 
 def _batches(task: TranslationTask) -> list[Batch]:

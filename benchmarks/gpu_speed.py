@@ -26,7 +26,6 @@ from nasrepro.rnn.backend import LayerState, Options
 from nasrepro.rnn.fused import cuda
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.timing import benchmark
-from nasrepro.trainers.forecast import WIKITEXT2, forecast_seconds
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
@@ -253,17 +252,6 @@ def _training_step(model: LanguageModel, words: int, device: str) -> Callable[[]
         sgd_step(parameters, 1e-3, settings.clip)
 
     return step
-
-
-def forecast(device: str, small: bool, _: Path) -> pd.DataFrame:
-    """Hours that one candidate would take by S17's settings, from a few steps."""
-    settings = LanguageModelSettings(hidden=8, embedding=8) if small else LanguageModelSettings()
-    steps = 1 if small else 5
-    rows = [
-        {"cell": name, "hours": forecast_seconds(nr.zoo[name], settings, WIKITEXT2, steps, device) / 3600}
-        for name in ("LSTM", "GRU", "BC3", "NASCell")
-    ]
-    return pd.DataFrame(rows)
 
 
 # --- how it is run ---------------------------------------------------------------------------------------------------

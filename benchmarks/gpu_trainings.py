@@ -1,137 +1,116 @@
-"""Trainings by the paper's own settings: S17's Table 3 on Multi30k, and candidates of its search on WikiText-2.
+"""What the experiments would train in a night, by the papers' entries that it answers per hour.
 
-Each is kept in the record, which ships as gpu-record.jsonl.gz, as soon as it has ended; one that is interrupted goes on
-after its last whole epoch, and one that a shipped record of the project holds is taken from there. Rows name the device
-and the time that the record names, which need not be today's.
+Each training is kept in the record, which ships as gpu-record.jsonl.gz, as soon as it has ended; a long one that is
+interrupted goes on after its last whole epoch, and one that a shipped record of the project holds is taken from there.
+Rows name the device and the time that the record names, which need not be today's.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 from gpu_checks import ROOT
-from gpu_parts import OutOfTime
+from gpu_parts import OutOfTime, Part
 
-import nasrepro as nr
-from nasrepro.experiments.s17_language_model.sizes import SIZES
-from nasrepro.experiments.s17_translation.sizes import table_3_row
-from nasrepro.search.held_out import HeldOut, evaluate_tests
-from nasrepro.search.record import Evaluation, Record, evaluation_key
-from nasrepro.search.workers import Job
-from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask, train
-from nasrepro.trainers.translation import TranslationSettings, TranslationTask
+from nasrepro.experiments import EXPERIMENTS
+from nasrepro.experiments.experiment import Experiment, Means, Trainings, on_device, resumable
+from nasrepro.search.record import Record
 
 RECORD = "gpu-record.jsonl.gz"
 SHIPPED_RECORDS = ROOT / "results" / "records"
-ENCODERS = ("MT4", "BC3", "LSTM", "MT2", "MT1", "MT3", "MT5")
-"""Those of S17's Table 3; the longest trainings first, so that processes side by side end at about the same time."""
-SEARCH_SEED = 1
+SHIPPED_TABLE = ROOT / "results" / "benchmarks" / "gpu" / "gpu.csv"
 
 
-def translation(seed: int, device: str, small: bool, folder: Path, workers: int = 0) -> pd.DataFrame:
-    """The encoders of S17's Table 3, trained by its own settings from one seed and measured on the test split.
+def parts() -> list[Part]:
+    """A part for each kind of trainings, the most valuable first, as far as a shipped forecast tells."""
+    value = _shipped_values()
+    found = []
+    for name, experiment in EXPERIMENTS.items():
+        for number, trainings in enumerate(experiment.trainings(experiment.at("night"))):
+            work, data = partial(night, name, number), trainings.task.corpus_name
+            part = Part(f"night: {trainings.words}", "night", 60, work, data, takes_workers=True)
+            found.append((-value.get((name, trainings.words), 0.0), len(found), part))
+    return [part for *_, part in sorted(found, key=lambda each: each[:2])]
+
+
+def _shipped_values() -> dict[tuple[str, str], float]:
+    """Entries per hour of each experiment's kinds of trainings, as the shipped table forecasts them."""
+    if not SHIPPED_TABLE.exists():
+        return {}
+    table = pd.read_csv(SHIPPED_TABLE)
+    if "entries per hour" not in table:
+        return {}
+    rows = table.dropna(subset="entries per hour")
+    return {(row["experiment"], row["trainings"]): row["entries per hour"] for _, row in rows.iterrows()}
+
+
+def forecast(device: str, small: bool, _: Path) -> pd.DataFrame:
+    """What a night's trainings would take here, each candidate taken for an LSTM, and how much they answer."""
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        seconds: dict[str, float] = {}
+        for trainings in _trainings(experiment, device, small):
+            kind = repr(trainings.task.settings)
+            if kind not in seconds:
+                seconds[kind] = experiment.seconds(trainings.task, device)
+            hours = trainings.count * seconds[kind] / 3600
+            facts = {"experiment": name, "trainings": trainings.words, "count": trainings.count}
+            rows.append(facts | {"seconds": seconds[kind], "hours": hours, "entries": len(trainings.answers)})
+    table = pd.DataFrame(rows)
+    return table.assign(**{"entries per hour": table["entries"] / table["hours"]})
+
+
+def night(name: str, number: int, device: str, small: bool, folder: Path, workers: int = 0) -> pd.DataFrame:
+    """An experiment's trainings of one kind, by their number; a row for each that is recorded.
 
     So many `workers`, processes side by side, share the device; with 0 this process trains one after the other. Raises
-    DataError where Multi30k is not here (only a small run trains on other sentences), and OutOfTime, with the encoders
-    that are ready, when the time is up.
+    DataError where the data is not here, and OutOfTime, with those that are ready, when the time is up.
     """
-    task = replace(translation_task(device, small), checkpoints=str(folder / "work" / "checkpoints"))
-    keys = {name: evaluation_key(HeldOut(task), nr.zoo[name], seed) for name in ENCODERS}
-    jobs = {table_3_row(name, seed): Job(nr.zoo[name], seed) for name in ENCODERS}
-    with open_record(folder, keys.values()) as record:
+    experiment = EXPERIMENTS[name]
+    trainings = _trainings(experiment, device, small, folder / "work")[number]
+    with open_record(folder, experiment.shipped.get("night", ())) as record:
         try:
-            evaluate_tests(task, jobs, record, workers)
+            trainings.make(Means(record, workers))
         except OutOfTime as stop:
-            stop.rows = _table_3(keys, record)
+            stop.rows = _rows(experiment, trainings, record)
             raise
         finally:  # those that are ready ship, however the others have ended
             record.export(folder / RECORD)
-        return _table_3(keys, record)
+        return _rows(experiment, trainings, record)
 
 
-def _table_3(keys: Mapping[str, str], record: Record) -> pd.DataFrame:
-    """A row for each encoder whose evaluation, by its key, the record holds."""
-    found = {name: record[key] for name, key in keys.items() if key in record}
-    return pd.DataFrame([_row(name, of) | {"epochs": len(of.curve), **of.metrics} for name, of in found.items()])
+def _trainings(experiment: Experiment, device: str, small: bool, folder: Path | None = None) -> list[Trainings]:
+    sizes = on_device(experiment.at("smoke" if small else "night"), device)
+    return experiment.trainings(resumable(sizes, folder) if folder else sizes)
 
 
-def translation_task(device: str, small: bool) -> TranslationTask:
-    """Table 3's task. Sentences are evaluated side by side: that changes no number, since padding has no weight."""
-    if small:
-        sizes = TranslationSettings(
-            hidden=16, epochs=1, train_pairs=200, valid_pairs=20, fail_above=1e9, eval_batch=100, longest=20
-        )
-        return TranslationTask("captions", sizes, device)
-    return TranslationTask("multi30k", TranslationSettings(eval_batch=100), device)
+def _rows(experiment: Experiment, trainings: Trainings, record: Record) -> pd.DataFrame:
+    """A row for each evaluation by the task of these trainings, measured on the test split or not."""
+    task, names = trainings.task, {candidate.hash: name for name, candidate in experiment.named.items()}
+    found = [e for e in record.evaluations() if e.settings == task.settings and e.task.startswith(task.name)]
+    return pd.DataFrame(
+        {
+            "device": of.device,
+            "task": of.task,
+            "candidate": names.get(of.hash, of.hash),
+            **{name: getattr(of, name) for name in ("seed", "status", "reason", "seconds", "created")},
+            "epochs": len(of.curve),
+            **of.metrics,
+        }
+        for of in found
+    )
 
 
-def candidate(name: str, device: str, small: bool, folder: Path) -> pd.DataFrame:
-    """One candidate of S17's search, trained by its own settings: a row for each epoch.
-
-    Raises OutOfTime, with the epochs made so far, when the time is up.
-    """
-    task = _search_task(device, small)
-    checkpoint = folder / "work" / f"search-{name}.pt"
-    key = evaluation_key(task, nr.zoo[name], SEARCH_SEED)
-    with open_record(folder, [key]) as record:
-        found = record.get(key)
-        if found is None:
-            found = _train_candidate(name, task, checkpoint)
-            record.put(found)
-            record.export(folder / RECORD)
-    checkpoint.unlink(missing_ok=True)
-    return pd.DataFrame([_row(name, found) | point for point in found.curve or [{}]])
-
-
-def _search_task(device: str, small: bool) -> LanguageModelTask:
-    if small:
-        sizes = LanguageModelSettings(
-            hidden=8, embedding=8, epochs=2, train_tokens=4000, valid_tokens=1000, fail_above=1e9
-        )
-        return LanguageModelTask("pydoc", training=sizes, device=device)
-    return replace(SIZES["paper"].task, device=device)
-
-
-def _train_candidate(name: str, task: LanguageModelTask, checkpoint: Path) -> Evaluation:
-    cell = nr.zoo[name]
-    try:
-        outcome, _ = train(cell, task.corpus, task.training, SEARCH_SEED, device=task.device, checkpoint=checkpoint)
-    except OutOfTime as stop:
-        if checkpoint.exists():
-            curve = torch.load(checkpoint, map_location="cpu", weights_only=True)["run"]["curve"]
-            stop.rows = pd.DataFrame(
-                [{"data": task.corpus_name, "cell": name, "seed": SEARCH_SEED, **p} for p in curve]
-            )
-        raise
-    return Evaluation.of(task, cell, SEARCH_SEED, outcome)
-
-
-def _row(name: str, found: Evaluation) -> dict[str, str | int | float]:
-    facts = {"device": found.device, "data": found.settings["corpus"], "cell": name, "seed": found.seed}
-    ended = {"status": found.status, "reason": found.reason, "seconds": round(found.seconds, 1)}
-    return facts | ended | {"created": found.created}
-
-
-def open_record(folder: Path, keys: Collection[str]) -> Record:
-    """The record of all trainings, with the project's shipped records that hold some of these keys and it lacks.
+def open_record(folder: Path, shipped: tuple[str, ...]) -> Record:
+    """The record of all trainings, with these shipped records of the project.
 
     One that was only shipped is made a working file again.
     """
-    path, shipped = folder / "work" / "record.sqlite", folder / RECORD
+    path, exported = folder / "work" / "record.sqlite", folder / RECORD
     begun = path.exists()
     record = Record(path)
-    if not begun and shipped.exists():
-        record.import_(shipped)
-    for file in sorted(SHIPPED_RECORDS.glob("*.jsonl.gz")):
-        if not _keys(file).isdisjoint(key for key in keys if key not in record):
-            record.import_(file)
+    if not begun and exported.exists():
+        record.import_(exported)
+    for name in shipped:
+        record.import_(SHIPPED_RECORDS / name)
     return record
-
-
-@cache
-def _keys(path: Path) -> frozenset[str]:
-    """The keys of a shipped record's evaluations."""
-    return frozenset(Record.load(path))

@@ -2,23 +2,23 @@
 
     python benchmarks/on_gpu.py --out FOLDER                         # on a machine with CUDA
     python benchmarks/on_gpu.py --out FOLDER --slice structure speed # these alone
-    python benchmarks/on_gpu.py --out FOLDER --part layers "translation: seed 3"
+    python benchmarks/on_gpu.py --out FOLDER --part layers "night: encoders of Table 3"
     python benchmarks/on_gpu.py --out FOLDER --device cpu --small    # what needs no GPU, in a minute
 
 structure    The tests marked `gpu`, but for the longest; then every zoo cell, fused, against float64 on the CPU:
              relative errors of values and gradients with products in float32, TF32 and bfloat16.
 speed        One layer, forward and backward: cuDNN's LSTM and GRU, and cells fused (CUDA graphs), fused launch by
              launch, and eager; cells whose steps torch.compile has compiled. The longest test. Tokens per second of a
-             language model's training step. Linear layer and cross-entropy, fused and by torch. Hours that a candidate
-             of S17 would take.
-translation  S17's Table 3 by its own settings on Multi30k, a part for each seed. Its encoders are trained side by side,
-             by `--workers` processes that share the device (4 on a GPU; elsewhere 0, which is this one alone). By 4 on
-             an H200 six of the seven take four and a half minutes together, and MT4, the longest, six and a half.
-             Trained alone an encoder takes some 70 s, 40 of them to record the graphs of its steps, which every call
-             does anew. What a record in results/records/ holds already is taken from there.
+             language model's training step. Linear layer and cross-entropy, fused and by torch. What a night's
+             trainings would take.
 profile      Kernels, launches and synchronisations of a training step, the GPU's time against the clock's; and epochs
              of translation with CUDA graphs of whole steps, of layers alone, and with none.
-search       Candidates of S17's search by its own settings on WikiText-2.
+night        What the experiments would train in a night (profile `night`): what answers most entries of the papers per
+             hour comes first, as the shipped gpu.csv forecasts it. Candidates are trained side by side, by `--workers`
+             processes that share the device (4 on a GPU; elsewhere 0, which is this one alone). Trained alone, an
+             encoder of S17's Table 3 takes some 70 s on an H200, 40 of them to record the graphs of its steps, which
+             every call does anew; by 4, six of the seven take four and a half minutes together, and MT4, the longest,
+             six and a half. What a record in results/records/ holds already is taken from there.
 
 A slice is a list of parts (`PARTS`, below, in the order in which they are made: what never was measured comes first). A
 part that FOLDER holds from this device and this code is not made again; one whose seconds do not fit into what is left
@@ -89,26 +89,14 @@ PARTS = (
     Part("gpu tests: values", "speed", 90, partial(checks.gpu_tests, LONGEST_TEST), gpu_only=True),
     Part("models", "speed", 10, speed.models),
     Part("decoder", "speed", 5, speed.decoder),
-    Part("forecast", "speed", 5, speed.forecast),
-    *(
-        Part(
-            f"translation: seed {seed}",
-            "translation",
-            100,
-            partial(trainings.translation, seed),
-            "multi30k",
-            takes_workers=True,
-        )
-        for seed in (1, 2, 3)
-    ),
+    Part("forecast", "speed", 30, trainings.forecast),
     *(
         Part(f"graphs of {what}", "profile", seconds, partial(profiling.graphs, what), "multi30k", gpu_only=True)
         for what, seconds in (("nothing", 60), ("steps", 45), ("layers", 35))
     ),
     Part("profile: language model", "profile", 10, profiling.profile_language_model),
     Part("profile: translation", "profile", 10, profiling.profile_translation, "multi30k"),
-    Part("search: LSTM", "search", 60, partial(trainings.candidate, "LSTM"), "wikitext2"),
-    Part("search: BC3", "search", 60, partial(trainings.candidate, "BC3"), "wikitext2"),
+    *trainings.parts(),
 )
 SLICES = tuple(dict.fromkeys(part.slice for part in PARTS))
 SHIPPED = ("gpu.json", "gpu.csv", checks.LOG, trainings.RECORD)

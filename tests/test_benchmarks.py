@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,8 +17,10 @@ import torch
 import nasrepro as nr
 from nasrepro.controllers import propose
 from nasrepro.datasets.registry import DataError, DataFile, DataSet
+from nasrepro.experiments import EXPERIMENTS
 from nasrepro.experiments.s17_translation.sizes import TABLE_3, table_3_row
 from nasrepro.rnn.recording import Recording
+from nasrepro.trainers.translation import TranslationTask
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARK = ROOT / "benchmarks" / "fast_cells.py"
@@ -194,7 +197,11 @@ def test_everything_that_needs_no_gpu_runs_anywhere_and_is_not_made_twice(tmp_pa
     steps = table[table["part"] == "profile: language model"]
     assert (steps["numbers read"] > 0).all()
     trained = nr.Record.load(tmp_path / "out" / "gpu-record.jsonl.gz").evaluations()
-    assert len(trained) == table["part"].str.startswith("translation").sum() + 2  # and two candidates of the search
+    nightly = table[table["part"].str.startswith("night: ")]
+    assert set(nightly["created"]) == {evaluation.created for evaluation in trained}
+    assert set(nightly["part"]) == {part for part in facts["parts"] if part.startswith("night: ")}
+    forecast = table[table["part"] == "forecast"]
+    assert (forecast["hours"] * 3600 - forecast["count"] * forecast["seconds"]).abs().max() < 1e-2
 
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout.startswith(f"{len(facts['parts'])} done")  # nothing was printed but the last line
@@ -269,19 +276,38 @@ def test_a_part_is_told_how_many_processes_share_the_device(on_gpu, call, capsys
     assert "0 or more, got -1" in capsys.readouterr().err
 
 
-def test_so_many_processes_train_the_encoders_of_a_seed(
-    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+TABLE = ("s17_translation", 2)  # the trainings of Table 3, as on_gpu.py counts an experiment's kinds
+
+
+def test_so_many_processes_train_side_by_side(on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[str], int]] = []
 
-    def evaluate(task, jobs, record, workers: int) -> None:
+    def evaluate(task, jobs, record, workers: int) -> dict:
         asked.append((list(jobs), workers))
+        return {}
 
-    monkeypatch.setattr(on_gpu.trainings, "evaluate_tests", evaluate)
-    on_gpu.trainings.translation(3, "cpu", True, tmp_path, workers=4)
+    monkeypatch.setattr("nasrepro.experiments.s17_translation.evaluate_tests", evaluate)
+    on_gpu.trainings.night(*TABLE, "cpu", True, tmp_path, workers=4)
     [(names, workers)] = asked
-    assert set(names) == {table_3_row(name, 3) for name in TABLE_3}
+    assert set(names) == {table_3_row(name, seed) for name in TABLE_3 for seed in (1, 2)}
     assert workers == 4
+
+
+def test_what_answers_most_entries_per_hour_comes_first(
+    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainings = on_gpu.trainings
+    monkeypatch.setattr(trainings, "SHIPPED_TABLE", tmp_path / "gpu.csv")
+    by_listing = [part.name for part in trainings.parts()]
+    kinds = {("s17_language_model", 1): 0.5, ("s17_translation", 2): 30.0, ("s17_translation", 1): 0.0}
+    named = {key: EXPERIMENTS[key[0]].trainings(EXPERIMENTS[key[0]].at("night"))[key[1]].words for key in kinds}
+    shipped = [
+        {"part": "forecast", "experiment": key[0], "trainings": named[key], "entries per hour": value}
+        for key, value in kinds.items()
+    ]
+    pd.DataFrame([{"part": "layers", "what": "LSTM"}, *shipped]).to_csv(tmp_path / "gpu.csv", index=False)
+    first = [f"night: {named[key]}" for key in (("s17_translation", 2), ("s17_language_model", 1))]
+    assert [part.name for part in trainings.parts()] == first + [name for name in by_listing if name not in first]
 
 
 def test_folders_mean_what_they_mean_everywhere(
@@ -331,9 +357,9 @@ def test_without_its_data_a_part_fails_in_words_and_trains_on_nothing_else(
 ) -> None:
     monkeypatch.setenv("NASREPRO_DATA", str(tmp_path / "none"))
     monkeypatch.setenv("NASREPRO_MIRROR", str(tmp_path / "none"))
-    status, parts = call({"translation": rows(n=1)}, data="multi30k")
+    status, parts = call({"encoders": rows(n=1)}, data="multi30k")
     assert status == 1
-    assert parts["translation"]["failure"].startswith("train.en.gz of multi30k is not on this machine")
+    assert parts["encoders"]["failure"].startswith("train.en.gz of multi30k is not on this machine")
 
 
 def test_small_results_and_others_do_not_mix(call, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,73 +368,37 @@ def test_small_results_and_others_do_not_mix(call, capsys: pytest.CaptureFixture
     assert "choose another folder" in capsys.readouterr().err
 
 
-def test_a_candidate_goes_on_after_its_last_whole_epoch_to_the_same_numbers(
-    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainings = on_gpu.trainings
-    (tmp_path / "cut" / "work").mkdir(parents=True)
-    whole = trainings.candidate("LSTM", "cpu", True, tmp_path / "whole")
-    train = trainings.train
-
-    def cut_short(*given, **named):
-        def stop(point: dict[str, float]) -> None:
-            if point["epoch"] == 2:
-                raise on_gpu.OutOfTime
-
-        return train(*given, **named, on_epoch=stop)
-
-    monkeypatch.setattr(trainings, "train", cut_short)
-    with pytest.raises(on_gpu.OutOfTime) as ended:
-        trainings.candidate("LSTM", "cpu", True, tmp_path / "cut")
-    assert list(ended.value.rows["epoch"]) == [1]
-    monkeypatch.setattr(trainings, "train", train)
-    made = trainings.candidate("LSTM", "cpu", True, tmp_path / "cut")
-    told = ["seconds", "created"]
-    pd.testing.assert_frame_equal(made.drop(columns=told), whole.drop(columns=told))
+@pytest.fixture
+def _two_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nasrepro.experiments.s17_translation.sizes.TABLE_3", ("MT5", "MT2"))
 
 
+@pytest.mark.usefixtures("_two_encoders")
+@pytest.mark.parametrize("where", ["in the folder", "in the project"])
 def test_trainings_that_were_only_shipped_are_not_made_again(
-    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings = on_gpu.trainings
-    monkeypatch.setattr(trainings, "ENCODERS", ("MT5",))
-    first = trainings.translation(1, "cpu", True, tmp_path / "one")
-    (tmp_path / "two").mkdir()
-    (tmp_path / "one" / trainings.RECORD).rename(tmp_path / "two" / trainings.RECORD)
-    monkeypatch.setattr(trainings.TranslationTask, "train", None)
-    again = trainings.translation(1, "cpu", True, tmp_path / "two")
+    first = trainings.night(*TABLE, "cpu", True, tmp_path / "one")
+    assert list(first["candidate"]) == ["MT5", "MT2"] * 2
+    to = tmp_path / ("two" if where == "in the folder" else "records")
+    to.mkdir()
+    (tmp_path / "one" / trainings.RECORD).rename(to / trainings.RECORD)
+    if where == "in the project":
+        monkeypatch.setattr(trainings, "SHIPPED_RECORDS", to)
+        ships = replace(EXPERIMENTS["s17_translation"], shipped={"night": (trainings.RECORD,)})
+        monkeypatch.setitem(EXPERIMENTS, "s17_translation", ships)
+    monkeypatch.setattr(TranslationTask, "train", None)
+    again = trainings.night(*TABLE, "cpu", True, tmp_path / "two")
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_what_a_shipped_record_of_the_project_holds_is_not_made_again(
-    on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainings, shipped = on_gpu.trainings, tmp_path / "shipped"
-    monkeypatch.setattr(trainings, "ENCODERS", ("MT5",))
-    monkeypatch.setattr(trainings, "SHIPPED_RECORDS", shipped)
-    for seed, folder in ((1, "one"), (2, "another")):
-        made = trainings.translation(seed, "cpu", True, tmp_path / folder)
-        shipped.mkdir(exist_ok=True)
-        (tmp_path / folder / trainings.RECORD).rename(shipped / f"{folder}.jsonl.gz")
-    candidate = trainings.candidate("LSTM", "cpu", True, tmp_path / "candidate")
-    (tmp_path / "candidate" / trainings.RECORD).rename(shipped / "candidate.jsonl.gz")
-
-    monkeypatch.setattr(trainings.TranslationTask, "train", None)
-    monkeypatch.setattr(trainings, "train", None)
-    found = trainings.translation(2, "cpu", True, tmp_path / "here")
-    pd.testing.assert_frame_equal(found, made)
-    held = nr.Record.load(tmp_path / "here" / trainings.RECORD)
-    assert [evaluation.seed for evaluation in held.evaluations()] == [2]  # and nothing that nobody asked for
-    assert ["seed 2" in reading["row"] for reading in held.test_reads()] == [True]
-    pd.testing.assert_frame_equal(trainings.candidate("LSTM", "cpu", True, tmp_path / "here"), candidate)
-
-
+@pytest.mark.usefixtures("_two_encoders")
 def test_of_encoders_that_run_out_of_time_those_that_are_ready_are_kept(
     on_gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings = on_gpu.trainings
-    monkeypatch.setattr(trainings, "ENCODERS", ("MT5", "MT2"))
-    train, trained = trainings.TranslationTask.train, []
+    train, trained = TranslationTask.train, []
 
     def cut_short(task, cell, *given, **named):
         trained.append(cell)
@@ -416,15 +406,15 @@ def test_of_encoders_that_run_out_of_time_those_that_are_ready_are_kept(
             raise on_gpu.OutOfTime
         return train(task, cell, *given, **named)
 
-    monkeypatch.setattr(trainings.TranslationTask, "train", cut_short)
+    monkeypatch.setattr(TranslationTask, "train", cut_short)
     with pytest.raises(on_gpu.OutOfTime) as ended:
-        trainings.translation(1, "cpu", True, tmp_path)
-    assert list(ended.value.rows["cell"]) == ["MT5"]
+        trainings.night(*TABLE, "cpu", True, tmp_path)
+    assert list(ended.value.rows["candidate"]) == ["MT5"]
     assert len(nr.Record.load(tmp_path / trainings.RECORD).evaluations()) == 1
-    found = trainings.translation(1, "cpu", True, tmp_path)
-    assert list(found["cell"]) == ["MT5", "MT2"]
+    found = trainings.night(*TABLE, "cpu", True, tmp_path)
+    assert list(found["candidate"]) == ["MT5", "MT2"] * 2
     assert trained[1] == trained[2]
-    assert len(trained) == 3
+    assert len(trained) == 5
 
 
 def test_tests_run_without_other_plugins_and_those_that_fail_are_named(on_gpu, tmp_path: Path) -> None:
