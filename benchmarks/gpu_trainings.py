@@ -68,7 +68,10 @@ def night(name: str, number: int, device: str, small: bool, folder: Path, worker
     """
     experiment = EXPERIMENTS[name]
     trainings = _trainings(experiment, device, small, folder / "work")[number]
-    with open_record(folder, experiment.shipped.get("night", ())) as record:
+    with open_record(folder) as record:
+        for path in (SHIPPED_RECORDS / file for file in experiment.shipped.get("night", ())):
+            if any(e.settings == trainings.task.settings for e in Record.load(path).evaluations()):
+                record.import_(path)
         try:
             trainings.make(Means(record, workers))
         except OutOfTime as stop:
@@ -101,16 +104,11 @@ def _rows(experiment: Experiment, trainings: Trainings, record: Record) -> pd.Da
     )
 
 
-def open_record(folder: Path, shipped: tuple[str, ...]) -> Record:
-    """The record of all trainings, with these shipped records of the project.
-
-    One that was only shipped is made a working file again.
-    """
+def open_record(folder: Path) -> Record:
+    """The record of all trainings. One that was only shipped is made a working file again."""
     path, exported = folder / "work" / "record.sqlite", folder / RECORD
     begun = path.exists()
     record = Record(path)
     if not begun and exported.exists():
         record.import_(exported)
-    for name in shipped:
-        record.import_(SHIPPED_RECORDS / name)
     return record
