@@ -93,8 +93,12 @@ class Recording(Generic[T]):
             graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
                 self.result = self.work()
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with warnings.catch_warnings():  # torch's, that the graph is empty: the error says what has happened
+                    warnings.simplefilter("ignore", UserWarning)
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         # The driver's own for the kernels of the graph is counted nowhere else. Others on the device blur the number.
         self.bytes = max(0, free - torch.cuda.mem_get_info(self.device)[0])
         self.graph = graph

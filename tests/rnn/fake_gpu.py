@@ -6,6 +6,7 @@ GPU, and drawing from a generator that was not registered.
 """
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import lru_cache, partial
@@ -148,6 +149,8 @@ class FakeGraph:
         self.gpu.under_way -= 1
         if "end" in self.gpu.fails:
             raise self.gpu.fails["end"]
+        if not self.launches:
+            warnings.warn("The CUDA Graph is empty", UserWarning, stacklevel=2)
         self.gpu.captured += 1
 
     @torch.inference_mode()  # in which every kind of tensor may be written to, as a graph writes to memory

@@ -105,9 +105,10 @@ def test_threads_record_one_after_the_other_and_none_waits(gpu: FakeGPU) -> None
     """A recording of a backward pass needs autograd's thread, of which there is one for all."""
     both, works = threading.Barrier(2), []
 
-    def work() -> None:
+    def work() -> Tensor:
         works.append(1)
         time.sleep(0.05)
+        return torch.ones(1)
 
     def record() -> None:
         recording = Recording(work, CUDA)
@@ -139,8 +140,13 @@ def test_nothing_is_collected_while_a_graph_is_captured(enabled: bool, fails: bo
         gpu.fails["end"] = torch.cuda.OutOfMemoryError("CUDA out of memory")
     before = gc.isenabled()
     (gc.enable if enabled else gc.disable)()
+
+    def work() -> Tensor:
+        collects.append(gc.isenabled())
+        return torch.ones(1)
+
     try:
-        Recording(lambda: collects.append(gc.isenabled()), CUDA)()
+        Recording(work, CUDA)()
         assert collects == [enabled, False]
         assert gc.isenabled() == enabled
     finally:
