@@ -1,5 +1,7 @@
 """The agent's figures: what is drawn is what was drawn, likely and earned; nothing leaks out."""
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure
 
 from nasrepro.dsl import parse
 from nasrepro.dsl.constraints import words
-from nasrepro.report import agent_figures, style
+from nasrepro.experiments.s17_translation import agent_figures
+from nasrepro.report import style
 from tests.report.drawn import drawn
 
 RNG = np.random.default_rng(0)
@@ -50,6 +53,15 @@ def test_before_each_word_stand_the_words_before_it_and_one_slot_to_fill():
         assert texts.count("T") == 1
         assert sum(not text.strip() for text in texts) == open_slots[number]
         assert ax.get_title(loc="left") == f"word {number + 1}"
+
+
+def test_words_of_a_tree_do_not_cover_each_other():
+    tree = parse("Tanh(Add(Mult(LayerNorm(MM(h_{t-1})), PosEnc), Sigmoid(MM(x_t))))").root  # long words side by side
+    chances = pd.DataFrame(np.full((10, len(WORDS)), 1 / len(WORDS)), columns=WORDS)
+    whole = drawn(lambda: agent_figures.decisions(tree, chances)).axes[-2]
+    boxes = [text.get_bbox_patch().get_window_extent() for text in whole.texts]
+    assert len(boxes) == 10
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_bars_are_probabilities_and_the_word_that_was_drawn_stands_out():
