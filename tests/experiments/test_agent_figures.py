@@ -56,11 +56,12 @@ def test_before_each_word_stand_the_words_before_it_and_one_slot_to_fill():
 
 
 def test_words_of_a_tree_do_not_cover_each_other():
-    tree = parse("Tanh(Add(Mult(LayerNorm(MM(h_{t-1})), PosEnc), Sigmoid(MM(x_t))))").root  # long words side by side
-    chances = pd.DataFrame(np.full((10, len(WORDS)), 1 / len(WORDS)), columns=WORDS)
+    left, right = "Mult(LayerNorm(MM(h_{t-1})), PosEnc)", "Gate3(MM(x_t), Sub(MM(x_t), c_{t-1}), Sigmoid(MM(h_{t-1})))"
+    tree = parse(f"Tanh(Add({left}, {right}))").root
+    chances = pd.DataFrame(np.full((17, len(WORDS)), 1 / len(WORDS)), columns=WORDS)
     whole = drawn(lambda: agent_figures.decisions(tree, chances)).axes[-2]
     boxes = [text.get_bbox_patch().get_window_extent() for text in whole.texts]
-    assert len(boxes) == 10
+    assert len(boxes) == 17
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 

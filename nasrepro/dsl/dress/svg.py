@@ -146,7 +146,7 @@ def sheet(svgs: Sequence[str], captions: Sequence[str], width: int = 1000) -> st
 
 
 def lay_out(cell: Expression) -> tuple[Box, float, float]:
-    """h_t's box, all boxes at their places, and the width and height of the whole, in pixels from the top left."""
+    """The box of h_t, all others at their places below it, and the width and height of the whole, in pixels."""
     root = _boxes(cell)
     outline = _place(root)
     left, right = min(lo for lo, _ in outline), max(hi for _, hi in outline)
