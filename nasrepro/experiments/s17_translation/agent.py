@@ -140,6 +140,20 @@ def judged(cells: pd.DataFrame, bar: float) -> pd.DataFrame:
     return table.assign(better=(table["loss"] < bar) & ~table["blind"])
 
 
+def architectures(cells: pd.DataFrame) -> Facts:
+    """How many cells the search trained."""
+    return {"value": len(cells), "unit": "architectures", "reason": "a smaller search, by choice"}
+
+
+def better_count(cells: pd.DataFrame) -> Facts:
+    """How many cells are better, from `judged`."""
+    return {
+        "value": int(cells["better"].sum()),
+        "unit": "architectures",
+        "reason": "by validation perplexity, without blind cells; grows with the search, so the share is what compares",
+    }
+
+
 def better_share(cells: pd.DataFrame) -> Facts:
     """The share of better cells, from `judged`."""
     return {

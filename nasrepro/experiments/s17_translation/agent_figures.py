@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from nasrepro.controllers import reward
 from nasrepro.controllers.tree_agent import top_down
 from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.dress.svg import COLOURS, TOP, kind_of, lay_out
@@ -129,13 +130,13 @@ def _as_math(word: str) -> str:
 
 
 @styled
-def reward_curve(
-    curve: pd.DataFrame, checks: Mapping[float, float], losses: Sequence[float] = (), title: str = ""
-) -> Figure:
-    """The reward against the loss, whole and near the losses of a search's cells.
+def reward_curve(checks: Mapping[float, float], losses: Sequence[float] = (), title: str = "") -> Figure:
+    """S17's reward against the loss, from 0 to 140 and near the losses of a search's cells.
 
-    `curve` has columns loss and reward; `checks` are rewards worked out from the printed formula, by loss.
+    `checks` are rewards worked out from the printed formula, by loss.
     """
+    curve = pd.DataFrame({"loss": np.linspace(0, 140, 1401)})
+    curve["reward"] = curve["loss"].map(reward)
     fig = Figure(figsize=(7.2, 3.6), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     whole, near = fig.subplots(1, 2)
@@ -215,12 +216,13 @@ _SHADES = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", style.S
 
 
 @styled
-def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: int = 8, title: str = "") -> Figure:
+def rewards(trees: pd.DataFrame, updates: pd.DataFrame | None = None, window: int = 8, title: str = "") -> Figure:
     """S17 Figure 6: the reward of every tree in the order in which they were drawn, with the running mean of
     those that did not fail.
 
-    `trees` has columns reward (nan for a failure) and explored (words that epsilon drew); `baseline` has columns tree
-    (a place between trees) and baseline, what the agent measured rewards against. Failures stand as ticks below.
+    `trees` has columns reward (nan for a failure) and explored (words that epsilon drew); `updates` has columns tree
+    (a place between trees) and baseline, what the agent measured rewards against; it may be empty. Failures stand as
+    ticks below.
     """
     fig, ax = new_axes(style.WIDE, "tree number, in order of drawing", "reward", title)
     numbers, values = np.arange(len(trees)), trees["reward"].to_numpy(dtype=float)
@@ -236,9 +238,16 @@ def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: i
         )
     running = pd.Series(values[valid]).rolling(window, min_periods=1).mean()
     ax.plot(numbers[valid], running, color=style.BLACK, linewidth=1.6, label=f"running mean of {window} trees")
-    if baseline is not None and len(baseline):
-        level, places = baseline["baseline"], baseline["tree"]
-        ax.plot(places, level, color=style.RED, linestyle="--", linewidth=1.3, marker=".", label="baseline")
+    if updates is not None and len(updates):
+        ax.plot(
+            updates["tree"],
+            updates["baseline"],
+            color=style.RED,
+            linestyle="--",
+            linewidth=1.3,
+            marker=".",
+            label="baseline",
+        )
     style.failed_ticks(ax, numbers[~valid], height=0.03)
     ax.set_xlim(-1, len(trees))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
