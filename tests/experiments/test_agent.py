@@ -279,10 +279,10 @@ def test_cells_of_one_tree_are_one_case():
 
 
 def test_the_best_tenth_and_the_others():
-    cells = ranked([False, True, True] + [False] * 16 + [True], [*range(19, 0, -1), np.nan])
+    cells = ranked([False, True, True] + [False] * 25 + [True], [*range(28, 0, -1), np.nan])
     table = agent.carrying_shares(cells)
     assert table.loc["best tenth"].to_dict() == {"cells": 2, "carry x_t or h_{t-1}": 0.0}
-    assert table.loc["others"].to_dict() == {"cells": 18, "carry x_t or h_{t-1}": 3 / 18}
+    assert table.loc["others"].to_dict() == {"cells": 27, "carry x_t or h_{t-1}": 3 / 27}
     few = agent.carrying_shares(ranked([True, False, False], [1.0, 2.0, 3.0]))
     assert few["cells"].tolist() == [1, 2]  # one at least
     assert few["carry x_t or h_{t-1}"].tolist() == [1.0, 0.0]

@@ -86,10 +86,10 @@ def extended_later(steps: pd.Series, shares: pd.Series) -> Facts:
 # ---- what its trees earn
 
 
-def with_failures(drawn: pd.DataFrame, counts: float) -> pd.DataFrame:
+def with_failures(drawn: pd.DataFrame, worth: float) -> pd.DataFrame:
     """The trees with two more columns: failed, whether none of a tree's cells could be trained to the end, and earned,
-    its reward, or what a failure counts."""
-    return drawn.assign(failed=drawn["reward"].isna(), earned=drawn["reward"].fillna(counts))
+    its reward, or what a failure is `worth`."""
+    return drawn.assign(failed=drawn["reward"].isna(), earned=drawn["reward"].fillna(worth))
 
 
 def by_exploration(drawn: pd.DataFrame) -> pd.DataFrame:
@@ -189,11 +189,9 @@ def occurrence(cells: pd.DataFrame) -> pd.DataFrame:
     A row for each operator; the columns' names say how many cells there are. Among no cells none occurs.
     """
     names = [word for word in words("core", "extended") if word in OPERATORS]
-    counts = word_counts(cells["cell"], names).set_axis(cells.index)
+    occurs = word_counts(cells["cell"], names).set_axis(cells.index) > 0
     groups = {"cells better than the LSTM": cells["better"], "all other cells": ~cells["better"]}
-    return pd.DataFrame({f"{name} ({mask.sum()})": (counts[mask] > 0).mean() for name, mask in groups.items()}).fillna(
-        0
-    )
+    return pd.DataFrame({f"{name} ({some.sum()})": occurs[some].mean() for name, some in groups.items()}).fillna(0.0)
 
 
 def all_operators(occurring: pd.DataFrame) -> Facts:
@@ -214,10 +212,9 @@ def _ranks(cells: pd.DataFrame) -> pd.Series:
 
 def _direction(tau: stats.Estimate, unit: str, reason: str) -> Facts:
     """A claim that two things go together holds where the interval lies above zero, and fails where below."""
-    interval = (tau.low, tau.high)
-    supports = stats.told(interval, True, False, None)
-    facts = {"value": tau.value, "interval": interval, "unit": unit}
-    return {**facts, "supports": supports, "against": 0.0, "reason": reason}
+    edges = (tau.low, tau.high)
+    supports = stats.told(edges, True, False, None)
+    return {"value": tau.value, "interval": edges, "unit": unit, "supports": supports, "against": 0.0, "reason": reason}
 
 
 # ---- the agent against chance: several searches, by their method and seed
@@ -228,13 +225,11 @@ def best_so_far(searches: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFram
 
     `searches` are their cells. Columns: method, seed, budget (cells so far), best.
     """
-    columns = ["method", "seed", "budget", "best"]
-    return pd.concat(
-        cells.assign(method=method, seed=seed, budget=cells["number"] + 1, best=np.log(cells["loss"].cummin().ffill()))[
-            columns
-        ]
-        for (method, seed), cells in searches.items()
-    )
+    tables = []
+    for (method, seed), cells in searches.items():
+        best = np.log(cells["loss"].cummin().ffill())
+        tables.append(pd.DataFrame({"method": method, "seed": seed, "budget": cells["number"] + 1, "best": best}))
+    return pd.concat(tables)
 
 
 def best_within(progress: pd.DataFrame, budget: int) -> pd.DataFrame:
