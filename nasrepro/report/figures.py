@@ -121,15 +121,17 @@ def failure_bars(counts: Mapping[str, int] | pd.Series, title: str = "") -> Figu
 
 
 @styled
-def operator_counts(counts: Mapping[str, float] | pd.DataFrame, title: str = "") -> Figure:
+def operator_counts(
+    counts: Mapping[str, float] | pd.DataFrame, title: str = "", share: str = "share of operators"
+) -> Figure:
     """How often each operator occurs. A mapping gives one bar per operator; a frame, operators as index,
     groups of bars.
 
-    The columns of a frame are its groups, such as "best 10%" and "all", in shares or counts.
+    The columns of a frame are its groups, such as "best 10%" and "all", and `share` says what its numbers are.
     """
     if not isinstance(counts, pd.DataFrame):
         return _bars(counts, "occurrences", style.BLUE, title)
-    fig, ax = new_axes((7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), "share of operators", "", title)
+    fig, ax = new_axes((7.2, 0.6 + 0.32 * len(counts) * max(1, counts.shape[1] / 2)), share, "", title)
     height = 0.8 / counts.shape[1]
     rows = np.arange(len(counts))[::-1]
     for i, (colour, name) in enumerate(zip(colours(counts.columns), counts.columns, strict=True)):

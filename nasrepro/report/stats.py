@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Interval = tuple[float, float]
+T = TypeVar("T")
 
 
 def interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resamples: int = 9999) -> Interval | None:
@@ -49,6 +51,15 @@ def paired_difference(
         raise ValueError(f"a paired difference needs as many values on both sides, got {len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     return float(differences.mean()), interval(differences, level, seed)
+
+
+def told(interval: Interval | None, above: T, below: T, neither: T) -> T:
+    """The one of three answers that an interval gives: it lies above zero, below it, or shows neither.
+
+    An interval that holds or touches zero shows neither, nor does one that is missing: None, or with ends that are nan.
+    """
+    low, high = interval or (0.0, 0.0)
+    return above if low > 0 else below if high < 0 else neither
 
 
 def kendall(pred: ArrayLike, true: ArrayLike) -> float:

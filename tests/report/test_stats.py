@@ -63,6 +63,30 @@ def test_paired_difference_removes_what_the_pairs_share():
         stats.paired_difference([1, 2], [1])
 
 
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [
+        ((0.1, 2.0), "above"),
+        ((-2.0, -0.1), "below"),
+        ((-1.0, 1.0), "neither"),
+        ((0.0, 1.0), "neither"),  # touches zero
+        ((-1.0, 0.0), "neither"),
+        ((0.0, 0.0), "neither"),
+        ((0.5, 0.5), "above"),  # all values equal
+        (None, "neither"),
+        ((float("nan"), float("nan")), "neither"),
+    ],
+)
+def test_an_interval_tells_on_which_side_of_zero_it_lies(interval, answer):
+    assert stats.told(interval, "above", "below", "neither") == answer
+
+
+def test_what_too_few_values_tell_is_nothing():
+    assert stats.told(stats.interval([3.0, 4.0]), True, False, None) is None
+    assert stats.told(stats.interval([3.0, 4.0, 5.0]), True, False, None) is True
+    assert stats.told(stats.interval([-3.0, -4.0, -5.0]), True, False, None) is False
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=12))
 def test_kendall_is_the_count_of_pairs(pairs):
     pred, true = zip(*pairs, strict=True)

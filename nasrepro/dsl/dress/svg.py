@@ -72,7 +72,7 @@ def to_svg(cell: Expression) -> str:
     Small numbers are the operators' post-order numbers; the operator whose value is c_t has a ring. The
     arguments of Gate3 are marked a, b and f, as in f a + (1 - f) b.
     """
-    root, width, height = _lay_out(cell)
+    root, width, height = lay_out(cell)
     shapes = [*_edges(root), *(shape for box in root.walk() for shape in _node(box, number=True))]
     return _document(f"Cell {cell}", root, shapes, width, height)
 
@@ -83,7 +83,7 @@ def growth_frames(cell: Expression) -> list[str]:
     Each action fills the leftmost empty slot; empty slots are dashed, the newest node has a bold outline. All
     frames share one layout, to be stepped through: `growth_frames(cell)[k]` holds k nodes, sources counted.
     """
-    root, width, height = _lay_out(cell)
+    root, width, height = lay_out(cell)
     order = list(root.walk())
     frames = []
     for count in range(len(order) + 1):
@@ -145,8 +145,8 @@ def sheet(svgs: Sequence[str], captions: Sequence[str], width: int = 1000) -> st
 # ---- layout
 
 
-def _lay_out(cell: Expression) -> tuple[Box, float, float]:
-    """The boxes at their places, and the width and height of the whole."""
+def lay_out(cell: Expression) -> tuple[Box, float, float]:
+    """The box of h_t, all others at their places below it, and the width and height of the whole, in pixels."""
     root = _boxes(cell)
     outline = _place(root)
     left, right = min(lo for lo, _ in outline), max(hi for _, hi in outline)

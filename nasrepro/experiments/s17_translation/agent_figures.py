@@ -1,4 +1,4 @@
-"""The figures of the agent's search: functions from tables to matplotlib figures, as in `figures.py`."""
+"""The figures of the agent's search: functions from tables to matplotlib figures, as in `report.figures`."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -11,8 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from nasrepro.dsl import Node
-from nasrepro.dsl.dress.svg import COLOURS, kind_of
+from nasrepro.controllers import reward
+from nasrepro.controllers.tree_agent import top_down
+from nasrepro.dsl import Cell, Node
+from nasrepro.dsl.dress.svg import COLOURS, TOP, kind_of, lay_out
 from nasrepro.report import style
 from nasrepro.report.style import legend_below, new_axes, styled
 
@@ -34,18 +36,18 @@ def decisions(tree: Node, chances: pd.DataFrame, before: pd.DataFrame | None = N
 
     Raises ValueError for tables of another length.
     """
-    nodes = _top_down(tree)
+    words = list(top_down(tree))
     for table in (chances, before):
-        if table is not None and len(table) != len(nodes):
-            raise ValueError(f"{tree.text} has {len(nodes)} words, but the table has {len(table)} rows")
-    rows = -(-len(nodes) // _COLUMNS)
+        if table is not None and len(table) != len(words):
+            raise ValueError(f"{tree.text} has {len(words)} words, but the table has {len(table)} rows")
+    rows = -(-len(words) // _COLUMNS)
     high = 0.4 + 0.22 * tree.height  # of a tree, in inches
     panel = high + 1.45  # the tree, and 0.95 of bars with room for their scale
     width, height = 7.2, 0.75 + rows * panel
     fig = Figure(figsize=(width, height))
     fig.set_layout_engine("none")  # panels stand where they are put
     fig.text(0.0, 1 - 0.08 / height, title, fontsize=11, fontweight="bold", va="top")
-    for number, node in enumerate(nodes):
+    for number, word in enumerate(words):
         row, column = divmod(number, _COLUMNS)
         left, top = 2.4 * column, height - 0.45 - row * panel  # of the panel
 
@@ -54,8 +56,8 @@ def decisions(tree: Node, chances: pd.DataFrame, before: pd.DataFrame | None = N
 
         _partial_tree(axes(0.05, 0.1, 2.3, high), tree, number)
         bars = axes(0.78, high + 0.15, 1.45, 0.95)
-        _word_bars(bars, chances.iloc[number], node.op, None if before is None else before.iloc[number])
-        bars.set_xlabel("probability" if number + _COLUMNS >= len(nodes) else "", fontsize=7, labelpad=1)
+        _word_bars(bars, chances.iloc[number], word, None if before is None else before.iloc[number])
+        bars.set_xlabel("probability" if number + _COLUMNS >= len(words) else "", fontsize=7, labelpad=1)
     handles = [Patch(color=style.RED, label="the word that was drawn"), Patch(color=style.BLUE, label="other words")]
     if before is not None:
         tick = Line2D([], [], color=style.BLACK, marker="|", linestyle="", markersize=8, label="before it learned")
@@ -67,22 +69,21 @@ def decisions(tree: Node, chances: pd.DataFrame, before: pd.DataFrame | None = N
     return fig
 
 
-def _top_down(tree: Node) -> list[Node]:
-    """The nodes of a tree in the order in which they are chosen."""
-    return [tree, *(node for arg in tree.args for node in _top_down(arg))]
-
-
 def _partial_tree(ax: Axes, tree: Node, placed: int) -> None:
     """The first `placed` nodes of a tree, the slot to fill next in orange, and the slots to come dashed."""
-    places = _places(tree)
-    for number, (node, x, y, parent) in enumerate(places):
-        if parent is not None and parent >= placed:
+    root, width, height = lay_out(Cell(tree))
+    boxes = list(root.walk())
+    shown = {root}
+    for parent in boxes[:placed]:
+        shown.update(parent.args)
+        for arg in parent.args:
+            ax.plot([parent.x, arg.x], [parent.y, arg.y], color="#AAAAAA", linewidth=0.8, zorder=1)
+    for number, place in enumerate(boxes):
+        if place not in shown:
             continue  # its parent is not there yet, so it is not even a slot
-        if parent is not None:
-            ax.plot([places[parent][1], x], [places[parent][2], y], color="#AAAAAA", linewidth=0.8, zorder=1)
-        fill, ink = COLOURS[kind_of(node)] if number < placed else ("white", style.BLACK)
+        fill, ink = COLOURS[kind_of(place.node)] if number < placed else ("white", style.BLACK)
         edge, line = (style.RED, 1.6) if number == placed else (style.GREY, 0.6)
-        text = node.op if number < placed else "T" if number == placed else "  "
+        text = place.node.op if number < placed else "T" if number == placed else "  "
         box = {
             "boxstyle": "round,pad=0.25",
             "facecolor": fill,
@@ -90,30 +91,10 @@ def _partial_tree(ax: Axes, tree: Node, placed: int) -> None:
             "linewidth": line,
             "linestyle": "-" if number <= placed else ":",
         }
-        ax.text(x, y, _as_math(text), ha="center", va="center", fontsize=6, color=ink, bbox=box, zorder=2)
-    across = [x for _, x, _, _ in places]
-    ax.set(xlim=(min(across) - 0.6, max(across) + 0.6), ylim=(-tree.height - 0.5, 0.5))
+        ax.text(place.x, place.y, _as_math(text), ha="center", va="center", fontsize=6, color=ink, bbox=box, zorder=2)
+    ax.set(xlim=(0, width), ylim=(height, TOP))  # nothing stands in the room for h_t
     ax.axis("off")
     ax.set_title(f"word {placed + 1}", fontsize=8, fontweight="normal")
-
-
-def _places(tree: Node) -> list[tuple[Node, float, float, int | None]]:
-    """(node, x, y, number of its parent) from h_t down: sources side by side, an operator over their middle."""
-    places: list[tuple[Node, float, float, int | None]] = []
-    sources = 0
-
-    def put(node: Node, depth: int, parent: int | None) -> float:
-        nonlocal sources
-        number = len(places)
-        places.append((node, 0.0, 0.0, parent))
-        below = [put(arg, depth + 1, number) for arg in node.args]
-        x = (below[0] + below[-1]) / 2 if below else float(sources)
-        sources += node.is_source
-        places[number] = (node, x, -float(depth), parent)
-        return x
-
-    put(tree, 0, None)
-    return places
 
 
 def _word_bars(ax: Axes, chances: pd.Series, chosen: str, before: pd.Series | None) -> None:
@@ -149,13 +130,13 @@ def _as_math(word: str) -> str:
 
 
 @styled
-def reward_curve(
-    curve: pd.DataFrame, checks: Mapping[float, float], losses: Sequence[float] = (), title: str = ""
-) -> Figure:
-    """The reward against the loss, whole and near the losses of a search's cells.
+def reward_curve(checks: Mapping[float, float], losses: Sequence[float] = (), title: str = "") -> Figure:
+    """S17's reward against the loss, from 0 to 140 and near the losses of a search's cells.
 
-    `curve` has columns loss and reward; `checks` are rewards worked out from the printed formula, by loss.
+    `checks` are rewards worked out from the printed formula, by loss.
     """
+    curve = pd.DataFrame({"loss": np.linspace(0, 140, 1401)})
+    curve["reward"] = curve["loss"].map(reward)
     fig = Figure(figsize=(7.2, 3.6), layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     whole, near = fig.subplots(1, 2)
@@ -235,12 +216,13 @@ _SHADES = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", style.S
 
 
 @styled
-def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: int = 8, title: str = "") -> Figure:
+def rewards(trees: pd.DataFrame, updates: pd.DataFrame | None = None, window: int = 8, title: str = "") -> Figure:
     """S17 Figure 6: the reward of every tree in the order in which they were drawn, with the running mean of
     those that did not fail.
 
-    `trees` has columns reward (nan for a failure) and explored (words that epsilon drew); `baseline` has columns tree
-    (a place between trees) and baseline, what the agent measured rewards against. Failures stand as ticks below.
+    `trees` has columns reward (nan for a failure) and explored (words that epsilon drew); `updates` has columns tree
+    (a place between trees) and baseline, what the agent measured rewards against; it may be empty. Failures stand as
+    ticks below.
     """
     fig, ax = new_axes(style.WIDE, "tree number, in order of drawing", "reward", title)
     numbers, values = np.arange(len(trees)), trees["reward"].to_numpy(dtype=float)
@@ -256,9 +238,16 @@ def rewards(trees: pd.DataFrame, baseline: pd.DataFrame | None = None, window: i
         )
     running = pd.Series(values[valid]).rolling(window, min_periods=1).mean()
     ax.plot(numbers[valid], running, color=style.BLACK, linewidth=1.6, label=f"running mean of {window} trees")
-    if baseline is not None and len(baseline):
-        level, places = baseline["baseline"], baseline["tree"]
-        ax.plot(places, level, color=style.RED, linestyle="--", linewidth=1.3, marker=".", label="baseline")
+    if updates is not None and len(updates):
+        ax.plot(
+            updates["tree"],
+            updates["baseline"],
+            color=style.RED,
+            linestyle="--",
+            linewidth=1.3,
+            marker=".",
+            label="baseline",
+        )
     style.failed_ticks(ax, numbers[~valid], height=0.03)
     ax.set_xlim(-1, len(trees))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,5 +1,7 @@
 """The agent's figures: what is drawn is what was drawn, likely and earned; nothing leaks out."""
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure
 
 from nasrepro.dsl import parse
 from nasrepro.dsl.constraints import words
-from nasrepro.report import agent_figures, style
+from nasrepro.experiments.s17_translation import agent_figures
+from nasrepro.report import style
 from tests.report.drawn import drawn
 
 RNG = np.random.default_rng(0)
@@ -18,7 +21,6 @@ TREE = parse("Gate3(MM(x_t), x_t, Sigmoid(MM(h_{t-1})))").root
 WRITTEN = ["Gate3", "MM", "x_t", "x_t", "Sigmoid", "MM", "h_{t-1}"]
 CHANCES = pd.DataFrame(RNG.dirichlet(np.ones(len(WORDS)), len(WRITTEN)), columns=WORDS)
 BEFORE = pd.DataFrame(np.full(CHANCES.shape, 1 / len(WORDS)), columns=WORDS)
-CURVE = pd.DataFrame({"loss": np.linspace(0, 140, 141), "reward": np.linspace(28, 0, 141)})
 SHARES = pd.DataFrame(RNG.dirichlet(np.ones(len(WORDS)), 4), columns=WORDS)
 TREES = pd.DataFrame({"reward": [20.0, np.nan, 22.0, 24.0, np.nan, 27.0], "explored": [0, 0, 1, 0, 2, 3]})
 BASELINE = pd.DataFrame({"tree": [2, 4], "baseline": [20.0, 21.5]})
@@ -52,6 +54,16 @@ def test_before_each_word_stand_the_words_before_it_and_one_slot_to_fill():
         assert ax.get_title(loc="left") == f"word {number + 1}"
 
 
+def test_words_of_a_tree_do_not_cover_each_other():
+    left, right = "Mult(LayerNorm(MM(h_{t-1})), PosEnc)", "Gate3(MM(x_t), Sub(MM(x_t), c_{t-1}), Sigmoid(MM(h_{t-1})))"
+    tree = parse(f"Tanh(Add({left}, {right}))").root
+    chances = pd.DataFrame(np.full((17, len(WORDS)), 1 / len(WORDS)), columns=WORDS)
+    whole = drawn(lambda: agent_figures.decisions(tree, chances)).axes[-2]
+    boxes = [text.get_bbox_patch().get_window_extent() for text in whole.texts]
+    assert len(boxes) == 17
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
 def test_bars_are_probabilities_and_the_word_that_was_drawn_stands_out():
     fig = agent_figures.decisions(TREE, CHANCES, BEFORE)
     for number, ax in enumerate(fig.axes[1::2]):
@@ -75,13 +87,13 @@ def test_a_table_of_another_tree_is_refused():
 
 def test_the_reward_has_its_checks_and_shows_the_cells_near_by():
     checks = {0.0: 140.99, 140.0: 0.0}
-    fig = agent_figures.reward_curve(CURVE, checks, [50.0, 60.0])
+    fig = agent_figures.reward_curve(checks, [50.0, 60.0])
     assert points(fig, "by the printed formula") == set(checks.items())
     low, high = fig.axes[1].get_xlim()
     assert low < 50 < 60 < high < 70
     cells = np.asarray(fig.axes[1].collections[-1].get_offsets())
-    np.testing.assert_allclose(cells, [[50, 18], [60, 16]])  # on the line from (0, 28) to (140, 0)
-    assert not agent_figures.reward_curve(CURVE, checks).axes[1].collections
+    np.testing.assert_allclose(cells, [[50, 18], [60, 16]])  # 0.2 for each perplexity below 140; nothing is steep here
+    assert not agent_figures.reward_curve(checks).axes[1].collections
 
 
 def test_pretraining_shows_every_look_beside_the_share_of_chance():
@@ -127,7 +139,7 @@ def test_cells_stand_in_the_order_of_their_perplexity_beside_the_reference():
 FIGURES = {
     "decisions": lambda: agent_figures.decisions(TREE, CHANCES, BEFORE, "T"),
     "one_word": lambda: agent_figures.decisions(parse("Tanh(x_t)").root, CHANCES[:2], title="T"),
-    "reward_curve": lambda: agent_figures.reward_curve(CURVE, {0.0: 141.0}, [5.0], "T"),
+    "reward_curve": lambda: agent_figures.reward_curve({0.0: 141.0}, [5.0], "T"),
     "pretraining": lambda: agent_figures.pretraining(pd.DataFrame({"updates": [0, 9], "share": [0, 1]}), 0.1, "T"),
     "word_shares": lambda: agent_figures.word_shares(SHARES, words("extended"), "T"),
     "one_step": lambda: agent_figures.word_shares(SHARES[:1], words("extended"), "T"),

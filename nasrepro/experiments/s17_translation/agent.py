@@ -1,0 +1,267 @@
+"""What a search by S17's agent shows: the numbers of notebook 06, worked out from the search's trees and cells.
+
+`drawn` is the table of a search's trees (`agent_search.trees`), `cells` that of its cells (`Search.frame`). A function
+that decides a finding of the ledger answers with the finding's facts, as `Run.finding` takes them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nasrepro.controllers import TreeAgent, is_well_formed
+from nasrepro.dsl import Cell, Node, parse
+from nasrepro.dsl.constraints import Rule, violations, words
+from nasrepro.dsl.operators import OPERATORS
+from nasrepro.report import stats
+from nasrepro.rnn import RNN
+
+Facts = dict[str, Any]
+
+ANY_PRIOR = "any of these"
+"""The last row of `broken_shares`."""
+
+
+# ---- what the agent would write
+
+
+def chances(agent: TreeAgent, tree: Node) -> pd.DataFrame:
+    """The agent's probabilities before each word of a tree: a row for each, top down, and a column for every word.
+
+    Raises ValueError for a tree that the agent's settings do not allow.
+    """
+    with torch.inference_mode():
+        policy = agent.policy(agent.decisions([tree]).slots).exp()  # (words of the tree, words)
+    return pd.DataFrame(policy.numpy(), columns=list(agent.settings.words))
+
+
+def draw(agent: TreeAgent, count: int, explore: bool = False) -> list[Node]:
+    """The same `count` trees every time, by the agent's policy; with `explore`, epsilon draws some of their words."""
+    return [one.tree for one in agent.sample(count, torch.Generator().manual_seed(1), explore)]
+
+
+def broken_shares(kinds: Mapping[str, Sequence[Node]], rules: Sequence[Rule]) -> pd.DataFrame:
+    """The share of trees that break each rule, and of those that break any: a row for each, a column for each kind."""
+
+    def shares(trees: Sequence[Node]) -> dict[str, float]:
+        broken = [violations(Cell(tree), rules) for tree in trees]
+        each = {rule.name: float(np.mean([rule.name in reasons for reasons in broken])) for rule in rules}
+        return {**each, ANY_PRIOR: float(np.mean([bool(reasons) for reasons in broken]))}
+
+    return pd.DataFrame({kind: shares(trees) for kind, trees in kinds.items()}).rename_axis("prior broken")
+
+
+# ---- the words of its trees
+
+
+def word_counts(trees: Iterable[str], known: Sequence[str]) -> pd.DataFrame:
+    """How often each of the `known` words stands in each tree: a row for each tree, a column for each word."""
+    counted = [Counter(node.op for node in parse(text).root.walk()) for text in trees]
+    return pd.DataFrame([[count[word] for word in known] for count in counted], columns=list(known))
+
+
+def shares_by_step(counts: pd.DataFrame, steps: pd.Series) -> pd.DataFrame:
+    """Each word's share of all words of a step, from `word_counts`: a row for each step, summing to 1."""
+    by_step = counts.groupby(steps).sum()
+    return by_step.div(by_step.sum(axis=1), axis=0)
+
+
+def extended_share(counts: pd.DataFrame) -> pd.Series:
+    """The share of S17's extended words among the words of each tree, from `word_counts`."""
+    return counts[[word for word in counts if word in words("extended")]].sum(axis=1) / counts.sum(axis=1)
+
+
+def extended_later(steps: pd.Series, shares: pd.Series) -> Facts:
+    """Whether extended words come later: how the steps of trees and their `extended_share` go together."""
+    return _direction(
+        stats.kendall_interval([steps], shares),
+        unit="Kendall's tau of step and share of extended words",
+        reason="interval over the trees of one search",
+    )
+
+
+# ---- what its trees earn
+
+
+def with_failures(drawn: pd.DataFrame, worth: float) -> pd.DataFrame:
+    """The trees with two more columns: failed, whether none of a tree's cells could be trained to the end, and earned,
+    its reward, or what a failure is `worth`."""
+    return drawn.assign(failed=drawn["reward"].isna(), earned=drawn["reward"].fillna(worth))
+
+
+def by_exploration(drawn: pd.DataFrame) -> pd.DataFrame:
+    """Trees of the policy alone and those with a word by epsilon, a row for each, from `with_failures`.
+
+    Columns: trees, failed (their share), reward (mean), best (lowest loss).
+    """
+    kind = np.where(drawn["explored"] > 0, "explored", "policy alone")
+    return (
+        drawn.assign(kind=kind)
+        .groupby("kind")
+        .agg(trees=("tree", "count"), failed=("failed", "mean"), reward=("earned", "mean"), best=("loss", "min"))
+    )
+
+
+# ---- its cells
+
+
+def carries(node: Node) -> bool:
+    """Whether x_t or h_{t-1} reaches this node unchanged but for sums and gates."""
+    if node.is_source:
+        return node.op in ("x_t", "h_{t-1}")
+    ways = {"Add": node.args, "Gate3": node.args[:2]}
+    return any(carries(arg) for arg in ways.get(node.op, ()))
+
+
+def is_blind(cell: Cell) -> bool:
+    """Whether a layer of the cell with random weights gives the same outputs for two random inputs."""
+    rnn = RNN(cell, 8, 8, backend="reference", generator=torch.Generator().manual_seed(0))
+    texts = torch.randn(2, 5, 1, 8, generator=torch.Generator().manual_seed(1))  # (texts, T, B, hidden)
+    with torch.no_grad():
+        first, second = (rnn(text)[0] for text in texts)
+    return torch.equal(first, second)
+
+
+def judged(cells: pd.DataFrame, bar: float) -> pd.DataFrame:
+    """The cells with four more columns: tree, carries, blind, and better.
+
+    Cells of one tree differ in their c_t. Better are those with a loss below `bar` that are not blind; a cell that
+    failed has none.
+    """
+    parsed = [parse(text) for text in cells["cell"]]
+    table = cells.assign(
+        tree=[cell.root.text for cell in parsed],
+        carries=np.array([carries(cell.root) for cell in parsed], dtype=bool),
+        blind=np.array([is_blind(cell) for cell in parsed], dtype=bool),
+    )
+    return table.assign(better=(table["loss"] < bar) & ~table["blind"])
+
+
+def architectures(cells: pd.DataFrame) -> Facts:
+    """How many cells the search trained."""
+    return {"value": len(cells), "unit": "architectures", "reason": "a smaller search, by choice"}
+
+
+def better_count(cells: pd.DataFrame) -> Facts:
+    """How many cells are better, from `judged`."""
+    return {
+        "value": int(cells["better"].sum()),
+        "unit": "architectures",
+        "reason": "by validation perplexity, without blind cells; grows with the search, so the share is what compares",
+    }
+
+
+def better_share(cells: pd.DataFrame) -> Facts:
+    """The share of better cells, from `judged`."""
+    return {
+        "value": float(cells["better"].mean()),
+        "interval": stats.interval(cells["better"]),
+        "unit": "share",
+        "supports": bool(cells["better"].any()),
+        "reason": "by validation perplexity, not test BLEU, without blind cells; interval over the cells of one search",
+    }
+
+
+def residual(cells: pd.DataFrame) -> Facts:
+    """Whether cells that carry a source rank higher, from `judged`; cells of one tree are resampled together."""
+    return _direction(
+        stats.kendall_interval([cells["carries"]], -_ranks(cells), groups=list(cells["tree"])),
+        unit="Kendall's tau of rank and carrying x_t or h_{t-1}",
+        reason="cells in which x_t or h_{t-1} reaches h_t through sums and gates alone rank higher; "
+        "interval over trees",
+    )
+
+
+def carrying_shares(cells: pd.DataFrame) -> pd.DataFrame:
+    """How many cells the best tenth has, and the others, and which share of them carries a source, from `judged`."""
+    best = _ranks(cells) <= max(1, len(cells) // 10)
+    groups = {"best tenth": cells.loc[best, "carries"], "others": cells.loc[~best, "carries"]}
+    rows = {name: {"cells": len(part), "carry x_t or h_{t-1}": part.mean()} for name, part in groups.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+
+
+def occurrence(cells: pd.DataFrame) -> pd.DataFrame:
+    """The share of cells in which each operator of S17's occurs, from `judged`: of the better ones, and of the others.
+
+    A row for each operator; the columns' names say how many cells there are. Among no cells none occurs.
+    """
+    names = [word for word in words("core", "extended") if word in OPERATORS]
+    occurs = word_counts(cells["cell"], names).set_axis(cells.index) > 0
+    groups = {"cells better than the LSTM": cells["better"], "all other cells": ~cells["better"]}
+    return pd.DataFrame({f"{name} ({some.sum()})": occurs[some].mean() for name, some in groups.items()}).fillna(0.0)
+
+
+def all_operators(occurring: pd.DataFrame) -> Facts:
+    """How many operators occur in a better cell, from `occurrence`."""
+    missing = list(occurring.index[occurring.iloc[:, 0] == 0])
+    return {
+        "value": len(occurring) - len(missing),
+        "unit": f"operators of {len(occurring)}",
+        "supports": not missing,
+        "reason": f"missing: {', '.join(missing)}" if missing else "by validation perplexity, without blind cells",
+    }
+
+
+def _ranks(cells: pd.DataFrame) -> pd.Series:
+    """1 for the best; cells that failed tie at the end."""
+    return cells["loss"].rank(na_option="bottom")
+
+
+def _direction(tau: stats.Estimate, unit: str, reason: str) -> Facts:
+    """A claim that two things go together holds where the interval lies above zero, and fails where below."""
+    edges = (tau.low, tau.high)
+    supports = stats.told(edges, True, False, None)
+    return {"value": tau.value, "interval": edges, "unit": unit, "supports": supports, "against": 0.0, "reason": reason}
+
+
+# ---- the agent against chance: several searches, by their method and seed
+
+
+def best_so_far(searches: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    """Log loss of the best cell so far, after each cell of each search; nan before the first that did not fail.
+
+    `searches` are their cells. Columns: method, seed, budget (cells so far), best.
+    """
+    tables = []
+    for (method, seed), cells in searches.items():
+        best = np.log(cells["loss"].cummin().ffill())
+        tables.append(pd.DataFrame({"method": method, "seed": seed, "budget": cells["number"] + 1, "best": best}))
+    return pd.concat(tables)
+
+
+def best_within(progress: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """The best of so many cells, from `best_so_far`: a row for each seed from which all methods found one, a column for
+    each method."""
+    spent = progress[progress["budget"] <= budget]
+    return spent.groupby(["method", "seed"])["best"].min().unstack("method").dropna()
+
+
+def thirds(drawn: pd.DataFrame) -> pd.Series:
+    """What changes from the first third of a search's trees to the last, from `with_failures`."""
+    size = max(1, len(drawn) // 3)
+    measured = pd.DataFrame(
+        {
+            "mean reward": drawn["earned"],
+            "share of trees that failed": drawn["failed"].astype(float),
+            "share of well-formed trees": [float(is_well_formed(parse(text).root)) for text in drawn["tree"]],
+        }
+    )
+    return measured.tail(size).mean() - measured.head(size).mean()
+
+
+def changes(searches: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    """Each method's mean change between `thirds`, and its interval over seeds: nan for fewer than three.
+
+    `searches` are their trees, from `with_failures`. A row for each method and measure; columns: change, low, high.
+    """
+    single = pd.DataFrame({key: thirds(drawn) for key, drawn in searches.items()}).T
+    rows = {
+        (method, measure): [values.mean(), *(stats.interval(values) or (np.nan, np.nan))]
+        for method, part in single.groupby(level=0)
+        for measure, values in part.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["change", "low", "high"])
+    return table.set_axis(pd.MultiIndex.from_tuples(rows, names=["method", "measure"]))
