@@ -113,7 +113,7 @@ Step = Callable[[Products, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor
 
 def difference_from_torch(name: str, x: Tensor) -> float:
     """The largest difference between the outputs of a layer and of its `torch_twin` on x (T, B, size), in float64."""
-    rnn = _layer(zoo[name], x)
+    rnn = _new_layer(zoo[name], x)
     return largest_difference(rnn(x)[0], torch_twin(rnn)(x)[0])
 
 
@@ -123,7 +123,7 @@ def difference_from_equations(cell: Cell, step: Step, x: Tensor, same: Mapping[i
 
     `same` gives MMs the weights of others, for cells that use one matrix twice.
     """
-    rnn = _layer(cell, x)
+    rnn = _new_layer(cell, x)
     mm = _layers(rnn)[0].mm
     for second, first in (same or {}).items():
         for mine, theirs in zip(mm(second), mm(first), strict=True):
@@ -160,7 +160,7 @@ def _layers(rnn: RNN) -> Sequence[RNNLayer]:
     return cast(Sequence[RNNLayer], rnn.layers)
 
 
-def _layer(cell: Cell, x: Tensor) -> RNN:
+def _new_layer(cell: Cell, x: Tensor) -> RNN:
     size = x.shape[-1]
     return RNN(cell, size, size, generator=torch.Generator().manual_seed(0)).double()
 
