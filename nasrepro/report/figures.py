@@ -8,56 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-from numpy.typing import ArrayLike
 
 from nasrepro.report import style
 from nasrepro.report.stats import interval
 from nasrepro.report.style import colours, legend_below, new_axes, styled
-
-
-@styled
-def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Sequence[float] | None = None) -> Figure:
-    """S17 Figure 3: log perplexity of every trained cell against its number in the search, old to new.
-
-    `evaluations` has columns number, log_ppl, memory (True for a cell with a c_t), status ("ok" or "failed")
-    and method. Failed cells stand as ticks along the top; the line is the best so far. `paper_ticks`, the
-    labels of the paper's y axis, make the y axis span at least as much.
-    """
-    ok = evaluations[evaluations["status"] == "ok"].sort_values("number")
-    fig, ax = new_axes(style.WIDE, "architecture number, in order of training", "validation log perplexity", title)
-    methods = list(dict.fromkeys(evaluations["method"]))
-    for colour, method in zip(colours(methods), methods, strict=True):
-        for memory, marker, words in ((False, "o", "$h_t$ only"), (True, "^", "with $c_t$")):
-            part = ok[(ok["method"] == method) & (ok["memory"].astype(bool) == memory)]
-            if len(part):
-                label = f"{method}, {words}" if len(methods) > 1 else words
-                shade = style.ORANGE if memory and len(methods) == 1 else colour
-                ax.scatter(
-                    part["number"],
-                    part["log_ppl"],
-                    s=18,
-                    marker=marker,
-                    color=shade,
-                    alpha=0.65,
-                    linewidths=0,
-                    label=f"{label} ({len(part)})",
-                )
-        best = ok[ok["method"] == method]
-        ax.step(
-            best["number"],
-            best["log_ppl"].cummin(),
-            where="post",
-            color=colour if len(methods) > 1 else style.BLACK,
-            linewidth=1.4,
-            label="best so far" if len(methods) == 1 else f"{method}, best so far",
-        )
-    style.failed_ticks(ax, evaluations.loc[evaluations["status"] != "ok", "number"].to_numpy(), height=0.97)
-    if paper_ticks is not None:
-        low, high = min(*paper_ticks, ok["log_ppl"].min()), max(*paper_ticks, ok["log_ppl"].max())
-        ax.set_ylim(low - 0.03 * (high - low), high + 0.06 * (high - low))  # room for the failed ones on top
-    _second_axis_in_perplexity(ax)
-    legend_below(ax)
-    return fig
 
 
 @styled
@@ -90,27 +44,6 @@ def best_so_far(
             band = np.array([interval(row, resamples=999) for row in table.to_numpy()])  # (budgets, 2)
             ax.fill_between(table.index, band[:, 0], band[:, 1], color=colour, alpha=0.18, linewidth=0)
     legend_below(ax)
-    return fig
-
-
-@styled
-def rank_scatter(
-    pred: ArrayLike,
-    true: ArrayLike,
-    tau: float,
-    tau_interval: tuple[float, float] | None = None,
-    title: str = "",
-    quantity: str = "log perplexity",
-) -> Figure:
-    """Predicted against measured values of cells that the ranking function has not seen; shapes (n,) each."""
-    predicted, measured = np.asarray(pred, dtype=float), np.asarray(true, dtype=float)
-    fig, ax = new_axes((5.6, 5.0), f"predicted {quantity}", f"measured {quantity}", title)
-    ax.scatter(predicted, measured, s=22, color=style.BLUE, alpha=0.6, linewidths=0)
-    low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
-    ax.plot([low, high], [low, high], color=style.GREY, linewidth=1, linestyle=":", label="predicted = measured")
-    spread = "" if tau_interval is None else f" [{tau_interval[0]:.2f}, {tau_interval[1]:.2f}]"
-    ax.plot([], [], " ", label=f"Kendall's tau {tau:.2f}{spread}, n = {len(measured)}")
-    ax.legend(loc="upper left")
     return fig
 
 
@@ -177,24 +110,6 @@ def training_curves(
     ax.tick_params(which="minor", labelsize=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_below(ax)
-    return fig
-
-
-@styled
-def timings(seconds: Mapping[str, Sequence[float]], title: str = "") -> Figure:
-    """Milliseconds of each variant: a point per round, a bar at the median; the first variant on top."""
-    fig, ax = new_axes((7.2, 1.2 + 0.5 * len(seconds)), "milliseconds", "", title)
-    for row, (colour, times) in enumerate(zip(colours([*seconds]), seconds.values(), strict=True)):
-        milliseconds = 1e3 * np.asarray(times)
-        middle = float(np.median(milliseconds))
-        ax.barh(-row, middle, 0.6, color=colour, alpha=0.35)
-        # Rounds stand one under the other, in order, so that a drift of the machine shows as a slope.
-        ax.scatter(milliseconds, -row + np.linspace(0.25, -0.25, len(times)), s=9, color=colour, zorder=3)
-        ax.annotate(f"{middle:.3g}", (middle, -row + 0.3), ha="right", va="bottom", fontsize=8)
-    ax.set_yticks(-np.arange(len(seconds)), list(seconds))
-    # A round in which the machine did something else would shrink all others to a line.
-    ax.set_xlim(0, 1.2e3 * max(float(np.quantile(times, 0.9)) for times in seconds.values()))
-    ax.grid(axis="y", visible=False)
     return fig
 
 
@@ -282,13 +197,6 @@ def _bars(counts: Mapping[str, float] | pd.Series, unit: str, colour: str, title
         ax.set_yticks([])
         ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center", color=style.GREY)
     return fig
-
-
-def _second_axis_in_perplexity(ax: Axes) -> None:
-    """Perplexity at the right of a log-perplexity axis: few people read nats."""
-    twin = ax.secondary_yaxis("right")
-    twin.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):,.0f}"))
-    twin.set_ylabel("perplexity")
 
 
 def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:

@@ -5,24 +5,10 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
-from matplotlib.figure import Figure
 
 from nasrepro.report import figures, style
 from tests.report.drawn import drawn
 
-RNG = np.random.default_rng(0)
-N = 40
-EVALUATIONS = pd.DataFrame(
-    {
-        "number": RNG.permutation(N),
-        "log_ppl": RNG.normal(5, 0.3, N),
-        "memory": RNG.random(N) < 0.4,
-        "status": np.where(RNG.random(N) < 0.2, "failed", "ok"),
-        "method": "ranked",
-    }
-)
-EVALUATIONS.loc[EVALUATIONS["status"] == "failed", "log_ppl"] = np.nan
 RUNS = pd.DataFrame(
     [
         {"budget": b, "seed": s, "method": m, "best": 6 - 0.1 * b + 0.05 * s}
@@ -51,28 +37,6 @@ LAYERS = pd.DataFrame(
 )
 
 
-def offsets(fig: Figure) -> set[tuple[float, float]]:
-    """The points of all scatters that are drawn in data coordinates."""
-    ax = fig.axes[0]
-    clouds = [c for c in ax.collections if isinstance(c, PathCollection) and c.get_offset_transform() == ax.transData]
-    return {(float(x), float(y)) for c in clouds for x, y in np.asarray(c.get_offsets())}
-
-
-def test_search_progress_draws_every_trained_cell_and_a_running_best():
-    ok = EVALUATIONS[EVALUATIONS["status"] == "ok"]
-    fig = figures.search_progress(EVALUATIONS, "T", paper_ticks=[4.9, 5.0, 5.1])
-    assert offsets(fig) == set(zip(ok["number"].astype(float), ok["log_ppl"], strict=True))
-    best = fig.axes[0].lines[0].get_ydata()
-    assert (np.diff(best) <= 0).all()
-    assert best[-1] == ok["log_ppl"].min()
-    low, high = fig.axes[0].get_ylim()
-    assert low < min(4.9, ok["log_ppl"].min())
-    assert max(5.1, ok["log_ppl"].max()) < high
-    labels = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
-    assert f"failed ({N - len(ok)})" in labels
-    assert f"with $c_t$ ({ok['memory'].sum()})" in labels
-
-
 def test_best_so_far_is_the_mean_of_seeds_with_a_band_from_three_seeds_on():
     fig = figures.best_so_far(RUNS)
     thick = [line for line in fig.axes[0].lines if line.get_linewidth() == 2]
@@ -80,13 +44,6 @@ def test_best_so_far_is_the_mean_of_seeds_with_a_band_from_three_seeds_on():
     np.testing.assert_allclose(thick[0].get_ydata(), [6 - 0.1 * b + 0.05 for b in range(1, 6)])
     assert len(fig.axes[0].collections) == 2
     assert not figures.best_so_far(RUNS[RUNS["seed"] < 2]).axes[0].collections
-
-
-def test_rank_scatter_says_tau_and_n():
-    fig = figures.rank_scatter([1, 2, 3], [2, 1, 3], 1 / 3, (-0.2, 0.8))
-    texts = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
-    assert "Kendall's tau 0.33 [-0.20, 0.80], n = 3" in texts
-    assert offsets(fig) == {(1, 2), (2, 1), (3, 3)}
 
 
 def test_bars_are_ordered_and_none_is_said():
@@ -109,14 +66,6 @@ def test_training_curves_show_the_mean_of_seeds():
     np.testing.assert_allclose(line.get_ydata(), [300 / e + 0.5 for e in (1, 2, 3)])
 
 
-def test_timings_put_a_bar_at_the_median_and_a_point_for_each_round():
-    seconds = {"plain": [0.004, 0.002, 0.9], "both": [0.001, 0.001, 0.001]}
-    ax = figures.timings(seconds).axes[0]
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([4.0, 1.0])
-    points = [part.get_offsets()[:, 0] for part in ax.collections if isinstance(part, PathCollection)]
-    np.testing.assert_allclose(points, [[4, 2, 900], [1, 1, 1]])
-
-
 def test_bars_over_a_reference_begin_at_1_and_end_at_the_median_ratio():
     ax = figures.over_reference(LAYERS, "reference").axes[0]
     assert [bar.get_x() + bar.get_width() for bar in ax.patches] == pytest.approx([0.5, 2.0, 0.8, 3.0])
@@ -127,14 +76,10 @@ def test_bars_over_a_reference_begin_at_1_and_end_at_the_median_ratio():
 
 FIGURES = {
     "over_reference": lambda: figures.over_reference(LAYERS, "reference", "T"),
-    "search_progress": lambda: figures.search_progress(EVALUATIONS, "T"),
-    "two_searches": lambda: figures.search_progress(pd.concat([EVALUATIONS, EVALUATIONS.assign(method="random")]), "T"),
     "best_so_far": lambda: figures.best_so_far(RUNS, "T"),
-    "rank_scatter": lambda: figures.rank_scatter([1, 2], [1, 2], 1.0, title="T"),
     "failure_bars": lambda: figures.failure_bars(pd.Series({"not finite": 3}), "T"),
     "operator_counts": lambda: figures.operator_counts({"MM": 3.0}, "T"),
     "training_curves": lambda: figures.training_curves(CURVES, "T"),
-    "timings": lambda: figures.timings({"plain": [0.004, 0.002], "both": [0.001, 0.001]}, "T"),
     "pipeline": lambda: figures.pipeline([("a", 107.3)], "T"),
 }
 

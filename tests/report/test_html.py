@@ -10,7 +10,7 @@ import pytest
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifacts
-from nasrepro.report.figures import search_progress
+from nasrepro.report.figures import failure_bars
 from nasrepro.report.html import build
 from nasrepro.report.ledger import WORDS, Finding, Ledger, write_findings
 
@@ -49,17 +49,8 @@ def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     made = origin.provenance({"profile": "quick"}, None, 3.0)
     artifacts = Artifacts(root / "quick", notebook="04")
-    evaluations = pd.DataFrame(
-        {
-            "number": np.arange(5),
-            "log_ppl": [5.0, 5.2, 4.9, 4.8, 5.1],
-            "memory": False,
-            "status": "ok",
-            "method": "random",
-        }
-    )
     artifacts.figure(
-        search_progress(evaluations),
+        failure_bars({"exploded": 3}),
         "s17-fig3",
         "Search progress",
         "Cells <in order>.",
