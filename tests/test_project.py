@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}
 MAY_IMPORT["report"] = {*MAY_IMPORT["profiles"], "profiles"}
-MAY_IMPORT["notebook"] = {*MAY_IMPORT["report"], "report"}
+MAY_IMPORT["experiments"] = {*MAY_IMPORT["report"], "report"}
+MAY_IMPORT["notebook"] = {*MAY_IMPORT["experiments"], "experiments"}
 MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook", "kernels"}
 MAY_IMPORT["__main__"] = {"cli"}
 
