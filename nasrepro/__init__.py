@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nasrepro import datasets as datasets
+    from nasrepro import experiments as experiments
     from nasrepro import notebook as notebook
     from nasrepro import profiles as profiles
     from nasrepro.dsl import Cell as Cell
@@ -35,7 +36,7 @@ _HOME = {
     "RNN": "nasrepro.rnn",
     "Record": "nasrepro.search",
 }
-_ROOMS = ("datasets", "notebook", "profiles")
+_ROOMS = ("datasets", "experiments", "notebook", "profiles")
 
 __all__ = [*_HOME, *_ROOMS]
 

@@ -1,21 +1,18 @@
-"""The `nasrepro` command: reproduce, lab, search, show, data, report, ship; `nasrepro -h` explains them."""
+"""The `nasrepro` command: reproduce, forecast, record, train, lab, show, data, report, ship; `nasrepro -h` explains."""
 
 import argparse
 import json
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nasrepro.datasets import DataError
 from nasrepro.files import fix_environment, make_writable, user_path
 from nasrepro.hardware import device_name, resolve
-from nasrepro.profiles import TABLE_3, Profile, on_device, profiles, project_root
-from nasrepro.trainers.language_model import LanguageModelSettings
-from nasrepro.trainers.translation import TranslationSettings
+from nasrepro.profiles import load, profiles, project_root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,33 +45,49 @@ def _parser() -> argparse.ArgumentParser:
         about = "where cells are trained: auto (a GPU where torch sees one), cpu, cuda, or cuda:N (default: auto)"
         sub.add_argument("--device", default="auto", help=about)
 
+    def add_profile(sub: argparse.ArgumentParser, default: str = "quick") -> None:
+        sub.add_argument("--profile", default=default, help=f"one of {', '.join(profiles)} (default: {default})")
+
+    def add_workers(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--workers", type=int, default=2, help="processes that train (default: 2; 0: this one)")
+
+    def add_yes(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--yes", action="store_true", help="begin even what is forecast to take longer than a night")
+
     reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")
-    reproduce.add_argument("--profile", default="quick", help=f"one of {', '.join(profiles)} (default: quick)")
+    add_profile(reproduce)
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
     reproduce.add_argument(
         "--fresh", action="store_true", help="train anew; the old record is kept as record.before.sqlite"
     )
-    reproduce.add_argument("--yes", action="store_true", help="begin even what is forecast to take days")
+    add_yes(reproduce)
     reproduce.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )
     add_device(reproduce)
 
+    forecast = command("forecast", _forecast, "say how long a profile's trainings would take here, and how much memory")
+    add_profile(forecast)
+    add_workers(forecast)
+    add_device(forecast)
+
+    record = command("record", _record, "make all trainings of an experiment without its notebooks, and export them")
+    record.add_argument("experiment", help="its name; an unknown one is answered with the list")
+    add_profile(record)
+    add_workers(record)
+    add_yes(record)
+    add_device(record)
+    record.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
+
+    train = command("train", _train, "train one candidate as an experiment does, and write it into the record")
+    train.add_argument("candidate", help="its text, such as a cell of the language, or its name, such as BC3")
+    train.add_argument("--experiment", default="s17_language_model", help="whose task (default: s17_language_model)")
+    train.add_argument("--seed", type=int, default=1, help="of weights and masks (default: 1)")
+    add_profile(train)
+    add_device(train)
+
     lab = command("lab", _lab, "open JupyterLab on the notebooks")
     lab.add_argument("arguments", nargs="*", help="behind --, for JupyterLab itself, such as -- --no-browser")
-
-    search = command("search", _search, "run a profile's searches, ranked and random, and export their record")
-    search.add_argument("--profile", default="quick")
-    search.add_argument(
-        "--task",
-        default="language model",
-        choices=["language model", "translation"],
-        help="translation: the agent's search, its control, and the encoders of S17's Table 3",
-    )
-    search.add_argument("--workers", type=int, default=2, help="processes that train cells (default: 2)")
-    search.add_argument("--yes", action="store_true", help="begin even where a forecast says days")
-    add_device(search)
-    search.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
 
     show = command("show", _show, "print a cell in all its dresses")
     show.add_argument("cell", help="text of the language, or a name from the zoo")
@@ -87,23 +100,23 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?")
 
     ship = command("ship", _ship, "for maintainers: copy a run's findings and times to results/records and the README")
-    ship.add_argument("--profile", default="course")
+    add_profile(ship, "course")
     ship.add_argument("--tests-seconds", type=float, help="how long `make test` took here")
     ship.add_argument("--benchmarks", action="store_true", help="only the README's tables from results/benchmarks")
 
     report = command("report", _report, "make the report of a profile's results again")
-    report.add_argument("--profile", default="quick")
+    add_profile(report)
     return parser
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from nasrepro.experiments.forecasts import demand_consent
     from nasrepro.notebook import FRESH_BEGUN, WORKERS, note_seconds, results_folder, set_aside
-    from nasrepro.profiles import load
 
-    profile = on_device(load(options.profile), resolve(options.device))
+    profile, device = load(options.profile), resolve(options.device)
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
-    _demand_consent(profile, {path.name[:2] for path in notebooks}, WORKERS, options.yes)
+    demand_consent(profile, device, WORKERS, options.yes, {path.name[:2] for path in notebooks})
     folder = results_folder() / profile.name
     if options.fresh:
         set_aside(folder)
@@ -111,69 +124,14 @@ def _reproduce(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     for path in notebooks:
         number = path.name[:2]
-        print(f"{path.name}  ({profile.name}, {profile.task.device})", flush=True)
-        own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": profile.task.device}
+        print(f"{path.name}  ({profile.name}, {device})", flush=True)
+        own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": device}
         seconds = _execute(path, folder, {**own, **given})
         # What replays takes less time than the run that trained it: that run's time stays.
-        timings, device = folder / "timings.json", device_name(profile.task.device)
-        note_seconds(timings, profile.name, number, seconds, device, longest=not options.fresh)
+        timings = folder / "timings.json"
+        note_seconds(timings, profile.name, number, seconds, device_name(device), longest=not options.fresh)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
-
-
-def _demand_consent(profile: Profile, notebooks: Collection[str], workers: int, given: bool) -> None:
-    """Forecast what these notebooks train of a profile on WikiText-2, by so many `workers`.
-
-    Raises ValueError where it takes more than 3 hours and nobody said `--yes`.
-    """
-    if profile.task.corpus_name != "wikitext2":  # the others take minutes, or replay what ships
-        return
-    planned = [part for notebook, part in _planned(profile) if notebook in notebooks]
-    if not planned:
-        return
-    workers = max(1, workers)  # with none, this process trains
-    device = profile.task.device
-    seconds = {settings: _forecast(settings, device) for settings in {settings for _, settings, _ in planned}}
-    print(f"forecast for {profile.name} on {device_name(device)}, {workers} workers, every cell taken for an LSTM:")
-    hours = 0.0
-    for words, settings, count in planned:
-        part = count * seconds[settings] / 3600 / workers
-        hours += part
-        print(f"  {words}: {count} trainings of {seconds[settings] / 3600:.1f} hours, {part / 24:.1f} days")
-    print(
-        f"  together {hours / 24:.1f} days. Not in it: the small models that notebooks train to show something, the "
-        "larger translation set, what a search does between trainings (drawing and ranking cells, the agent's "
-        "learning), and that a cell may take longer than an LSTM, or fail early"
-        + ("" if device == "cpu" else "; workers that share a GPU are slower than each would be alone"),
-        flush=True,
-    )
-    if hours > 3 and not given:
-        raise ValueError("nothing was begun; say --yes (make: YES=1) to begin, or choose a smaller profile")
-
-
-def _planned(profile: Profile) -> list[tuple[str, tuple[str, LanguageModelSettings | TranslationSettings, int]]]:
-    """What each notebook trains of a profile above all: in words, by which settings, and how many times."""
-    runs = profile.translation
-    cells, controls = runs.search.cells + len(runs.search_seeds), sum(one.cells for one in runs.controls())
-    return [
-        ("03", ("language models, four cells compared", profile.task.training, 4 * len(profile.seeds))),
-        ("04", ("language models, ranked and random search", profile.task.training, 2 * profile.search.cells)),
-        ("06", ("encoders, search by the agent, and the LSTM beside it", runs.search_task.training, cells)),
-        ("06", ("encoders, agent against chance", runs.control_task.training, controls)),
-        ("07", ("encoders, Table 3", runs.task.training, len(TABLE_3) * len(runs.seeds))),
-    ]
-
-
-def _forecast(settings: LanguageModelSettings | TranslationSettings, device: str) -> float:
-    """Seconds of one training of an LSTM on S17's text, WikiText-2 or Multi30k, on the device that would train it."""
-    from nasrepro.dsl import zoo
-    from nasrepro.threads import torch_threads
-    from nasrepro.trainers.forecast import MULTI30K, WIKITEXT2, forecast_seconds, forecast_translation_seconds
-
-    with torch_threads(1):  # as in a worker
-        if isinstance(settings, LanguageModelSettings):
-            return forecast_seconds(zoo["LSTM"], settings, WIKITEXT2, steps=1, device=device)
-        return forecast_translation_seconds(zoo["LSTM"], settings, MULTI30K, steps=1, device=device)
 
 
 def _notebooks(number: str | None) -> list[Path]:
@@ -238,50 +196,62 @@ def _lab(options: argparse.Namespace) -> None:
     LabApp.launch_instance([str(project_root() / "notebooks"), *options.arguments])
 
 
-def _search(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import results_folder
-    from nasrepro.profiles import load
-    from nasrepro.search import Record
-    from nasrepro.search.loop import search
+def _forecast(options: argparse.Namespace) -> None:
+    from nasrepro.experiments.forecasts import describe, forecast
 
-    profile = on_device(load(options.profile), resolve(options.device))
+    profile, device = load(options.profile), resolve(options.device)
+    print(describe(profile, forecast(profile, device), device, options.workers))
+
+
+def _record(options: argparse.Namespace) -> None:
+    from nasrepro import experiments
+    from nasrepro.experiments.experiment import Means, on_device, resumable
+    from nasrepro.experiments.forecasts import demand_consent
+    from nasrepro.notebook import results_folder
+    from nasrepro.search import Record
+
+    experiment, profile, device = experiments.load(options.experiment), load(options.profile), resolve(options.device)
+    sizes = experiment.at(profile.name)
     export = user_path(options.export) if options.export else None
     if export:
         make_writable(export.parent)  # now, not after days of training
-    replayed_by = {"04"} if options.task == "language model" else {"06", "07"}
-    _demand_consent(profile, replayed_by, options.workers, options.yes)
+    demand_consent(profile, device, options.workers, options.yes, experiment=experiment.name)
     folder = results_folder() / profile.name
-    limits = {"workers": options.workers, "timeout_s": profile.timeout_s}
     record = Record(folder / "record.sqlite")
-    if options.task == "language model":
-        for settings in (profile.search, profile.random_search):
-            print(search(profile.task, settings, record, **limits))
-    else:
-        _translation_record(profile, folder, record, limits)
+    for trainings in experiment.trainings(resumable(on_device(sizes, device), folder)):
+        print(f"{trainings.words}: {trainings.count} trainings, {trainings.task.words()}", flush=True)
+        trainings.make(Means(record, options.workers, profile.timeout_s))
     if export:
         record.export(export)
         print(f"wrote {export}")
 
 
-def _translation_record(profile: Profile, folder: Path, record: Any, limits: Mapping[str, Any]) -> None:
-    """Everything that notebooks 06 and 07 replay."""
-    from nasrepro.dsl import zoo
-    from nasrepro.profiles import resumable, table_3_row
-    from nasrepro.search.held_out import evaluate_tests
-    from nasrepro.search.loop import evaluate, search
-    from nasrepro.search.workers import Job, Workers
+def _train(options: argparse.Namespace) -> None:
+    from dataclasses import replace
 
-    runs = profile.translation
-    print(search(runs.search_task, runs.search, record, **limits))
-    with Workers(runs.search_task, limits["workers"], limits["timeout_s"]) as workers:
-        # What the cells of the search are held against.
-        evaluate([Job(zoo["LSTM"], seed) for seed in runs.search_seeds], record, workers)
-    for settings in runs.controls():
-        print(search(runs.control_task, settings, record, **limits))
-    for also, task, names in runs.tables():
-        rows = {table_3_row(name, seed, also): Job(zoo[name], seed) for seed, name in product(runs.seeds, names)}
-        for row, found in evaluate_tests(resumable(task, folder), rows, record, limits["workers"]).items():
-            print(f"{row}: {found.reason or found.metrics}")
+    from nasrepro import experiments
+    from nasrepro.experiments.experiment import on_device, resumable
+    from nasrepro.notebook import results_folder
+    from nasrepro.search import Record
+    from nasrepro.search.record import Evaluation, evaluation_key
+
+    experiment, folder = experiments.load(options.experiment), results_folder() / load(options.profile).name
+    task = resumable(on_device(experiment.at(options.profile), resolve(options.device)), folder).task
+    candidate = experiment.named.get(options.candidate) or task.read(options.candidate)
+    record, key = Record(folder / "record.sqlite"), evaluation_key(task, candidate, options.seed)
+    print(f"{candidate}: {task.words()}, seed {options.seed}, on {device_name(task.device)}", flush=True)
+    found = record.get(key)
+    if found is None:
+        outcome = task.evaluate(candidate.canonical(), options.seed, lambda point: print(_spoken(point), flush=True))
+        outcome = replace(outcome, device=outcome.device or device_name(task.device))
+        found = Evaluation.of(task, candidate.canonical(), options.seed, outcome)
+        record.put(found)
+    result = found.reason or _spoken(found.metrics)
+    print(f"{result}; {found.parameters:,} parameters, {found.seconds:.1f} s on {found.device}")
+
+
+def _spoken(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {number:.6g}" for name, number in numbers.items())
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -317,7 +287,6 @@ def _data(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from nasrepro.notebook import records_folder, results_folder
-    from nasrepro.profiles import load
     from nasrepro.report.html import build
 
     print(build(results_folder() / load(options.profile).name, records_folder()))
@@ -325,8 +294,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _ship(options: argparse.Namespace) -> None:
     from nasrepro.notebook import note_seconds, records_folder, results_folder
-    from nasrepro.profiles import load
-    from nasrepro.report.shipping import ship, update_readme
+    from nasrepro.shipping import is_shipped, ship, update_readme
 
     name, records = load(options.profile).name, records_folder()
     timings = records / "timings.json"
@@ -334,7 +302,7 @@ def _ship(options: argparse.Namespace) -> None:
         note_seconds(timings, "tests", "all", options.tests_seconds, device_name())
     elif not options.benchmarks:
         # Only a profile that replays a shipped record speaks for the project; the others differ by machine.
-        found = ship(results_folder() / name, records) if load(name).shipped else []
+        found = ship(results_folder() / name, records) if is_shipped(name) else []
         measured = json.loads((results_folder() / name / "timings.json").read_text("utf-8"))
         for notebook, row in measured[name].items():
             note_seconds(timings, name, notebook, row["seconds"], row["device"])

@@ -1,6 +1,8 @@
 """What the errors of all rooms share: the class of those that are the machine's, and how they repeat what was given."""
 
+import difflib
 import reprlib
+from collections.abc import Collection
 
 _SHOWN = 200  # characters of a value that a message repeats
 _SAID = 500  # characters of a text, such as another error's message
@@ -14,6 +16,15 @@ class MachineError(Exception):
 
     Not what is computed is at fault: the same call works once that is mended. The message says what to do.
     """
+
+
+def known(name: str, names: Collection[str], what: str) -> str:
+    """The name, where it is one of these. Raises ValueError that lists them and the nearest one."""
+    if name in names:
+        return name
+    close = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"unknown {what} {name!r:.100}: {hint}choose from {', '.join(names)}")
 
 
 def shown(value: object) -> str:

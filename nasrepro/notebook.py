@@ -1,6 +1,6 @@
 """What every notebook starts with: parameters that are checked, a word on what will happen, and where results go.
 
->>> run = nr.notebook.start("04", PROFILE, FRESH)                               # doctest: +SKIP
+>>> run = nr.notebook.start("04", PROFILE, FRESH, "s17_language_model", DEVICE)  # doctest: +SKIP
 >>> run.figure(fig, "s17-fig3", title="...", caption="...", paper=["s17.fig3"])  # doctest: +SKIP
 """
 
@@ -15,20 +15,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 from IPython.core.getipython import get_ipython
 from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
-from nasrepro import profiles
+from nasrepro import experiments, profiles
 from nasrepro.datasets import DataError
+from nasrepro.experiments.experiment import Experiment, on_device, resumable
 from nasrepro.files import fix_environment, named_folder, write_json
 from nasrepro.hardware import device_name, resolve
-from nasrepro.profiles import Profile, resumable
+from nasrepro.profiles import Profile
+from nasrepro.report import papers
 from nasrepro.report.artifacts import Artifacts
-from nasrepro.report.ledger import Finding
+from nasrepro.report.ledger import Finding, is_scaled
 from nasrepro.report.provenance import Data, provenance
 from nasrepro.search.held_out import HeldOut, evaluate_tests
 from nasrepro.search.history import Search, replay
@@ -38,8 +40,6 @@ from nasrepro.search.record import Evaluation, Record, RecordError
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.language_model import data_words
 from nasrepro.trainers.outcome import C, Candidate, NotebookTask, TaskIdentity
-
-Kind = Literal["language model", "translation"]
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
@@ -93,15 +93,16 @@ def start(
     notebook: str,
     profile: str = "quick",
     fresh: bool = False,
-    task: Kind = "language model",
+    experiment: str | None = None,
     device: str = "auto",
 ) -> "Run":
     """Begin a notebook: check its parameters, say what will happen, and answer the `Run` that keeps its results.
 
-    `fresh` trains anew what a record holds, the one shipped or this machine's own (see `set_aside`); `task` is what the
-    notebook is about; `device` is where cells are trained (see `hardware.resolve`). Raises ValueError for a profile or
-    an injected parameter that does not exist, with the nearest that does; DeviceError for a device that is not here;
-    OSError when the results folder cannot be written.
+    `fresh` trains anew what a record holds, the one shipped or this machine's own (see `set_aside`); `experiment` is
+    the name of the one that the notebook shows, None where it trains nothing; `device` is where candidates are trained
+    (see `hardware.resolve`). Raises ValueError for a profile, an experiment or an injected parameter that does not
+    exist, with the nearest that does; DeviceError for a device that is not here; OSError when the results folder cannot
+    be written.
     """
     shell = get_ipython()
     if shell is not None:
@@ -109,7 +110,8 @@ def start(
     fix_environment()
     if not isinstance(fresh, bool):
         raise ValueError(f"FRESH is True or False, got {fresh!r:.100}")
-    run = Run(notebook, profiles.load(profile), fresh, task, device)
+    chosen = None if experiment is None else experiments.load(experiment)
+    run = Run(notebook, profiles.load(profile), fresh, chosen, device)
     if fresh and os.environ.get(FRESH_BEGUN) != str(run.folder):
         set_aside(run.folder)
     run.announce()
@@ -149,8 +151,8 @@ def _assigned(source: str) -> list[str]:
 class Run:
     """One notebook under one profile: where its figures, tables and findings go, and its record.
 
-    Set `data` to the corpus in use, so that provenance names it. Attributes: `profile`, whose tasks are on `device`
-    (see `hardware.resolve`), `folder`, `record`.
+    Set `data` to the corpus in use, so that provenance names it. Attributes: `profile`, `folder`, `record`, and
+    `sizes`, those of the experiment under this profile, its tasks on a device that `hardware.resolve` has answered.
     """
 
     def __init__(
@@ -158,14 +160,18 @@ class Run:
         notebook: str,
         profile: Profile,
         fresh: bool = False,
-        task: Kind = "language model",
+        experiment: Experiment[Any] | None = None,
         device: str = "auto",
     ) -> None:
         self.notebook = notebook
-        self.profile = profiles.on_device(profile, resolve(device))
+        self.profile = profile
         self.fresh = fresh
-        self._chosen: NotebookTask[Any] = self.profile.translation.task if task == "translation" else self.profile.task
+        self.experiment = experiment
+        self._device = resolve(device)
         self.folder = results_folder() / profile.name
+        self.sizes: Any = None
+        if experiment is not None:
+            self.sizes = resumable(on_device(experiment.at(profile.name), self._device), self.folder)
         self.artifacts = Artifacts(self.folder, notebook, records_folder() / "findings.json")
         self._data: Data | None = None
         self._made_on: set[str] = set()
@@ -176,8 +182,14 @@ class Run:
 
     @property
     def task(self) -> NotebookTask[Any]:
-        """What this notebook is about, in the profile's size; long trainings keep checkpoints in its folder."""
-        return resumable(self._chosen, self.folder)
+        """What the experiment is about, in the profile's size; long trainings keep checkpoints in the run's folder.
+
+        Raises ValueError in a notebook that shows no experiment.
+        """
+        if self.sizes is None:
+            raise ValueError(f"notebook {self.notebook} shows no experiment: name one in nr.notebook.start")
+        task: NotebookTask[Any] = self.sizes.task
+        return task
 
     @property
     def data(self) -> Data | None:
@@ -201,8 +213,8 @@ class Run:
         known = measured_seconds(self.profile.name, self.notebook)
         rows = {
             "profile": f"{self.profile.name}: {self.profile.about}",
-            "here": f"{device_name(self.task.device)} ({self.task.device})",
-            "data": self.task.data_words,
+            "here": f"{device_name(self._device)} ({self._device})",
+            **({} if self.experiment is None else {"data": self.task.data_words}),
             "time": "not measured yet" if known is None else f"{_minutes(known['seconds'])} on {known['device']}",
             "results": str(self.folder),
         }
@@ -217,13 +229,15 @@ class Run:
     def _recorded_elsewhere(self) -> str:
         """Devices, other than the one here, of what the records hold on which a notebook of this kind draws."""
         found: list[Evaluation] = []
+        if self.experiment is None:
+            return ""
         with suppress(RecordError):  # a notebook that needs what cannot be read will say so
             if not self.fresh:
                 found += Record.load(self._shipped_files()).evaluations()
             if (self.folder / "record.sqlite").exists():
                 found += self.record.evaluations()
-        made_on = _devices(one for one in found if one.task.startswith(self._chosen.name))
-        return ", ".join(sorted(made_on - {device_name(self.task.device)}))
+        made_on = _devices(one for one in found if one.task.startswith(self.task.name))
+        return ", ".join(sorted(made_on - {device_name(self._device)}))
 
     # ---- searches
 
@@ -232,7 +246,7 @@ class Run:
 
         A search that this machine has begun is continued. Otherwise the shipped record serves, unless the run is fresh.
         """
-        task = resumable(task or self._chosen, self.folder)
+        task = task or self.task
         shipped = self.shipped_search(plan, task)
         if shipped is not None and not self._has_begun(plan, task):
             replayed = [evaluation for _, evaluation in shipped.trials]
@@ -247,14 +261,14 @@ class Run:
         record = None if self.fresh else self._shipped_record()
         if record is None:
             return None
-        wanted = _without_data(search_identity(_Unloaded(task or self._chosen), plan))
+        wanted = _without_data(search_identity(_Unloaded(task or self.task), plan))
         for name, found in record.searches().items():
             if _without_data(found) == wanted:
                 return replay(record, name, plan.budget)
         return None
 
     def _shipped_record(self) -> Record | None:
-        """The records that ship for this profile, in memory; None where none does."""
+        """The records that ship for this experiment and profile, in memory; None where none does."""
         paths = self._shipped_files()
         if self._replayed is None and paths:
             self._records += paths
@@ -262,7 +276,8 @@ class Run:
         return self._replayed
 
     def _shipped_files(self) -> list[Path]:
-        paths = [records_folder() / name for name in self.profile.shipped]
+        shipped = () if self.experiment is None else self.experiment.shipped.get(self.profile.name, ())
+        paths = [records_folder() / name for name in shipped]
         return [path for path in paths if path.exists()]
 
     def _has_begun(self, plan: SearchPlan[C], task: NotebookTask[C]) -> bool:
@@ -286,7 +301,7 @@ class Run:
         """
         if not (isinstance(cells, list | tuple) and isinstance(seeds, list | tuple | range)):
             raise TypeError(f"cells and seeds are lists, got {cells!r:.100} and {seeds!r:.100}: pass [cell], [seed]")
-        task = resumable(task or self._chosen, self.folder)
+        task = task or self.task
         data: Data | None
         jobs = [Job(cell, seed) for cell in cells for seed in seeds]
         found, data = self._shipped_evaluations(task, jobs)
@@ -331,6 +346,13 @@ class Run:
         self._use(data, answers.values())
         return answers
 
+    def recorded(self, task: TaskIdentity) -> list[Evaluation]:
+        """What the shipped record and this machine's own hold of a task. Nothing is trained, and no data is needed."""
+        shipped = None if self.fresh else self._shipped_record()
+        same = (task.name, task.version, task.settings)
+        found = [*(shipped.evaluations() if shipped is not None else ()), *self.record.evaluations()]
+        return [one for one in found if (one.task, one.version, one.settings) == same]
+
     def _shipped_evaluations(
         self, task: TaskIdentity, jobs: Iterable[Job]
     ) -> tuple[dict[tuple[str, int], Evaluation], RecordedData | None]:
@@ -358,7 +380,7 @@ class Run:
     @property
     def device(self) -> str:
         """What the numbers come from: the devices of the evaluations in use, else the one here."""
-        return ", ".join(sorted(self._made_on)) or device_name(self.task.device)
+        return ", ".join(sorted(self._made_on)) or device_name(self._device)
 
     def provenance(self, **parameters: Any) -> dict[str, Any]:
         """Where the results of this notebook come from (see `report.provenance`)."""
@@ -381,16 +403,51 @@ class Run:
         self.artifacts.table(df, name, title, caption, paper, provenance=self.provenance())
         return df
 
-    def finding(self, id: str, **facts: Any) -> None:  # noqa: A002 (the ledger's own word)
-        """Write what was found about one of the papers' entries into the ledger (see `report.ledger.Finding`)."""
-        if isinstance(self.data, RecordedData) and "budget_words" in facts:
-            facts["budget_words"] += "; replayed from the shipped record"
-        self.artifacts.finding(Finding(id, **{"data": self.data_words(), "device": self.device, **facts}))
+    def finding(
+        self,
+        id: str,  # noqa: A002 (the ledger's own word)
+        *,
+        budget: float | None = None,
+        budget_words: str = "",
+        data: str | None = None,
+        device: str | None = None,
+        **facts: Any,
+    ) -> None:
+        """Write what a training found about one of the papers' entries into the ledger.
+
+        `budget` is the share of the paper's budget that was spent, None where nobody can say. By that and the data
+        (those in use, where none are named) a rule decides whether the finding is scaled down (`ledger.is_scaled`).
+        `facts` are other fields of `report.ledger.Finding`.
+        """
+        data = self.data_words() if data is None else data
+        if isinstance(self.data, RecordedData) and budget_words:
+            budget_words += "; replayed from the shipped record"
+        self.artifacts.finding(
+            Finding(
+                id,
+                budget=budget,
+                budget_words=budget_words,
+                data=data,
+                device=self.device if device is None else device,
+                scaled=is_scaled(papers.load()[id], budget, data),
+                **facts,
+            )
+        )
+
+    def exact(self, id: str, **facts: Any) -> None:  # noqa: A002
+        """Write an exact fact into the ledger, one that needs no training: `facts` are fields of `Finding`.
+
+        Raises ValueError for an entry that only a training can answer.
+        """
+        entry = papers.load()[id]
+        if entry.kind == "number" or entry.data is not None or entry.better is not None:
+            raise ValueError(f"{id} is what training has to show; say with what budget in run.finding")
+        self.artifacts.finding(Finding(id, budget_words="exact, no training", scaled=False, **facts))
 
     def data_words(self) -> str:
         """The data in use, in the words that the ledger compares."""
         if self.data is None:
-            return self.task.data_words
+            return "" if self.experiment is None else self.task.data_words
         return data_words(self.data.name, getattr(self.data, "level", "word"))
 
 

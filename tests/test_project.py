@@ -25,9 +25,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hardware": {"errors"},
     "kernels": set(),
     "threads": set(),
+    "profiles": {"errors"},
     "native": {"errors", "files"},
     "dsl": set(),
     "datasets": {"errors", "files"},
+    "report": {"datasets", "dsl", "files", "hardware", "trainers"},
     "convnet": set(),
     "rnn": {"dsl", "native"},
     "controllers": {"dsl", "threads"},
@@ -36,11 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"errors", "files"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
-MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}
-MAY_IMPORT["report"] = {*MAY_IMPORT["profiles"], "profiles"}
-MAY_IMPORT["experiments"] = {*MAY_IMPORT["report"], "report"}
+MAY_IMPORT["experiments"] = {*MAY_IMPORT["search"], "search", "profiles", "report"}
+MAY_IMPORT["shipping"] = {"experiments", "files", "report"}
 MAY_IMPORT["notebook"] = {*MAY_IMPORT["experiments"], "experiments"}
-MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook", "kernels"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook", "kernels", "shipping"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 

@@ -1,1 +1,21 @@
-"""The experiments of both papers, one folder each."""
+"""The experiments of both papers, a folder for each. A new one is registered here, by one line, and nowhere else."""
+
+from typing import Any
+
+from nasrepro.errors import known
+from nasrepro.experiments import s17_language_model, s17_translation
+from nasrepro.experiments.experiment import Experiment
+
+EXPERIMENTS: dict[str, Experiment[Any]] = {
+    each.name: each
+    for each in (
+        s17_language_model.EXPERIMENT,
+        s17_translation.EXPERIMENT,
+    )
+}
+"""By name, in the order in which the papers' results are made."""
+
+
+def load(name: str) -> Experiment[Any]:
+    """The experiment of that name. Raises ValueError that lists the names and the nearest one."""
+    return EXPERIMENTS[known(name, EXPERIMENTS, "experiment")]

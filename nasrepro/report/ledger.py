@@ -92,6 +92,11 @@ class Finding:
             raise ValueError(f"finding {self.id!r:.100}: {problem}")
 
 
+def is_scaled(entry: Entry, budget: float | None, data: str) -> bool:
+    """Whether a finding from training is anything less than the paper's experiment: by its budget, or by its data."""
+    return budget is None or budget < 1 or (entry.data is not None and data != entry.data)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One of the four words, and the rule that gave it in words."""

@@ -21,12 +21,13 @@ from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.language_model import (
     LanguageModel,
     LanguageModelSettings,
+    LanguageModelTask,
     TrainingStep,
     evaluate,
     train_epoch,
 )
 from nasrepro.trainers.seq2seq import Seq2Seq
-from nasrepro.trainers.translation import Batch, TranslationSettings
+from nasrepro.trainers.translation import Batch, TranslationSettings, TranslationTask
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class TextSize:
     def of(cls, corpus: Corpus) -> "TextSize":
         """The sizes of a corpus."""
         return cls(len(corpus.vocab), len(corpus.train), len(corpus.valid))
+
+    @classmethod
+    def of_task(cls, task: LanguageModelTask) -> "TextSize":
+        """Those of a task's corpus: of WikiText-2 they are known, another is loaded."""
+        is_known = (task.corpus_name, task.level, task.vocab_size, task.own) == ("wikitext2", "word", None, None)
+        return WIKITEXT2 if is_known else cls.of(task.corpus)
 
 
 WIKITEXT2 = TextSize(words=33_278, train=2_088_628, valid=217_646)
@@ -66,9 +73,19 @@ class PairsSize:
         words = (len(corpus.source_vocab), len(corpus.target_vocab))
         return cls(*words, len(corpus.train), len(corpus.valid), *lengths)
 
+    @classmethod
+    def of_task(cls, task: TranslationTask) -> "PairsSize":
+        """Those of a task's corpus: of S17's two they are known, another is loaded."""
+        known = {"multi30k": MULTI30K, "iwslt2016": IWSLT2016} if task.own is None else {}
+        return known.get(task.corpus_name) or cls.of(task.corpus)
+
 
 MULTI30K = PairsSize(9_799, 17_998, train=29_000, valid=1_014, source_length=13, target_length=13)
 """The sentence pairs that S17 searches on (Elliott et al. 2016), as our tokeniser splits them."""
+
+IWSLT2016 = PairsSize(50_000, 50_000, train=209_772, valid=993, source_length=21, target_length=20)
+"""The larger set of S17 (section 4.2): so many pairs, vocabularies cut at 50,000; validation and lengths as of tst2013.
+"""
 
 
 def forecast_seconds(

@@ -1,1 +1,99 @@
-"""S17's second experiment (section 4.2): a cell as the encoder of a translation model."""
+"""S17's experiments on translation (section 4.2): the agent's search for encoders, and its Table 3.
+
+Notebook 06 searches, and notebook 07 compares the encoders of the table.
+"""
+
+from functools import partial
+from itertools import product
+
+from nasrepro.dsl import zoo
+from nasrepro.experiments.experiment import Experiment, Means, Trainings
+from nasrepro.experiments.s17_translation.readme import table
+from nasrepro.experiments.s17_translation.sizes import SIZES, TABLE_3, TranslationSizes, table_3_row
+from nasrepro.search.held_out import evaluate_tests
+from nasrepro.search.loop import evaluate, search
+from nasrepro.search.workers import Job, Workers
+from nasrepro.trainers.forecast import PairsSize, forecast_translation_seconds
+from nasrepro.trainers.translation import TranslationTask
+
+
+def trainings(sizes: TranslationSizes) -> list[Trainings]:
+    """What notebooks 06 and 07 train."""
+    searched = ("architectures", "better_than_lstm", "better_share")
+    claims = ("s17.fig4", "s17.fig6", "s17.mt.all_operators", "s17.mt.extended_later", "s17.mt.residual")
+    return [
+        Trainings(
+            "06",
+            "the agent's search, and the LSTM beside it",
+            sizes.search_task,
+            sizes.search.cells + len(sizes.search_seeds),
+            partial(_search, sizes),
+            [*(f"s17.search.mt.{name}" for name in searched), *claims],
+        ),
+        Trainings(
+            "06",
+            "the agent against chance",
+            sizes.control_task,
+            sum(plan.cells for plan in sizes.controls()),
+            partial(_controls, sizes),
+        ),
+        *(
+            Trainings(
+                "07",
+                f"encoders of Table 3{f', {also}' if also else ''}",
+                task,
+                len(names) * len(sizes.seeds),
+                partial(_table, sizes, also, task, names),
+                _entries(also),
+            )
+            for also, task, names in sizes.tables()
+        ),
+    ]
+
+
+def _search(sizes: TranslationSizes, means: Means) -> None:
+    print(search(sizes.search_task, sizes.search, means.record, means.workers, means.timeout_s))
+    with Workers(sizes.search_task, means.workers, means.timeout_s) as workers:
+        evaluate([Job(zoo["LSTM"], seed) for seed in sizes.search_seeds], means.record, workers)
+
+
+def _controls(sizes: TranslationSizes, means: Means) -> None:
+    for plan in sizes.controls():
+        print(search(sizes.control_task, plan, means.record, means.workers, means.timeout_s))
+
+
+def _table(sizes: TranslationSizes, also: str, task: TranslationTask, names: tuple[str, ...], means: Means) -> None:
+    rows = {table_3_row(name, seed, also): Job(zoo[name], seed) for seed, name in product(sizes.seeds, names)}
+    for row, found in evaluate_tests(task, rows, means.record, means.workers).items():
+        print(f"{row}: {found.reason or found.metrics}")
+
+
+def _entries(also: str) -> list[str]:
+    """The papers' entries that a table of encoders answers."""
+    if also == "larger set":
+        return ["s17.mt.no_transfer", *(f"s17.table3.{name.lower()}.iwslt16_bleu" for name in TABLE_3)]
+    if also:
+        return []
+    rows = (f"s17.table3.{name.lower()}.multi30k_{what}" for name in TABLE_3 for what in ("bleu", "loss"))
+    return ["s17.mt.beats_lstm", "s17.mt.loss_not_bleu", *rows]
+
+
+def seconds(task: TranslationTask, device: str) -> float:
+    """How long one training of an LSTM takes here. Of Multi30k no data is needed."""
+    return forecast_translation_seconds(zoo["LSTM"], task.training, PairsSize.of_task(task), steps=1, device=device)
+
+
+EXPERIMENT = Experiment(
+    name="s17_translation",
+    about="S17's translation models: the agent's search for encoders, its control, and the encoders of Table 3",
+    sizes=SIZES,
+    trainings=trainings,
+    seconds=seconds,
+    shipped={
+        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz"),
+        "night": ("multi30k-table3.jsonl.gz",),
+        "paper": ("multi30k-table3.jsonl.gz",),
+    },
+    named=zoo,
+    readme={"translation": table},
+)

@@ -17,7 +17,7 @@ import pandas as pd
 from nasrepro.datasets import DataError, ParallelCorpus
 from nasrepro.datasets.parallel import UNK
 from nasrepro.dsl import zoo
-from nasrepro.profiles import TABLE_3, pairs_read
+from nasrepro.experiments.s17_translation.sizes import TABLE_3, pairs_read
 from nasrepro.report import papers, stats
 from nasrepro.search.held_out import HeldOut
 from nasrepro.search.record import Evaluation, Record

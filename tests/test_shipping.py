@@ -5,26 +5,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nasrepro.experiments.s17_language_model.readme import words_of
+from nasrepro.experiments.s17_language_model.sizes import SIZES
 from nasrepro.files import write_json
-from nasrepro.profiles import load
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.shipping import (
-    fill,
-    filled_readme,
-    gpu_section,
-    model_speed_table,
-    record_words,
-    ship,
-    speed_table,
-    timings_table,
-)
+from nasrepro.report.speed import gpu_section, model_speed_table, speed_table
 from nasrepro.search import Record
 from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
+from nasrepro.shipping import fill, filled_readme, ship, timings_table
 from tests.search.fakes import FakeTask
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "results" / "records"
 
 
@@ -34,11 +27,11 @@ def test_the_readme_holds_the_numbers_of_the_shipped_files() -> None:
 
 
 def test_every_search_of_a_record_is_counted_two_of_one_method_too() -> None:
-    record, task = Record(), FakeTask(settings=load("smoke").task.settings)
+    record, task = Record(), FakeTask(settings=SIZES["smoke"].search_task.settings)
     for seed, cells in ((0, 3), (1, 4)):
         settings = SearchSettings(method="random", cells=cells, step=4, seed=seed)
         search(task, settings, record, workers=0, progress=False)
-    assert record_words(record).startswith("7 distinct cells (3 random and 4 random search), 1 x 12 units")
+    assert words_of(record).startswith("7 distinct cells (3 random and 4 random search), 1 x 12 units")
 
 
 def test_minutes_are_summed_over_notebooks_and_rounded_up() -> None:

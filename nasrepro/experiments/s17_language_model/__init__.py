@@ -1,0 +1,68 @@
+"""S17's search for a cell of a language model (sections 3.2 and 4.1): random search and the ranking function.
+
+Notebook 03 compares known cells, and notebook 04 searches.
+"""
+
+from functools import partial
+
+from nasrepro.dsl import zoo
+from nasrepro.experiments.experiment import Experiment, Means, Trainings
+from nasrepro.experiments.s17_language_model.readme import record_words
+from nasrepro.experiments.s17_language_model.sizes import COMPARED, SIZES, LanguageModelSizes
+from nasrepro.search.loop import evaluate, search
+from nasrepro.search.workers import Job, Workers
+from nasrepro.trainers.forecast import TextSize, forecast_seconds
+from nasrepro.trainers.language_model import LanguageModelTask
+
+
+def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
+    """What notebooks 03 and 04 train."""
+    return [
+        Trainings(
+            "03",
+            f"{len(COMPARED)} known cells",
+            sizes.task,
+            len(COMPARED) * len(sizes.seeds),
+            partial(_compare, sizes),
+        ),
+        Trainings(
+            "04",
+            "ranked and random search",
+            sizes.search_task,
+            2 * sizes.search.cells,
+            partial(_search, sizes),
+            [
+                "s17.fig3",
+                "s17.search.memory_helps",
+                *(f"s17.rank.{claim}" for claim in ("predicts", "beats_matrix_count", "beats_ridge", "beats_random")),
+            ],
+        ),
+    ]
+
+
+def _compare(sizes: LanguageModelSizes, means: Means) -> None:
+    with Workers(sizes.task, means.workers) as workers:
+        evaluate([Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds], means.record, workers)
+
+
+def _search(sizes: LanguageModelSizes, means: Means) -> None:
+    for plan in (sizes.search, sizes.random_search):
+        print(search(sizes.search_task, plan, means.record, means.workers, means.timeout_s))
+
+
+def seconds(task: LanguageModelTask, device: str) -> float:
+    """How long one training of an LSTM takes here. Of WikiText-2 no data is needed."""
+    return forecast_seconds(zoo["LSTM"], task.training, TextSize.of_task(task), steps=1, device=device)
+
+
+EXPERIMENT = Experiment(
+    name="s17_language_model",
+    about="S17's language models: known cells compared, and a search with the ranking function and without",
+    sizes=SIZES,
+    trainings=trainings,
+    seconds=seconds,
+    shipped={"course": ("ptb-chars-search.jsonl.gz",)},
+    named=zoo,
+    readme={"record": record_words},
+    picture="s17-fig3-search-progress.png",
+)

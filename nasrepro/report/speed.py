@@ -1,0 +1,133 @@
+"""What `make bench` and `make bench-gpu` have measured, as the README's tables."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nasrepro.report import provenance as origin
+
+
+def speed_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of one layer, milliseconds and, in brackets, over nn.LSTM's."""
+    layers = pd.read_csv(folder / "layers.csv")
+    measured = json.loads((folder / "device.json").read_text("utf-8"))["layers"]
+    sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
+    rows = ["| one layer, milliseconds | " + " | ".join(f"H {h}, B {b}, T {t}" for h, b, t in sizes) + " |"]
+    rows.append("|---|" + "---|" * len(sizes))
+    for name, part in layers.groupby("layer", sort=False):
+        of = {
+            (row["H"], row["B"], row["T"]): f"{_milliseconds(row['median ms'])} ({row['ratio']:.2f})"
+            for _, row in part.iterrows()
+        }
+        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    return "\n".join([*rows, "", _when_and_where(measured)])
+
+
+def model_speed_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of whole training steps: tokens per second, and over torch's."""
+    models = pd.read_csv(folder / "model.csv")
+    measured = json.loads((folder / "device.json").read_text("utf-8"))["model"]
+    sizes = list(dict.fromkeys(models["words"]))
+    rows = [
+        "| language model of 2 x 200 units, tokens per second | " + " | ".join(f"{w:,} words" for w in sizes) + " |"
+    ]
+    rows.append("|---|" + "---|" * len(sizes))
+    for name, part in models.groupby("model", sort=False):
+        # `ratio` is of times, and the table of speeds.
+        of = {row["words"]: f"{row['tokens per second']:,.0f} ({1 / row['ratio']:.2f})" for _, row in part.iterrows()}
+        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    return "\n".join([*rows, "", _when_and_where(measured)])
+
+
+def gpu_section(folder: Path) -> str:
+    """What `make bench-gpu` measured, Markdown: tokens per second, how steps are launched, and what is not known yet.
+
+    `folder` holds the gpu.json and gpu.csv of benchmarks/on_gpu.py. Parts that are not done are left out.
+    """
+    entries = json.loads((folder / "gpu.json").read_text("utf-8"))["parts"]
+    table = pd.read_csv(folder / "gpu.csv")
+    done = {name: entry for name, entry in entries.items() if entry["state"] == "done"}
+    paragraphs = []
+    for names, words in _GPU_PARTS.items():
+        found = [name for name in names if name in done]
+        if found:
+            origins = dict.fromkeys(_gpu_origin(done[name]) for name in found)
+            paragraphs.append(words(table[table["part"].isin(found)]) + f" Measured {'; '.join(origins)}.")
+    unknown = [words for name, words in _NOT_YET.items() if name not in done]
+    if unknown:
+        paragraphs.append(f"Not measured yet: {'; '.join(unknown)}.")
+    return "\n\n".join(paragraphs)
+
+
+def _gpu_speeds(rows: pd.DataFrame) -> str:
+    """Tokens per second of training steps by their median times, and in brackets over torch's in the same rounds."""
+    sizes = list(dict.fromkeys(zip(rows["words"], rows["TF32"], strict=True)))
+    heads = [f"{words:,.0f} words{', TF32' if allowed else ''}" for words, allowed in sizes]
+    lines = ["| language model of 2 x 200 units, tokens per second | " + " | ".join(heads) + " |"]
+    lines.append("|---|" + "---|" * len(sizes))
+    for (how, name), part in rows.groupby(["how", "what"], sort=False):
+        # "over the first" is of times, and the table of speeds.
+        of = {
+            (row["words"], row["TF32"]): f"{row['tokens per s']:,.0f} ({1 / row['over the first']:.2f})"
+            for _, row in part.iterrows()
+        }
+        whose = "torch" if how == "torch" else "ours"
+        lines.append(f"| {whose}: {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    slowest = (rows["max ms"] / rows["median ms"]).max()
+    words = (
+        f"Medians of rounds, of which the slowest took up to {slowest:.1f} times as long; here a step launches its "
+        "layers' graphs, and the kernels between them, one after the other."
+    )
+    return "\n".join([*lines, "", words])
+
+
+def _gpu_launches(rows: pd.DataFrame) -> str:
+    """How many kernels a training step runs, and by how many launches."""
+    steps = [
+        f"{row['what']}: {row['kernels']:,.0f} kernels by {row['graph launches']:.0f} graph and {row['launches']:.0f} "
+        f"launches more, {row['wall ms']:.3g} ms"
+        for _, row in rows[rows["kernel"].isna()].iterrows()
+    ]
+    return f"In training a whole step is recorded as a graph ({'; '.join(steps)})."
+
+
+def _gpu_epochs(rows: pd.DataFrame) -> str:
+    """Seconds of translation's epochs, one by one, and how many graphs each recorded."""
+    kinds = {"steps": "with graphs of steps", "layers": "with graphs of layers alone", "nothing": "without graphs"}
+    epochs = []
+    for kind, part in rows.groupby("graphs of", sort=False):
+        seconds = [f"{row['seconds']:.3g} ({row['recorded']:.0f})" for _, row in part.iterrows()]
+        epochs.append(f"{kinds[str(kind)]} {', '.join(seconds)}")
+    return (
+        "Seconds of the first epochs of S17's translation model (LSTM), and in brackets how many graphs each recorded: "
+        f"{'; '.join(epochs)}."
+    )
+
+
+_GPU_PARTS: Mapping[tuple[str, ...], Callable[[pd.DataFrame], str]] = {
+    ("models",): _gpu_speeds,
+    ("profile: language model", "profile: translation"): _gpu_launches,
+    ("graphs of steps", "graphs of layers", "graphs of nothing"): _gpu_epochs,
+}
+_NOT_YET = {
+    "layers": "one layer beside cuDNN's",
+    "compiled layers": "one layer beside torch.compile's",
+    "graphs of nothing": "an epoch without graphs",
+}
+
+
+def _gpu_origin(entry: Mapping[str, Any]) -> str:
+    return f"{entry['time'][:10]} on {entry['device']}, commit {entry['commit']}"
+
+
+def _when_and_where(measured: Mapping[str, Any]) -> str:
+    """When a part of the benchmark was measured, and on what."""
+    rounds, load = measured["parameters"]["rounds"], measured["load before"]
+    return f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
