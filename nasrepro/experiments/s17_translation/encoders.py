@@ -3,17 +3,21 @@
 Models are on the processor and in evaluation mode. Sentences are ids, without `<s>` and `</s>`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from nasrepro.datasets import Vocab
+from nasrepro.datasets import ParallelCorpus, Vocab
 from nasrepro.datasets.parallel import BOS, EOS, SPECIALS, Pairs
+from nasrepro.experiments.s17_translation.figures import marked
 from nasrepro.trainers.beam import beam_search
+from nasrepro.trainers.outcome import Outcome
 from nasrepro.trainers.seq2seq import Seq2Seq
-from nasrepro.trainers.translation import make_batches
+from nasrepro.trainers.translation import TranslationSettings, make_batches, translate
 
 
 @torch.no_grad()
@@ -87,6 +91,43 @@ def read_again(model: Seq2Seq, source: Sequence[int], written: Sequence[int], bo
     features, attention, _ = model.decode(torch.tensor([bos, *written[:-1]])[:, None], *model.encode(*_alone(source)))
     found = model.log_probabilities(features[:, 0]).gather(1, torch.tensor(written)[:, None])  # (T, 1)
     return attention[:, 0], float(found.sum())
+
+
+def sample_translations(
+    models: Mapping[str, Seq2Seq], pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings
+) -> pd.DataFrame:
+    """Sentences with their references and every model's translation, in which marks stand where it differs: a row for
+    each text, with the sentence's number and who it is by."""
+    texts = {"source": [" ".join(words) for words in pairs.source_tokens]}
+    texts["reference"] = [" ".join(words) for words in pairs.tokens]
+    for name, model in models.items():
+        written = translate(model, pairs, corpus, settings)
+        texts[name] = [marked(words, reference) for words, reference in zip(written, pairs.tokens, strict=True)]
+    rows = [
+        {"sentence": place, "by": name, "text": texts[name][place]} for place in range(len(pairs)) for name in texts
+    ]
+    return pd.DataFrame(rows, columns=["sentence", "by", "text"])
+
+
+def summary(
+    trained: Mapping[str, tuple[Outcome, Seq2Seq]], influences: Mapping[str, Tensor], pairs: Pairs, vocab: Vocab
+) -> pd.DataFrame:
+    """Trained models in numbers, a row for each: what training came to, and what their encoders do.
+
+    `remembered` is what of an exchanged word is left after four words in their `influences`, `looked at` the
+    `words_looked_at` in `pairs`, whose target vocabulary is `vocab`.
+    """
+    rows = [
+        {
+            "outcome": outcome.reason or "learned",
+            "valid perplexity": outcome.metrics.get("valid_ppl", math.nan),
+            "valid multi-bleu": outcome.metrics.get("valid_multi_bleu", math.nan),
+            "remembered": float(influences[name][4]),
+            "looked at": words_looked_at(model, pairs, vocab),
+        }
+        for name, (outcome, model) in trained.items()
+    ]
+    return pd.DataFrame(rows, index=pd.Index(trained, name="cell"))
 
 
 def _alone(source: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -107,7 +107,7 @@ def attention_maps(
 
     Each row is a distribution over the source; darker is more, on one scale from 0 to the greatest weight of all.
     """
-    greatest = max(float(np.max(weights)) for _, weights in maps.values())
+    greatest = max(float(np.asarray(weights).max()) for _, weights in maps.values())
     longest = max(len(written) for written, _ in maps.values())
     fig = Figure(figsize=(7.2, 1.6 + 0.21 * max(6, longest)), layout="constrained")
     axes = fig.subplots(1, len(maps), squeeze=False)[0]
@@ -132,17 +132,15 @@ def attention_maps(
 
 
 @styled
-def influence(table: pd.DataFrame, title: str = "") -> Figure:
+def influence(left: Mapping[str, ArrayLike], title: str = "") -> Figure:
     """How long a word is remembered: what is left of a change of an encoder's output, against words since then.
 
-    `table` has columns cell, step, change: 1 at step 0.
+    A line for each encoder: what is `left` at each word (words,), 1 at the first.
     """
     fig, ax = new_axes((7.2, 3.4), "words since the one that was exchanged", "share of the change that is left", title)
-    names = list(dict.fromkeys(table["cell"]))
-    for number, (colour, name) in enumerate(zip(colours(names), names, strict=True)):
-        part = table[table["cell"] == name]
+    for number, (colour, (name, shares)) in enumerate(zip(colours(left), left.items(), strict=True)):
         marker = style.MARKERS[number % len(style.MARKERS)]
-        ax.plot(part["step"], part["change"], color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+        ax.plot(np.asarray(shares), color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(ax)

@@ -1,14 +1,15 @@
 """The analysis of S17's Table 3 (section 4.2): encoders of a translation model, beside the paper's and the LSTM.
 
-Evaluations become a flat table with a row for each training, and all that follows reads such tables. What a finding
-of the ledger says is answered as its facts: the keyword arguments of `Run.finding`. There are none (None, or an empty
-mapping) where too little has learned to say anything.
+Evaluations become a `flat` table with a row for each training, and all that follows reads such tables: of all runs, or
+of those that `learned`. What a finding of the ledger says is answered as its facts, the keyword arguments of
+`Run.finding`: None, or an empty mapping, where too little has learned to say anything.
 """
 
 import itertools
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,9 @@ import pandas as pd
 from nasrepro.datasets import DataError, ParallelCorpus
 from nasrepro.datasets.parallel import UNK
 from nasrepro.dsl import zoo
-from nasrepro.experiments.s17_translation.sizes import TABLE_3, pairs_read
+from nasrepro.experiments.s17_translation.sizes import TABLE_3, pairs_read, share_of_translation
 from nasrepro.report import papers, stats
-from nasrepro.search.held_out import HeldOut
-from nasrepro.search.record import Evaluation, Record
+from nasrepro.search.record import Evaluation
 from nasrepro.trainers.forecast import MULTI30K
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask, make_model
 
@@ -88,8 +88,8 @@ def encoder_sizes(corpus: ParallelCorpus, settings: TranslationSettings) -> pd.D
     return pd.DataFrame(rows)
 
 
-def differences(task: TranslationTask) -> list[str]:
-    """In what the size of a task differs from the paper's, in words: such as "layers 1 (paper: 2)"."""
+def differences(task: TranslationTask) -> str:
+    """A sentence that says in what the size of a task differs from the paper's."""
     ours, paper = task.training, TranslationSettings()
     sizes = {
         "units": (ours.hidden, paper.hidden),
@@ -98,39 +98,28 @@ def differences(task: TranslationTask) -> list[str]:
         "training pairs": (pairs_read(task), MULTI30K.train),
         "words kept of each vocabulary": (ours.vocab_size, paper.vocab_size),
     }
-    return [f"{what} {here:,} (paper: {there:,})" for what, (here, there) in sizes.items() if here != there]
+    found = [f"{what} {here:,} (paper: {there:,})" for what, (here, there) in sizes.items() if here != there]
+    return f"What differs: {'; '.join(found)}." if found else "The settings are the paper's."
 
 
-# ---- trainings, and the numbers beside them
-
-
-def recorded(records: Iterable[Record], task: TranslationTask | None) -> list[Evaluation]:
-    """What records hold of the table by a task, the last record's where several hold a row; nothing for no task."""
-    if task is None:
-        return []
-    row = HeldOut(task)
-    found = {
-        (e.hash, e.seed): e
-        for record in records
-        for e in record.evaluations()
-        if e.hash in NAMES and (e.task, e.version, e.settings) == (row.name, row.version, row.settings)
-    }
-    return list(found.values())
+# ---- trainings, beside the paper's numbers
 
 
 def flat(evaluations: Iterable[Evaluation]) -> pd.DataFrame:
-    """A row for each training: cell, seed, status, parameters, seconds, and its measures, NaN where it has none.
+    """A row for each training of an encoder of the table, by cell: seed, status, parameters, seconds, and its measures.
 
-    The cells are in the order of Table 3, in each of them the seeds.
+    A measure that it has not is NaN. The cells are in the order of Table 3, in each of them the seeds; of several
+    evaluations of one cell and seed the last counts, and other cells are left out.
     """
+    found = {(TABLE_3.index(NAMES[e.hash]), e.seed): e for e in evaluations if e.hash in NAMES}
     measures = (*MEASURES, "valid_multi_bleu", "test_ppl")
     rows = [
-        {"cell": NAMES[e.hash], "seed": e.seed, "status": e.status, "parameters": e.parameters, "seconds": e.seconds}
+        {"cell": TABLE_3[place], "seed": seed, "status": e.status, "parameters": e.parameters, "seconds": e.seconds}
         | {measure: e.metrics.get(measure, math.nan) for measure in measures}
-        for e in sorted(evaluations, key=lambda e: (TABLE_3.index(NAMES[e.hash]), e.seed))
+        for (place, seed), e in sorted(found.items())
     ]
     table = pd.DataFrame(rows, columns=["cell", "seed", "status", "parameters", "seconds", *measures])
-    return table.astype(dict.fromkeys(("seconds", *measures), float))
+    return table.astype(dict.fromkeys(("seconds", *measures), float)).set_index("cell")
 
 
 def devices(evaluations: Iterable[Evaluation]) -> str:
@@ -181,7 +170,7 @@ def beside_paper(runs: pd.DataFrame, larger: pd.DataFrame) -> pd.DataFrame:
 
 def _with_spread(found: pd.DataFrame, measure: str) -> pd.Series:
     """By cell, the mean and, behind it, the least and the greatest; "" for a cell without any."""
-    parts = {name: found.loc[found["cell"] == name, measure] for name in TABLE_3}
+    parts = {name: found.loc[found.index == name, measure] for name in TABLE_3}
     words = {name: f"{x.mean():.2f} ({x.min():.2f} to {x.max():.2f})" if len(x) else "" for name, x in parts.items()}
     return pd.Series(words)
 
@@ -191,7 +180,7 @@ def _with_spread(found: pd.DataFrame, measure: str) -> pd.Series:
 
 def over_lstm(learned: pd.DataFrame) -> pd.DataFrame:
     """The trainings with their `gain`: test BLEU less that of the LSTM from the same seed, where that has learned."""
-    rival = learned[learned["cell"] == "LSTM"].set_index("seed")["test_multi_bleu"]
+    rival = learned[learned.index == "LSTM"].set_index("seed")["test_multi_bleu"]
     return learned.assign(gain=learned["test_multi_bleu"] - learned["seed"].map(rival)).dropna(subset="gain")
 
 
@@ -202,7 +191,7 @@ def gains(learned: pd.DataFrame) -> pd.DataFrame:
     """
     paper, paired = printed()["multi30k_bleu"], over_lstm(learned)
     rows = []
-    for name, part in paired[paired["cell"] != "LSTM"].groupby("cell", sort=False):
+    for name, part in paired[paired.index != "LSTM"].groupby("cell", sort=False):
         low, high = stats.interval(part["gain"]) or (math.nan, math.nan)
         ours = (name, part["valid_multi_bleu"].mean(), part["gain"].mean(), low, high, len(part))
         rows.append((*ours, paper[name] - paper["LSTM"]))
@@ -234,6 +223,15 @@ def beats_lstm(found: pd.DataFrame, falling: pd.Series) -> Facts | None:
 def best(table: pd.DataFrame) -> str:
     """The cell of `gains` with the best validation BLEU."""
     return str(table["valid multi-bleu"].idxmax())
+
+
+def spread(interval: stats.Interval | None) -> str:
+    """An interval over seeds in words."""
+    return (
+        "too few seeds for an interval"
+        if interval is None
+        else f"95% interval {interval[0]:+.2f} to {interval[1]:+.2f}"
+    )
 
 
 def entries(learned: pd.DataFrame) -> dict[str, Facts]:
@@ -278,6 +276,16 @@ def tau(first: pd.Series, second: pd.Series) -> float:
     return stats.kendall(both["first"], both["second"]) if both.nunique().min() > 1 else 0.0
 
 
+def by_budget(gains: Mapping[str, pd.Series]) -> tuple[pd.DataFrame, float]:
+    """What two budgets say of the same encoders: mean gains, a row for each and a column by budget; and the tau of both
+    orders, without the LSTM that all are held against.
+
+    `gains` are those of `over_lstm`, by what the budget is called.
+    """
+    means = pd.DataFrame({budget: gain.groupby("cell").mean() for budget, gain in gains.items()}).reindex(TABLE_3)
+    return means, tau(*(means[budget].drop("LSTM") for budget in means))
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far the orders of encoders by perplexity and by BLEU agree, as Kendall's tau: 1 where they are the same."""
@@ -295,7 +303,7 @@ class Agreement:
 def agreement(learned: pd.DataFrame) -> Agreement | None:
     """How far perplexity and BLEU agree. None for fewer than three encoders, or two seeds: orders need as many."""
     orders = [
-        learned.pivot(index="seed", columns="cell", values=measure).dropna(axis="columns")
+        learned.reset_index().pivot(index="seed", columns="cell", values=measure).dropna(axis="columns")
         for measure in COLUMNS.values()
     ]
     seeds, cells = orders[0].shape
@@ -340,7 +348,7 @@ def no_transfer(larger: pd.DataFrame) -> Facts | None:
     if table.empty:
         return None
     rival = best(table)
-    leads = -paired.loc[paired["cell"] == rival, "gain"]
+    leads = -paired.loc[paired.index == rival, "gain"]
     return {
         "value": float(leads.mean()),
         "interval": stats.interval(leads),
@@ -370,13 +378,19 @@ def larger_entries(larger: pd.DataFrame) -> dict[str, Facts]:
     return facts
 
 
-def is_own_text(task: TranslationTask, evaluations: Iterable[Evaluation]) -> bool:
-    """Whether evaluations were made on a data set's own text, not on one that stands in for it.
+def on_larger(task: TranslationTask, evaluations: Iterable[Evaluation]) -> Facts:
+    """What else the findings on the larger set say: budget, data and device of its evaluations.
 
-    Only the text can say so: where it cannot be had, the answer is False.
+    Whether a text is the data set's own, not one that stands in for it, and how long it is, only the text can say:
+    where it cannot be had, nothing of that is claimed.
     """
-    try:
-        text = task.corpus
-    except DataError:
-        return False
-    return "stand-in" not in text.note and {e.data for e in evaluations} == {text.hash}
+    evaluations, budget, is_own = list(evaluations), None, False
+    with suppress(DataError):
+        is_own = "stand-in" not in task.corpus.note and {e.data for e in evaluations} == {task.corpus.hash}
+        budget = share_of_translation(task)
+    return {
+        "budget": budget,
+        "budget_words": task.words(),
+        "data": task.data_words + ("" if is_own else ", or Tatoeba's pairs in its place"),
+        "device": devices(evaluations),
+    }
