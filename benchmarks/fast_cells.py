@@ -45,8 +45,9 @@ from tqdm import tqdm
 import nasrepro as nr
 from nasrepro.datasets import Corpus, DataError, batchify
 from nasrepro.dsl import Cell
+from nasrepro.experiments.s17_language_model import EXPERIMENT as LANGUAGE_MODELS
 from nasrepro.files import make_writable, user_path, write_atomically, write_json
-from nasrepro.profiles import load, project_root
+from nasrepro.profiles import project_root
 from nasrepro.report import figures
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.provenance import provenance
@@ -381,7 +382,7 @@ def children(options: argparse.Namespace) -> Rows:
 
     "after" compiles its cell first, as in a search. On text that comes with Python where the Penn Treebank is not here.
     """
-    task = load("smoke" if options.small else "course").task
+    task = LANGUAGE_MODELS.at("smoke" if options.small else "course").task
     try:
         corpus = task.corpus
     except DataError:
@@ -394,7 +395,9 @@ def children(options: argparse.Namespace) -> Rows:
     torch.set_num_threads(1)
     try:
         with empty_cache():
-            train_child(LanguageModel, "MM(Add(x_t, h_{t-1}))", corpus, load("smoke").task.training)  # what cells share
+            train_child(
+                LanguageModel, "MM(Add(x_t, h_{t-1}))", corpus, LANGUAGE_MODELS.at("smoke").task.training
+            )  # what cells share
             for number, cell in enumerate(cells):
                 found: dict[str, float] = {}
 

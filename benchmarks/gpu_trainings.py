@@ -16,7 +16,8 @@ from gpu_checks import ROOT
 from gpu_parts import OutOfTime
 
 import nasrepro as nr
-from nasrepro.profiles import profiles, table_3_row
+from nasrepro.experiments.s17_language_model.sizes import SIZES
+from nasrepro.experiments.s17_translation.sizes import table_3_row
 from nasrepro.search.held_out import HeldOut, evaluate_tests
 from nasrepro.search.record import Evaluation, Record, evaluation_key
 from nasrepro.search.workers import Job
@@ -91,7 +92,7 @@ def _search_task(device: str, small: bool) -> LanguageModelTask:
             hidden=8, embedding=8, epochs=2, train_tokens=4000, valid_tokens=1000, fail_above=1e9
         )
         return LanguageModelTask("pydoc", training=sizes, device=device)
-    return replace(profiles["paper"].task, device=device)
+    return replace(SIZES["paper"].task, device=device)
 
 
 def _train_candidate(name: str, task: LanguageModelTask, checkpoint: Path) -> Evaluation:

@@ -244,8 +244,8 @@ def _train(options: argparse.Namespace) -> None:
     if found is None:
         outcome = task.evaluate(candidate.canonical(), options.seed, lambda point: print(_spoken(point), flush=True))
         outcome = replace(outcome, device=outcome.device or device_name(task.device))
-        found = Evaluation.of(task, candidate.canonical(), options.seed, outcome)
-        record.put(found)
+        record.put(Evaluation.of(task, candidate.canonical(), options.seed, outcome))
+        found = record[key]
     result = found.reason or _spoken(found.metrics)
     print(f"{result}; {found.parameters:,} parameters, {found.seconds:.1f} s on {found.device}")
 

@@ -16,7 +16,7 @@ import torch
 import nasrepro as nr
 from nasrepro.controllers import propose
 from nasrepro.datasets.registry import DataError, DataFile, DataSet
-from nasrepro.profiles import TABLE_3, table_3_row
+from nasrepro.experiments.s17_translation.sizes import TABLE_3, table_3_row
 from nasrepro.rnn.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,11 +19,11 @@ import papermill
 import pytest
 import torch
 
-from nasrepro import cli
+from nasrepro import cli, experiments
 from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.experiments import forecasts
 from nasrepro.hardware import device_name
-from nasrepro.profiles import profiles
-from nasrepro.trainers import forecast
+from nasrepro.search import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -152,7 +153,7 @@ def test_a_search_that_could_not_be_exported_is_not_begun(
 ) -> None:
     monkeypatch.setattr("nasrepro.search.loop.search", lambda *_, **__: pytest.fail("it was begun"))
     (tmp_path / "file").write_text("in the way")
-    export = ("search", "--profile", "smoke", "--export")
+    export = ("record", "s17_language_model", "--profile", "smoke", "--export")
     assert "cannot write results to" in fails(capsys, *export, str(tmp_path / "file" / "a.jsonl.gz"))
     assert "~no-such-user/a begins with a home folder" in fails(capsys, *export, "~no-such-user/a")
 
@@ -176,16 +177,18 @@ def test_slips_are_answered_before_anything_runs(
         assert "use --profile / --fresh / --device" in fails(capsys, "reproduce", "-p", own)
 
 
-@pytest.mark.parametrize("command", ["reproduce", "search"])
+@pytest.mark.parametrize(
+    "command", ["reproduce", "forecast", "record s17_translation", "train LSTM"], ids=lambda command: command[:9]
+)
 def test_a_device_that_is_not_here_is_one_sentence(
     command: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(cli, "_execute", lambda *_: pytest.fail("it ran"))
-    err = fails(capsys, command, "--profile", "paper", "--device", "cuda")
+    err = fails(capsys, *command.split(), "--profile", "paper", "--device", "cuda")
     assert err.startswith("device 'cuda' was asked for, but torch ")
     assert err.count("\n") == 1
-    assert "device 'gpu' is unknown: choose auto, cpu, cuda" in fails(capsys, command, "--device", "gpu")
+    assert "device 'gpu' is unknown: choose auto, cpu, cuda" in fails(capsys, *command.split(), "--device", "gpu")
     assert not (project / "results").exists()
 
 
@@ -213,23 +216,6 @@ def test_notebooks_and_their_times_are_told_the_device(
     assert told == [meant]
     timings = json.loads((project / "results" / "smoke" / "timings.json").read_text("utf-8"))
     assert timings["smoke"]["05"]["device"] == f"a GPU by the name of {meant}"
-
-
-@pytest.mark.parametrize("kind", ["language model", "translation"])
-def test_every_task_of_a_search_is_put_on_the_device(
-    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _two_gpus(monkeypatch)
-    told = []
-    monkeypatch.setattr("nasrepro.search.loop.search", lambda task, *_, **__: told.append(task.device))
-    monkeypatch.setattr(
-        "nasrepro.search.loop.evaluate", lambda jobs, _, workers: told.extend([workers.task.device] * len(jobs))
-    )
-    monkeypatch.setattr("nasrepro.search.held_out.evaluate_tests", lambda task, *_: told.append(task.device) or {})
-    assert cli.main(["search", "--profile", "smoke", "--task", kind, "--device", "cuda:1"]) == 0
-    assert set(told) == {"cuda:1"}
-    # Ranked and random search; or the agent's, two LSTMs beside it, four controls, and Table 3.
-    assert len(told) == {"language model": 2, "translation": 1 + 2 + 4 + 1}[kind]
 
 
 def _two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +316,7 @@ def test_a_replay_does_not_overwrite_the_time_of_training(project: Path, monkeyp
 
 def test_shipped_times_keep_the_device_they_were_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nasrepro.notebook.records_folder", lambda: tmp_path)
-    monkeypatch.setattr("nasrepro.report.shipping.update_readme", lambda *_: None)
+    monkeypatch.setattr("nasrepro.shipping.update_readme", lambda *_: None)
     folder = tmp_path / "results" / "smoke"
     folder.mkdir(parents=True)
     measured = {"smoke": {"04": {"seconds": 3.0, "device": "a GPU"}, "06": {"seconds": 4.0, "device": "another"}}}
@@ -342,41 +328,72 @@ def test_shipped_times_keep_the_device_they_were_measured_on(tmp_path: Path, mon
     assert shipped["tests"]["all"] == {"seconds": 5.0, "device": device_name("cpu")}
 
 
+# ---- forecast, record, train
+
+
 @pytest.fixture
 def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A language model takes 2 hours, an encoder 1."""
-    monkeypatch.setattr(forecast, "forecast_seconds", lambda *_, **__: 7200.0)
-    monkeypatch.setattr(forecast, "forecast_translation_seconds", lambda *_, **__: 3600.0)
+
+    def known(seconds: Callable[..., float], *_: object) -> forecasts.Cost:
+        is_text = seconds.__module__.endswith("language_model")
+        return forecasts.Cost(7200.0 if is_text else 3600.0, 1_500_000_000, None)
+
+    monkeypatch.setattr(forecasts, "_measured", known)
 
 
 @pytest.mark.usefixtures("_known_times")
 def test_days_of_training_need_consent(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (project / "results" / "paper").mkdir(parents=True)
+    for profile in ("night", "paper"):
+        (project / "results" / profile).mkdir(parents=True)
     for name in ("03_cells", "04_search", "07_encoders"):
         shutil.copy(project / "notebooks" / "05_small.ipynb", project / "notebooks" / f"{name}.ipynb")
     ran = []
     monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
     monkeypatch.setattr(cli, "_execute", lambda path, *_: ran.append(path.name) or 1.0)
     monkeypatch.setattr(cli, "_report", lambda *_: None)
-    assert cli.main(["reproduce", "--profile", "paper"]) == 1
-    said = capsys.readouterr()
-    # By 2 workers: 4 cells of 5 seeds and 2,000 cells of 2 hours, and of 1 hour 3,450 and 3 LSTMs, 6 searches of 500,
-    # 7 encoders of 3 seeds.
-    for part in (
-        "four cells compared: 20 trainings of 2.0 hours, 0.8 days",
-        "ranked and random search: 2000 trainings of 2.0 hours, 83.3 days",
-        "the LSTM beside it: 3453 trainings of 1.0 hours, 71.9 days",
-        "agent against chance: 3000 trainings of 1.0 hours, 62.5 days",
-        "Table 3: 21 trainings of 1.0 hours, 0.4 days",
-        "together 219.0 days. Not in it: the small models",
-    ):
-        assert part in said.out
-    assert "nothing was begun; say --yes" in said.err
+    for profile in ("night", "paper"):
+        assert f"nothing was begun: {profile} shall take 12 hours at most" in fails(
+            capsys, "reproduce", "--profile", profile, "--device", "cpu"
+        )
     assert not ran
-    assert cli.main(["reproduce", "--profile", "paper", "--yes"]) == 0
+    assert cli.main(["reproduce", "--profile", "night", "--yes", "--device", "cpu"]) == 0
     assert [name[:2] for name in ran] == ["03", "04", "05", "06", "07"]
+
+
+@pytest.mark.usefixtures("_known_times")
+@pytest.mark.parametrize(
+    ("arguments", "trains", "total"),
+    [
+        # 20 cells compared and 2,000 of the searches, of 2 hours; 3,450 and 3 LSTMs, 3,000 of the controls, 21 encoders
+        # and 9 on the larger set, of 1 hour. By 16 workers, by 2 where none are named.
+        (["record", "s17_language_model", "--workers", "16"], {"20", "2000"}, "16 workers, .* together 11 days"),
+        (
+            ["record", "s17_translation", "--workers", "16"],
+            {"3453", "3000", "21", "9"},
+            "16 workers, .* together 17 days",
+        ),
+        (["record", "s17_translation", "--workers", "0"], {"3453", "3000", "21", "9"}, "together 270 days"),
+        (["reproduce", "--notebook", "04"], {"2000"}, "2 workers, .* together 83 days"),
+        (["reproduce", "--notebook", "06"], {"3453", "3000"}, "2 workers, .* together 134 days"),
+        (["reproduce", "--notebook", "07"], {"21", "9"}, "2 workers, .* together 15.0 hours"),
+    ],
+)
+def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
+    arguments: list[str],
+    trains: set[str],
+    total: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
+    assert cli.main([*arguments, "--profile", "paper", "--device", "cpu"]) == 1
+    said = capsys.readouterr()
+    assert set(re.findall(r", (\d+) trainings of \d\.0 hours, 1.5 GB of memory", said.out)) == trains
+    assert re.search(total, said.out, re.DOTALL)
+    assert "nothing was begun: paper shall" in said.err
 
 
 @pytest.mark.parametrize(("given", "meant"), [([], "cuda"), (["--device", "cpu"], "cpu")])
@@ -385,60 +402,46 @@ def test_a_forecast_is_for_the_device_that_would_train(
 ) -> None:
     _two_gpus(monkeypatch)
     told = []
-    for name in ("forecast_seconds", "forecast_translation_seconds"):
-        monkeypatch.setattr(forecast, name, lambda *_, device, **__: told.append(device) or 7200.0)
-    for kind in ("language model", "translation"):
-        assert cli.main(["search", "--profile", "paper", "--task", kind, *given]) == 1
+    monkeypatch.setattr(forecasts, "_measured", lambda _, __, device: told.append(device) or forecasts.Cost(1e9, 1, 2))
+    assert cli.main(["forecast", "--profile", "night", *given]) == 0
+    for name in experiments.EXPERIMENTS:
+        assert cli.main(["record", name, "--profile", "paper", *given]) == 1
     assert set(told) == {meant}
     said = capsys.readouterr().out
     assert f"forecast for paper on {device_name(meant)}, 2 workers" in said
     assert ("workers that share a GPU" in said) == (meant == "cuda")
 
 
-LANGUAGE, AGENT, TABLE = "ranked and random search: 2000", "the LSTM beside it: 3453", "Table 3: 21"
-
-
-@pytest.mark.usefixtures("_known_times")
-@pytest.mark.parametrize(
-    ("arguments", "parts", "total"),
-    [
-        # 2,000 trainings of 2 hours; 3,453 + 3,000 + 21 of 1 hour. By 16 workers, by 2 where none are named.
-        (["search", "--workers", "16"], {LANGUAGE}, "16 workers, .* together 10.4 days"),
-        (["search", "--task", "translation", "--workers", "16"], {AGENT, TABLE}, "16 workers, .* together 16.9 days"),
-        (["search", "--task", "translation", "--workers", "0"], {AGENT, TABLE}, "1 workers, .* together 269.8 days"),
-        (["reproduce", "--notebook", "04"], {LANGUAGE}, "2 workers, .* together 83.3 days"),
-        (["reproduce", "--notebook", "06"], {AGENT}, "2 workers, .* together 134.4 days"),
-        (["reproduce", "--notebook", "07"], {TABLE}, "2 workers, .* together 0.4 days"),
-    ],
-)
-def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
-    arguments: list[str],
-    parts: set[str],
-    total: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
-    assert cli.main([*arguments, "--profile", "paper"]) == 1
-    said = capsys.readouterr()
-    assert {part for part in (LANGUAGE, AGENT, TABLE) if part in said.out} == parts
-    assert re.search(total, said.out, re.DOTALL)
-    assert "nothing was begun; say --yes" in said.err
-
-
-def test_a_notebook_that_trains_nothing_large_pays_for_no_forecast(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cli, "_forecast", lambda *_: pytest.fail("it was forecast"))
-    cli._demand_consent(profiles["paper"], {"01"}, 2, given=False)
-    assert capsys.readouterr().out == ""
-
-
 @pytest.mark.parametrize("profile", ["smoke", "quick", "course"])
-def test_short_profiles_pay_for_no_forecast(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("forecast_seconds", "forecast_translation_seconds"):
-        monkeypatch.setattr(forecast, name, lambda *_, **__: pytest.fail("it was forecast"))
-    cli._demand_consent(profiles[profile], {"03", "04", "06", "07"}, 2, given=False)
+def test_short_profiles_pay_for_no_forecast(profile: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "results" / profile).mkdir(parents=True)
+    monkeypatch.setattr(forecasts, "_measured", lambda *_: pytest.fail("it was forecast"))
+    monkeypatch.setattr(cli, "_execute", lambda *_: 1.0)
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+    assert cli.main(["reproduce", "--profile", profile]) == 0
+
+
+def test_a_cell_is_trained_once_and_kept_in_the_record(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "GRU", "--profile", "smoke", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{zoo['GRU']}: 1 x 12 units, 1 epoch over 6,000 characters of pydoc, seed 1, on {device_name()}"
+    assert said[1].startswith("epoch 1, learning_rate 20, train_ppl ")
+    assert " parameters, " in said[2]
+    (made,) = Record(project / "results" / "smoke" / "record.sqlite").evaluations()
+    task = experiments.load("s17_language_model").sizes["smoke"].task
+    assert made.metrics == task.evaluate(zoo["GRU"].canonical(), 1).metrics
+    assert cli.main(["train", str(zoo["GRU"].canonical()), "--profile", "smoke", "--device", "cpu"]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert again[1:] == said[2:], "from the record"
+
+
+def test_a_wrong_experiment_or_candidate_is_answered(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown experiment 's17': choose from" in fails(capsys, "record", "s17")
+    assert "did you mean 's17_translation'?" in fails(capsys, "train", "LSTM", "--experiment", "s17_translations")
+    err = fails(capsys, "train", "Tanh(MN(x_t))", "--profile", "smoke")
+    assert "MN" in err
+    assert "^" in err
+    assert not (project / "results").exists()
 
 
 # ---- lab

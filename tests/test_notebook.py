@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from nasrepro import notebook, profiles
+from nasrepro import experiments, notebook, profiles
 from nasrepro.datasets import DataError
 from nasrepro.dsl import parse, zoo
+from nasrepro.experiments.experiment import Experiment
 from nasrepro.hardware import DeviceError, device_name
 from nasrepro.notebook import (
     RecordedData,
@@ -32,10 +33,15 @@ from tests.search.toy import SpellingPlan, SpellingTask, Word
 
 OWN = 'PROFILE = "quick"  # smoke | quick\nFRESH = False\nCELLS = ["LSTM"]'
 SMOKE = profiles.load("smoke")
-TINY = replace(
-    SMOKE,
-    task=replace(SMOKE.task, training=replace(SMOKE.task.training, hidden=4, embedding=4, train_tokens=500)),
-)
+LANGUAGE = experiments.load("s17_language_model")
+SIZES = LANGUAGE.sizes["smoke"]
+TASK = replace(SIZES.task, training=replace(SIZES.task.training, hidden=4, embedding=4, train_tokens=500))
+TINY = replace(LANGUAGE, sizes={"smoke": replace(SIZES, task=TASK, search_task=TASK)}, shipped={})
+SHIPPED = replace(TINY, shipped={"smoke": ("shipped.jsonl.gz",)})
+
+
+def begin(number: str, experiment: Experiment[Any] = TINY, fresh: bool = False, device: str = "auto") -> Run:
+    return Run(number, SMOKE, fresh, experiment, device)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +52,7 @@ def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(notebook, "WORKERS", 0)  # in this process: no start-up of others
-    return Run("03", TINY)
+    return begin("03")
 
 
 # ---- parameters
@@ -77,6 +83,26 @@ def test_good_parameters_and_none_pass(executed: list[str]) -> None:
 def test_a_wrong_profile_stops_the_notebook() -> None:
     with pytest.raises(ValueError, match="unknown profile 'quik': did you mean 'quick'"):
         start("03", "quik")
+
+
+def test_a_wrong_experiment_stops_the_notebook() -> None:
+    with pytest.raises(ValueError, match="unknown experiment 's17_translations': did you mean 's17_translation'"):
+        start("07", "smoke", experiment="s17_translations")
+
+
+def test_an_experiment_that_a_profile_leaves_out_stops_the_notebook() -> None:
+    with pytest.raises(ValueError, match="s17_language_model is not made at 'paper': choose from smoke"):
+        Run("03", profiles.load("paper"), experiment=TINY)
+
+
+def test_a_notebook_without_an_experiment_has_no_task_and_shows_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    run = start("01", "smoke")
+    assert "data" not in shown[0]
+    assert run.data_words() == ""
+    with pytest.raises(ValueError, match=r"notebook 01 shows no experiment: name one in nr\.notebook\.start"):
+        _ = run.task
 
 
 def test_fresh_must_be_a_truth_value() -> None:
@@ -112,7 +138,7 @@ def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = notebook.results_folder() / "smoke"
     folder.mkdir(parents=True)
     note_seconds(folder / "timings.json", "smoke", "03", 41.26, "a machine")
-    found = start("03", "smoke")
+    found = start("03", "smoke", experiment="s17_language_model")
     assert found.folder == folder
     for words in ("smoke: does everything once", "pydoc-characters", "about 41 s on a machine", device_name("cpu")):
         assert words in shown[0]
@@ -125,13 +151,16 @@ def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_puts_its_device_into_every_task_and_into_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     _sees_a_gpu(monkeypatch)
     for device, meant in (("auto", "cuda"), ("cuda:0", "cuda:0"), ("cpu", "cpu")):
-        for kind in ("language model", "translation"):
-            run = Run("06", profiles.load("paper"), task=kind, device=device)
-            runs = run.profile.translation
-            tasks = [run.task, run.profile.task, runs.task, runs.search_task, runs.control_task, runs.larger_task]
+        for experiment in experiments.EXPERIMENTS.values():
+            run, other = (
+                Run("06", profiles.load("paper"), experiment=experiment, device=one) for one in (device, "cpu")
+            )
+            tasks = [task for task in vars(run.sizes).values() if hasattr(task, "evaluate")]
+            assert run.task in tasks
+            assert len(tasks) > 1
             assert {task.device for task in tasks} == {meant}
-            assert run.task.settings == Run("06", profiles.load("paper"), task=kind, device="cpu").task.settings
-    assert profiles.load("paper").task.device == "auto"
+            assert run.task.settings == other.task.settings
+            assert experiment.sizes["paper"].task.device == "auto"
 
 
 def test_a_device_that_is_not_here_stops_the_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,20 +176,18 @@ def test_the_start_says_where_it_trains_and_what_was_trained_elsewhere(
     _sees_a_gpu(monkeypatch)
     shown: list[str] = []
     monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
-    (made,) = Run("03", TINY, device="cpu").evaluations([zoo["GRU"]], (1,))
+    (made,) = begin("03", TINY, device="cpu").evaluations([zoo["GRU"]], (1,))
     shipped = Record()
     shipped.put(replace(made, device="a machine far away"))
     shipped.export(tmp_path / "shipped.jsonl.gz")
     monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
-    profile = replace(TINY, shipped=("shipped.jsonl.gz",))
-
     for device, fresh, recorded in (
         ("auto", False, f"{device_name('cpu')}, a machine far away"),
         ("auto", True, device_name("cpu")),
         ("cpu", False, "a machine far away"),
         ("cpu", True, ""),
     ):
-        begun = Run("03", profile, fresh, device=device)
+        begun = begin("03", SHIPPED, fresh, device=device)
         begun.announce()
         meant = "cuda" if device == "auto" else "cpu"
         assert f"{device_name(meant)} ({meant})" in shown[-1]
@@ -169,7 +196,7 @@ def test_the_start_says_where_it_trains_and_what_was_trained_elsewhere(
         else:
             assert "recorded" not in shown[-1]
         assert begun.provenance()["records"] == {}, "nothing was drawn from a record yet"
-    Run("07", profile, task="translation").announce()
+    begin("07", experiments.load("s17_translation")).announce()
     assert "is replayed" not in shown[-1], "language models are not what it draws on"
 
 
@@ -180,23 +207,23 @@ def test_what_is_replayed_keeps_its_device_and_what_is_trained_has_its_own(
     here = device_name("cpu")
     record = run.record
     run.evaluations([zoo["GRU"]], (1,))
-    (other,) = Run("03", TINY).evaluations([zoo["GRU"]], (2,))
+    (other,) = begin("03").evaluations([zoo["GRU"]], (2,))
     record.forget([other.key])
     record.put(replace(other, device="a GPU"))
     assert run.device == here
     assert {e.device for e in run.evaluations([zoo["GRU"]], (1, 2))} == {here, "a GPU"}
     assert run.provenance()["device"] == f"{here}, a GPU"
-    run.data = TINY.task.corpus  # from here on the notebook trains by itself
+    run.data = TASK.corpus  # from here on the notebook trains by itself
     assert run.device == here
-    assert Run("04", TINY).device == here
+    assert begin("04").device == here
 
 
 def test_the_searches_a_notebook_draws_on_name_all_their_devices(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def made_on(device: str, settings: SearchSettings) -> Search:
-        trained = search(TINY.task, settings, Record(), workers=0, progress=False)
+        trained = search(TASK, settings, Record(), workers=0, progress=False)
         return replace(trained, trials=[(p, replace(e, device=device)) for p, e in trained.trials])
 
-    small = replace(TINY.search, method="random", cells=2, step=2)
+    small = replace(SIZES.search, method="random", cells=2, step=2)
     found = iter([made_on("one GPU", small), made_on("", small), made_on("another GPU", small)])
     monkeypatch.setattr(notebook, "search", lambda *_: next(found))
     run.search(small)
@@ -234,11 +261,11 @@ def test_cells_are_trained_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     found = run.evaluations(cells, (1, 2))
     assert [(e.hash, e.seed) for e in found] == [(cell.hash, seed) for cell in cells for seed in (1, 2)]
     assert len(run.record.evaluations()) == 4
-    assert found[0].metrics == TINY.task.evaluate(zoo["TanhRNN"].canonical(), 1).metrics
-    assert run.data is TINY.task.corpus
+    assert found[0].metrics == TASK.evaluate(zoo["TanhRNN"].canonical(), 1).metrics
+    assert run.data is TASK.corpus
     monkeypatch.setattr(LanguageModelTask, "evaluate", lambda *_: pytest.fail("trained again"))
     assert run.evaluations(cells, (1, 2)) == found
-    assert Run("04", TINY).evaluations(cells[:1], (2,)) == [found[1]]
+    assert begin("04").evaluations(cells[:1], (2,)) == [found[1]]
 
 
 @pytest.mark.parametrize(("cells", "seeds"), [(zoo["GRU"], (1,)), ("GRU", (1,)), ([zoo["GRU"]], 1)])
@@ -257,23 +284,21 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     record.export(tmp_path / "shipped.jsonl.gz")
     monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
     monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
-    profile = replace(TINY, shipped=("shipped.jsonl.gz",))
-
-    assert Run("03", profile).evaluations([zoo["GRU"]], (1,)) == [marked]
-    replayed = Run("03", profile)
+    assert begin("03", SHIPPED).evaluations([zoo["GRU"]], (1,)) == [marked]
+    replayed = begin("03", SHIPPED)
     replayed.evaluations([zoo["GRU"]], (1,))
     assert isinstance(replayed.data, RecordedData)
     replayed.evaluations([zoo["GRU"]], (1, 2))
-    assert replayed.data is TINY.task.corpus, "one of the two was trained here"
-    assert "marked" not in Run("03", profile, fresh=True).evaluations([zoo["GRU"]], (1,))[0].metrics
-    without = Run("03", replace(profile, shipped=("not-there.gz",)))
+    assert replayed.data is TASK.corpus, "one of the two was trained here"
+    assert "marked" not in begin("03", SHIPPED, fresh=True).evaluations([zoo["GRU"]], (1,))[0].metrics
+    without = begin("03", replace(TINY, shipped={"smoke": ("not-there.gz",)}))
     assert "marked" not in without.evaluations([zoo["GRU"]], (1,))[0].metrics
 
     def missing(_: LanguageModelTask) -> None:
         raise DataError("ptb is not here; fetch it")
 
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
-    alone = Run("03", profile)
+    alone = begin("03", SHIPPED)
     assert alone.evaluations([zoo["GRU"], zoo["LSTM"]], (1, 2)) == [marked]
     assert alone.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", made.device, "char")
     assert (
@@ -294,7 +319,7 @@ def test_a_notebook_searches_for_words_as_it_does_for_cells(
     monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
     monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
 
-    replayed = Run("03", replace(TINY, shipped=("shipped.jsonl.gz",)))
+    replayed = begin("03", SHIPPED)
     assert replayed.search(plan, task).frame().equals(made.frame())
     assert isinstance(replayed.data, RecordedData)
     assert (replayed.data.name, replayed.data.hash) == (task.corpus.name, task.corpus.hash)
@@ -315,7 +340,7 @@ def test_where_nothing_can_be_trained_as_asked_the_notebook_stops(
         raise DataError("ptb is not here; fetch it")
 
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
-    again = Run("03", replace(TINY, shipped=("shipped.jsonl.gz",)), fresh)
+    again = begin("03", SHIPPED, fresh)
     with pytest.raises(DataError, match="ptb is not here; fetch it"):
         again.evaluations([zoo["LSTM"]], (1,))
     if fresh:
@@ -324,15 +349,15 @@ def test_where_nothing_can_be_trained_as_asked_the_notebook_stops(
         with pytest.raises(DataError, match="ptb is not here; fetch it"):
             again.test_evaluation(zoo["GRU"], 1, "a row")
         with pytest.raises(DataError, match="ptb is not here; fetch it"):
-            again.search(TINY.search)
+            again.search(SIZES.search)
     else:
         assert again.evaluations([zoo["GRU"]], (1,)) == recorded
 
 
 def test_cells_of_another_task_are_trained_by_that_task(run: Run) -> None:
-    other = replace(TINY.task, training=replace(TINY.task.training, hidden=5))
+    other = replace(TASK, training=replace(TASK.training, hidden=5))
     (found,) = run.evaluations([zoo["TanhRNN"]], (1,), other)
-    assert found.settings == other.settings != TINY.task.settings
+    assert found.settings == other.settings != TASK.settings
     assert found.metrics == other.evaluate(zoo["TanhRNN"].canonical(), 1).metrics
 
 
@@ -362,15 +387,13 @@ def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_th
 ) -> None:
     rows = {f"LSTM, seed {seed}": Job(zoo["LSTM"], seed) for seed in (1, 2)}
     made = run.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1")
-    assert (run.data, run.device) == (TINY.task.corpus, device_name())
+    assert (run.data, run.device) == (TASK.corpus, device_name())
     shipped = Record()
     shipped.put(replace(made, device="a machine far away"))
     shipped.export(tmp_path / "shipped.jsonl.gz")
     monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
     monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
-    profile = replace(TINY, shipped=("shipped.jsonl.gz",))
-
-    replayed = Run("07", profile)
+    replayed = begin("07", SHIPPED)
     assert replayed.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == "a machine far away"
     assert replayed.data == RecordedData(
         "pydoc", made.data, f"recorded {made.created[:10]}", "a machine far away", "char"
@@ -380,10 +403,10 @@ def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_th
 
     found = replayed.test_evaluations(rows)
     assert [(e.seed, e.device) for e in found.values()] == [(1, "a machine far away"), (2, device_name())]
-    assert replayed.data is TINY.task.corpus
+    assert replayed.data is TASK.corpus
     assert [reading["row"][:12] for reading in replayed.record.test_reads()] == ["LSTM, seed 2"]
 
-    assert Run("07", profile, fresh=True).test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == device_name()
+    assert begin("07", SHIPPED, fresh=True).test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == device_name()
 
 
 def test_without_its_data_a_row_comes_from_the_shipped_record_or_not_at_all(
@@ -399,11 +422,56 @@ def test_without_its_data_a_row_comes_from_the_shipped_record_or_not_at_all(
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
     with pytest.raises(DataError, match="pydoc is not here"):
         run.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1")  # though this machine's record holds it
-    shipped = Run("07", replace(TINY, shipped=("shipped.jsonl.gz",)))
+    shipped = begin("07", SHIPPED)
     assert shipped.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1") == made
 
 
 def test_looking_into_the_shipped_record_does_not_change_the_data_in_use(run: Run) -> None:
-    used = run.data = TINY.task.corpus
-    assert run._shipped_evaluations(HeldOut(TINY.task), [Job(zoo["LSTM"], 1)]) == ({}, None)
+    used = run.data = TASK.corpus
+    assert run._shipped_evaluations(HeldOut(TASK), [Job(zoo["LSTM"], 1)]) == ({}, None)
     assert run.data is used
+
+
+def test_what_records_hold_is_looked_up_without_training_or_data(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = run.evaluations([zoo["GRU"]], (1,))
+    run.record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+    other = begin("03", SHIPPED)
+    (second,) = begin("03").evaluations([zoo["GRU"]], (2,))
+    monkeypatch.setattr(LanguageModelTask, "corpus", property(lambda _: pytest.fail("loaded")))
+    assert other.recorded(TASK) == [first, second]
+    assert other.recorded(replace(TASK, level="word")) == other.recorded(HeldOut(TASK)) == []
+    assert begin("03", SHIPPED, fresh=True).recorded(TASK) == [second]
+
+
+# ---- findings
+
+
+@pytest.mark.parametrize(
+    ("entry", "budget", "data", "scaled"),
+    [
+        ("s17.mt.beats_lstm", 1.0, "multi30k", False),
+        ("s17.mt.beats_lstm", 0.99, "multi30k", True),
+        ("s17.mt.beats_lstm", 1.0, "captions", True),
+        ("s17.mt.beats_lstm", None, "multi30k", True),
+        ("s17.rank.predicts", 1.0, "anything", False),  # the paper names no data for it
+    ],
+)
+def test_budget_and_data_decide_whether_a_finding_is_scaled_down(
+    entry: str, budget: float | None, data: str, scaled: bool, run: Run
+) -> None:
+    run.finding(entry, value=1.0, budget=budget, data=data)
+    assert run.artifacts.ledger.run[entry].scaled == scaled
+    with pytest.raises(TypeError, match="scaled"):
+        run.finding(entry, value=1.0, budget=budget, scaled=not scaled)
+
+
+def test_an_exact_fact_is_never_scaled_down_and_no_result_of_training_is_one(run: Run) -> None:
+    run.exact("s17.dsl.index.bc3", value=12)
+    assert run.artifacts.ledger.run["s17.dsl.index.bc3"].scaled is False
+    for entry in ("s17.table3.mt1.multi30k_bleu", "s17.mt.beats_lstm", "s17.rank.predicts"):
+        with pytest.raises(ValueError, match=f"{entry} is what training has to show"):
+            run.exact(entry, supports=True)

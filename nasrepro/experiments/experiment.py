@@ -42,7 +42,7 @@ class Means:
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings of one kind that an experiment makes: what is forecast, recorded, and begun on a machine that is lent."""
+    """Trainings of one kind that an experiment makes: what is forecast, and made into a record."""
 
     notebook: str
     """The number of the one that asks for them."""

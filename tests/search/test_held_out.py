@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nasrepro import profiles
+from nasrepro import experiments
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError
 from nasrepro.search.faults import WorkerError
@@ -17,7 +17,7 @@ from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
 from tests.search.toy import SpellingTask, Word
 
-SMOKE = profiles.load("smoke").task
+SMOKE = experiments.load("s17_language_model").sizes["smoke"].task
 TASK = replace(SMOKE, training=replace(SMOKE.training, hidden=4, embedding=4, train_tokens=500))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nasrepro.dsl import Cell, parse
-from nasrepro.profiles import load
+from nasrepro.experiments import EXPERIMENTS
 from nasrepro.search import Evaluation, Record, Search, replay
 from nasrepro.search import plan as plan_module
 from nasrepro.search.agent_search import AgentSearchSettings
@@ -180,16 +180,15 @@ SHIPPED_KEYS = {
 
 def shipped_plans() -> dict[str, SearchPlan[Cell]]:
     """The plans of the profile that replays the shipped searches, by the ids of these."""
-    course = load("course")
-    runs = course.translation
+    texts, runs = (EXPERIMENTS[name].sizes["course"] for name in ("s17_language_model", "s17_translation"))
     agents = zip(
         ("c57939dae60d", "b9f89b8aab93", "7a54aaff835f", "97c8aede73f3", "f0d269b43d8d", "03c611bb5011"),
         runs.controls(),
         strict=True,
     )
     return {
-        "bb48a4f52540": course.search,
-        "e371fb363541": course.random_search,
+        "bb48a4f52540": texts.search,
+        "e371fb363541": texts.random_search,
         "f2d24090d0d2": runs.search,
         **dict(agents),
     }
