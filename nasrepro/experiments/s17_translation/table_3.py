@@ -276,13 +276,13 @@ def tau(first: pd.Series, second: pd.Series) -> float:
     return stats.kendall(both["first"], both["second"]) if both.nunique().min() > 1 else 0.0
 
 
-def by_budget(gains: Mapping[str, pd.Series]) -> tuple[pd.DataFrame, float]:
+def by_budget(found: Mapping[str, pd.Series]) -> tuple[pd.DataFrame, float]:
     """What two budgets say of the same encoders: mean gains, a row for each and a column by budget; and the tau of both
     orders, without the LSTM that all are held against.
 
-    `gains` are those of `over_lstm`, by what the budget is called.
+    `found` are the gains of `over_lstm`, by what the budget is called.
     """
-    means = pd.DataFrame({budget: gain.groupby("cell").mean() for budget, gain in gains.items()}).reindex(TABLE_3)
+    means = pd.DataFrame({budget: gain.groupby("cell").mean() for budget, gain in found.items()}).reindex(TABLE_3)
     return means, tau(*(means[budget].drop("LSTM") for budget in means))
 
 
