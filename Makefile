@@ -31,13 +31,15 @@ help: ## List the targets (this)
 	@echo "  DEVICE=auto|cpu|cuda|cuda:1        where it trains (auto: a GPU where torch sees one)"
 	@echo "  FRESH=1                            train anew; the old record is kept as record.before.sqlite"
 	@echo "  YES=1                              begin even what is forecast to take days (PROFILE=paper)"
+	@echo "  MINUTES=9                          stop after so many, at the next checkpoint; the same command goes on"
 	@echo "  PYTHON=/path/to/python             the Python that makes .venv"
 
 setup: $(STAMP) ## Create .venv with the exact pinned versions (the other targets do this themselves)
 
 reproduce: $(STAMP) ## Make every table and figure, each beside the paper's number, in results/PROFILE/
 	$(RUN) nasrepro reproduce --profile "$(PROFILE)" $(if $(NOTEBOOK),--notebook "$(NOTEBOOK)") \
-		$(if $(DEVICE),--device "$(DEVICE)") $(if $(FRESH),--fresh) $(if $(YES),--yes)
+		$(if $(DEVICE),--device "$(DEVICE)") $(if $(FRESH),--fresh) $(if $(YES),--yes) \
+		$(if $(MINUTES),--minutes "$(MINUTES)")
 
 lab: $(STAMP) ## Open JupyterLab on the notebooks
 	$(RUN) nasrepro lab

@@ -10,21 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from nasrepro.datasets import DataError
+from nasrepro.deadline import TimeIsUp, set_deadline
 from nasrepro.files import fix_environment, make_writable, user_path
 from nasrepro.hardware import device_name, resolve
 from nasrepro.profiles import load, profiles, project_root
+
+NOT_FINISHED = 75
+"""The exit status of a command that has stopped at its deadline: EX_TEMPFAIL of sysexits.h."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. Errors that a user can mend are one message, not a traceback."""
     options = _parser().parse_args(arguments)
+    without_fresh = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else ""
     try:
         fix_environment()
+        if getattr(options, "minutes", None) is not None:
+            set_deadline(options.minutes)
         return int(options.run(options) or 0)
     except KeyboardInterrupt:
-        again = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else " again"
-        print(f"\nstopped; run the same command{again} to go on", file=sys.stderr)
+        print(f"\nstopped; run the same command{without_fresh or ' again'} to go on", file=sys.stderr)
         return 130
+    except TimeIsUp as stop:
+        print(f"\n{stop}{without_fresh}", file=sys.stderr)
+        return NOT_FINISHED
     except (ValueError, OSError, RuntimeError, DataError) as error:
         print(f"nasrepro: {error}", file=sys.stderr)
         return 1
@@ -54,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     def add_yes(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--yes", action="store_true", help="begin even what is forecast to take longer than a night")
 
+    def add_minutes(sub: argparse.ArgumentParser) -> None:
+        about = f"stop after so many, at the next checkpoint; exit status {NOT_FINISHED}, and the same command goes on"
+        sub.add_argument("--minutes", type=float, metavar="N", help=about)
+
     reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")
     add_profile(reproduce)
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
@@ -65,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )
     add_device(reproduce)
+    add_minutes(reproduce)
 
     forecast = command("forecast", _forecast, "say how long a profile's trainings would take here, and how much memory")
     add_profile(forecast)
@@ -77,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add_workers(record)
     add_yes(record)
     add_device(record)
+    add_minutes(record)
     record.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
 
     train = command("train", _train, "train one candidate as an experiment does, and write it into the record")
@@ -85,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=1, help="of weights and masks (default: 1)")
     add_profile(train)
     add_device(train)
+    add_minutes(train)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks")
     lab.add_argument("arguments", nargs="*", help="behind --, for JupyterLab itself, such as -- --no-browser")
@@ -111,25 +127,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _reproduce(options: argparse.Namespace) -> None:
     from nasrepro.experiments.forecasts import demand_consent
-    from nasrepro.notebook import FRESH_BEGUN, WORKERS, note_seconds, results_folder, set_aside
+    from nasrepro.notebook import WORKERS, results_folder
+    from nasrepro.reproduce import run_notebooks
 
     profile, device = load(options.profile), resolve(options.device)
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
     demand_consent(profile, device, WORKERS, options.yes, {path.name[:2] for path in notebooks})
     folder = results_folder() / profile.name
-    if options.fresh:
-        set_aside(folder)
-        os.environ[FRESH_BEGUN] = str(folder)  # so that each notebook goes on with what those before it have trained
+    parameters = {"PROFILE": profile.name, "DEVICE": device, **given}
     started = time.perf_counter()
-    for path in notebooks:
-        number = path.name[:2]
-        print(f"{path.name}  ({profile.name}, {device})", flush=True)
-        own = {"PROFILE": profile.name, "FRESH": options.fresh, "DEVICE": device}
-        seconds = _execute(path, folder, {**own, **given})
-        # What replays takes less time than the run that trained it: that run's time stays.
-        timings = folder / "timings.json"
-        note_seconds(timings, profile.name, number, seconds, device_name(device), longest=not options.fresh)
+    run_notebooks(notebooks, folder, parameters, options.fresh, _execute)
     _report(options)
     print(f"{len(notebooks)} notebooks in {(time.perf_counter() - started) / 60:.1f} minutes")
 

@@ -16,11 +16,14 @@ from nbformat import ValidationError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
+from nasrepro.deadline import TimeIsUp
+
 
 def run_notebook(path: Path, out: Path, parameters: Mapping[str, Any]) -> None:
     """Run a notebook in the folder where it lies, and write it to `out` with what it shows, as far as it comes.
 
-    Raises ValueError for a file that is no notebook; RuntimeError where a cell fails or the kernel does not live.
+    Raises ValueError for a file that is no notebook; RuntimeError where a cell fails or the kernel does not live;
+    TimeIsUp where the notebook has stopped at a deadline.
     """
     source = _as_papermill_takes_it(_checked(path))
     # Everything a kernel writes for itself lies in a folder of its own. IPython's settings are of one user, and files
@@ -38,6 +41,8 @@ def run_notebook(path: Path, out: Path, parameters: Mapping[str, Any]) -> None:
                 extra_arguments=[f"--ipython-dir={private}"],
             )
         except PapermillExecutionError as error:
+            if error.ename == TimeIsUp.__name__:
+                raise TimeIsUp(error.evalue) from None
             raise RuntimeError(
                 f"{path.name} stopped in cell {error.cell_index}: {error.ename}: {error.evalue}\n"
                 f"the notebook as far as it came: {out}"

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from nasrepro import cli, experiments
+from nasrepro.deadline import VARIABLE, demand_time
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.experiments import forecasts
 from nasrepro.hardware import device_name
@@ -40,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         'PROFILE = "quick"  # which\nFRESH = False  # anew\nDEVICE = "auto"  # where', metadata={"tags": ["parameters"]}
     )
     for name, source in (("05_small", "print(PROFILE)"), ("06_broken", "raise KeyError(PROFILE)")):
-        begin = 'import nasrepro as nr\nrun = nr.notebook.start("05", PROFILE, FRESH, device=DEVICE)'
+        begin = 'import nasrepro as nr\nrun = nr.notebook.start("05", PROFILE, FRESH, "s17_language_model", DEVICE)'
         content = nbformat.v4.new_notebook(cells=[own, *map(nbformat.v4.new_code_cell, (begin, source))])
         content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         (tmp_path / "notebooks").mkdir(exist_ok=True)
@@ -151,7 +152,9 @@ def test_a_home_folder_that_is_not_there_is_one_sentence(
 def test_a_search_that_could_not_be_exported_is_not_begun(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nasrepro.search.loop.search", lambda *_, **__: pytest.fail("it was begun"))
+    monkeypatch.setattr(
+        "nasrepro.experiments.s17_language_model.evaluate", lambda *_, **__: pytest.fail("it was begun")
+    )
     (tmp_path / "file").write_text("in the way")
     export = ("record", "s17_language_model", "--profile", "smoke", "--export")
     assert "cannot write results to" in fails(capsys, *export, str(tmp_path / "file" / "a.jsonl.gz"))
@@ -260,6 +263,86 @@ def test_ctrl_c_says_how_to_go_on(
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
     assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 130
     assert "stopped; run the same command without --fresh" in capsys.readouterr().err
+
+
+# The deadline passes between two trainings; who goes on finds the first in the record.
+STOPPED = """
+    import os
+    from nasrepro.deadline import VARIABLE
+    nr.notebook.WORKERS = 0
+    first = run.evaluations([nr.zoo["MGU"]], [1])
+    if not (run.folder / "begun").exists():
+        (run.folder / "begun").touch()
+        assert os.environ[VARIABLE].split()[1] == "60"
+        os.environ[VARIABLE] = "0 60"
+    second = run.evaluations([nr.zoo["TanhRNN"]], [1])
+    value = second[0].metrics["valid_ppl"] - first[0].metrics["valid_ppl"]
+    run.finding("s17.mt.residual", value=value, seeds=1, supports=True, budget=0.001, budget_words="two trainings")
+"""
+
+
+def test_stopped_after_so_many_minutes_the_same_command_goes_on(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")  # so that the end of the test takes away what it sets
+    for name, source in (("05_small", "open('ran', 'a').write('05 ')"), ("06_broken", textwrap.dedent(STOPPED))):
+        path = project / "notebooks" / f"{name}.ipynb"
+        content = nbformat.read(path, as_version=4)
+        content.cells[-1].source = source
+        if name == "05_small":
+            del content.cells[1]  # which loads the package, and takes seconds
+        nbformat.write(content, path)
+    folder = project / "results" / "smoke"
+    command = ["reproduce", "--profile", "smoke", "--minutes", "60"]
+    assert cli.main(command) == cli.NOT_FINISHED == 75
+    said = capsys.readouterr().err
+    assert "\ndone: 05; left: 06\nstopped after 60 minutes; the same command goes on\n" in said
+    assert "Traceback" not in said
+    assert not (folder / "ledger.json").exists()
+    assert cli.main(command) == 0
+    assert "05_small.ipynb  (done before the stop)" in capsys.readouterr().out
+    assert (project / "notebooks" / "ran").read_text() == "05 "
+    assert sorted(path.name for path in folder.glob("stopped*")) == []
+
+    monkeypatch.setenv("NASREPRO_RESULTS", str(project / "unbroken"))
+    (project / "unbroken" / "smoke").mkdir(parents=True)
+    (project / "unbroken" / "smoke" / "begun").touch()
+    assert cli.main(["reproduce", "--profile", "smoke"]) == 0
+    assert (project / "notebooks" / "ran").read_text() == "05 05 "
+    broken, unbroken = (
+        json.loads((project / name / "smoke" / "ledger.json").read_text("utf-8")) for name in ("results", "unbroken")
+    )
+    assert broken == unbroken
+
+
+@pytest.mark.parametrize(("more", "how"), [([], ""), (["--fresh"], " without --fresh (make: without FRESH=1)")])
+def test_who_stops_a_fresh_run_is_told_to_go_on_without(
+    more: list[str], how: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(cli, "set_deadline", lambda minutes: monkeypatch.setenv(VARIABLE, f"0 {minutes:g}"))
+    assert cli.main(["reproduce", "--profile", "smoke", "--minutes", "9", *more]) == 75
+    assert capsys.readouterr().err.endswith(f"stopped after 9 minutes; the same command goes on{how}\n")
+
+
+def test_a_search_takes_a_deadline_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        monkeypatch.setenv(VARIABLE, f"0 {os.environ[VARIABLE].split()[1]}")
+        demand_time()
+
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr("nasrepro.experiments.s17_language_model.evaluate", stopped)
+    assert cli.main(["record", "s17_language_model", "--profile", "smoke", "--minutes", "9"]) == 75
+    assert capsys.readouterr().err == "\nstopped after 9 minutes; the same command goes on\n"
+
+
+@pytest.mark.parametrize("command", ["reproduce", "record s17_translation"], ids=lambda command: command[:9])
+def test_minutes_that_are_none_are_refused_before_anything_runs(
+    command: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in ("0", "-1", "nan"):
+        assert "minutes is a positive number, such as 9" in fails(capsys, *command.split(), f"--minutes={given}")
+    assert not (project / "results").exists()
 
 
 def test_fresh_keeps_the_old_record_and_all_else(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.kernels import _connection, parameters_of, run_notebook
 
 
@@ -94,6 +95,19 @@ def test_a_notebook_that_does_not_come_to_its_end_is_an_error_in_words(tmp_path,
     with pytest.raises(RuntimeError, match=said):
         run_notebook(path, tmp_path / "out.ipynb", {})
     assert (tmp_path / "out.ipynb").exists()
+
+
+def test_a_notebook_that_a_deadline_stops_is_no_error(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv(VARIABLE, "0 9")
+    source = (
+        "from nasrepro.deadline import demand_time\ntry:\n    demand_time()\nexcept Exception:\n    print('a fault')"
+    )
+    path = write(tmp_path / "note.ipynb", "print('begun')", source, "print('the end')")
+    with pytest.raises(TimeIsUp, match=r"^stopped after 9 minutes; the same command goes on$"):
+        run_notebook(path, tmp_path / "out.ipynb", {})
+    assert [text for text in printed(tmp_path / "out.ipynb") if text] == ["begun\n"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert "Traceback" not in (tmp_path / "out.ipynb").read_text("utf-8")
 
 
 def test_a_kernel_that_cannot_start_is_an_error_in_words(tmp_path, monkeypatch):

@@ -20,10 +20,11 @@ PACKAGE = ROOT / "nasrepro"
 
 # What each room may import of ours. Read from top to bottom, nothing looks down, so there can be no circles.
 MAY_IMPORT: dict[str, set[str]] = {
+    "deadline": set(),
     "errors": set(),
     "files": set(),
     "hardware": {"errors"},
-    "kernels": set(),
+    "kernels": {"deadline"},
     "threads": set(),
     "profiles": {"errors"},
     "native": {"errors", "files"},
@@ -35,13 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "controllers": {"dsl", "threads"},
     "ranking": {"dsl", "threads"},
     "trainers": {"hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"}
-    | {"errors", "files"},
+    | {"deadline", "errors", "files"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["experiments"] = {*MAY_IMPORT["search"], "search", "profiles", "report"}
 MAY_IMPORT["shipping"] = {"experiments", "files", "report"}
 MAY_IMPORT["notebook"] = {*MAY_IMPORT["experiments"], "experiments"}
-MAY_IMPORT["cli"] = {*MAY_IMPORT["notebook"], "notebook", "kernels", "shipping"}
+MAY_IMPORT["reproduce"] = {*MAY_IMPORT["notebook"], "notebook"}
+MAY_IMPORT["cli"] = {*MAY_IMPORT["reproduce"], "reproduce", "kernels", "shipping"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 
@@ -123,13 +125,14 @@ def test_the_makefile_keeps_the_torch_of_the_constraints():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="conda users may have no make")
 def test_make_reproduce_passes_on_what_it_is_given():
-    own = ["PROFILE=paper", "NOTEBOOK=04", "DEVICE=cuda", "FRESH=1", "YES=1"]
+    own = ["PROFILE=paper", "NOTEBOOK=04", "DEVICE=cuda", "FRESH=1", "YES=1", "MINUTES=9"]
     shown = subprocess.run(
         ["make", "-n", "reproduce", *own], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.replace("\\\n", " ")
     line = next(line for line in shown.splitlines() if "nasrepro reproduce" in line)
     assert line.split("nasrepro reproduce")[1].split() == [
         "--profile", '"paper"', "--notebook", '"04"', "--device", '"cuda"', "--fresh", "--yes",
+        "--minutes", '"9"',
     ]  # fmt: skip
 
 
@@ -148,7 +151,7 @@ def test_make_help_names_every_setting_of_make_reproduce():
     recipe = re.search(r"^reproduce:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert recipe is not None
     settings = set(re.findall(r"\$\((?:if \$\()?([A-Z]+)\)", recipe[1])) - {"RUN"}
-    assert settings == {"PROFILE", "NOTEBOOK", "DEVICE", "FRESH", "YES"}
+    assert settings == {"PROFILE", "NOTEBOOK", "DEVICE", "FRESH", "YES", "MINUTES"}
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert all(re.search(rf"^  {name}=", shown, re.MULTILINE) for name in settings)
 

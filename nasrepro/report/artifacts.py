@@ -18,7 +18,7 @@ from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.ledger import Finding, Ledger
 
-RESERVED = ("ledger", "report", "timings")  # files of the same folder that are not artefacts
+RESERVED = ("ledger", "report", "stopped", "timings")  # files of the same folder that are not artefacts
 
 
 @dataclass(frozen=True)

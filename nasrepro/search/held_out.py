@@ -96,6 +96,7 @@ def evaluate_tests(
     Raises, before any training, RecordError when a row has read this split for another model, and ValueError for a
     record in memory, or for two rows of one model (equal cell and seed); WorkerError (or SearchError, see `evaluate`)
     when trainings crash. Of those that crash nothing is kept, however the call ends; the next one trains them again.
+    Raises TimeIsUp as `evaluate` does: a training that stops has not read the split.
     """
     if record.path is None:
         raise ValueError("readings of a test split are written down in a file: open the record with Record(path)")

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from nasrepro.deadline import TimeIsUp, demand_time
 from nasrepro.hardware import device_name
 from nasrepro.search.archive import dumps
 from nasrepro.search.faults import OUT_OF_MEMORY
@@ -43,11 +44,13 @@ def search(
     """Run a search, or go on with it: what the record holds is neither trained nor proposed again.
 
     Which search it is, task and plan say; a plan is made by its settings. `workers`, `timeout_s`, `threads`,
-    `memory_gb` and `gpu_gb` are those of `Workers`. Ctrl-C stops at once and loses only what is in training. A search
-    that finds nothing new, in so many steps in a row as the plan has patience, ends before its budget.
+    `memory_gb` and `gpu_gb` are those of `Workers`. Ctrl-C stops at once and loses only what is in training; a deadline
+    stops as in `evaluate`, and loses nothing. A search that finds nothing new, in so many steps in a row as the plan
+    has patience, ends before its budget.
 
     Raises SearchError when all candidates of a step crash, WorkerError when the machine fails or the task cannot be
-    loaded in a worker. Run again when that is mended, it goes on. Raises RecordError where the record can't be written.
+    loaded in a worker. Run again when that is mended, it goes on. Raises RecordError where the record can't be written,
+    TimeIsUp where the deadline has passed and candidates are left to train.
     """
     name = search_id(task, plan)
     record.begin(name, search_identity(task, plan), task.loss)
@@ -58,7 +61,7 @@ def search(
     ):
         try:
             _run_steps(name, task, plan, record, pool, bar)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, TimeIsUp):
             done = len(replay(record, name, plan.budget).trials)
             tqdm.write(f"stopped with {done} of {plan.budget} candidates; run it again to go on", sys.stderr)
             raise
@@ -74,6 +77,7 @@ def _run_steps(name: str, task: Task[C], plan: SearchPlan[C], record: Record, po
         if len(history.trials) >= plan.budget:
             break
         if step not in record.steps(name):
+            demand_time()  # to propose may take minutes too
             bar.set_description(f"step {step}: proposing")
             new = propose(history, step)
             keys = [evaluation_key(task, choice.candidate, plan.child_seed) for choice in new.choices]
@@ -118,7 +122,7 @@ def evaluate(jobs: Sequence[Job], record: Record, workers: Workers, bar: "tqdm[A
     Raises SearchError when four candidates or more were asked for and all of them crashed or lacked memory: that is a
     fault of the task or of the machine, so none of it stays in the record. Raises WorkerError when the machine fails,
     RecordError, before any training, for a record that may only be read, and DeviceError where the task's device is
-    not here.
+    not here. Raises TimeIsUp where a deadline has left some undone: those that came to their end are written by then.
     """
     jobs = demand_jobs(jobs)
     keys = [evaluation_key(workers.task, *job) for job in jobs]

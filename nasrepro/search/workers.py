@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from nasrepro.deadline import TimeIsUp, demand_time, is_over
 from nasrepro.errors import cut, message_of, shown
 from nasrepro.files import fix_environment
 from nasrepro.hardware import resolve
@@ -56,6 +57,8 @@ class Answer:
     """Whether others may have caused this outcome: it counts only if the job ends so with nothing beside it."""
     is_unread: bool = False
     """Whether the process ended before it took the job."""
+    is_stopped: bool = False
+    """Whether the job has stopped at its checkpoint, because the time is up: it has no outcome yet."""
     trouble: str = ""
     """The message of a WorkerError."""
 
@@ -107,6 +110,9 @@ class Workers:
 
         Jobs in progress when the loop over them is left are lost, and can be asked for again.
 
+        After a deadline no job is begun. Those in progress go on to their next checkpoint or, where there is none, to
+        their end; then TimeIsUp is raised, if any job is left.
+
         Raises WorkerError when a process cannot load the task, or when the machine fails instead of a cell; TypeError
         for what is no list of jobs.
         """
@@ -117,6 +123,7 @@ class Workers:
             room = Room(device=device_of(self.task))
             with torch_threads(self.threads):
                 for job in waiting:
+                    demand_time()
                     yield job, _attempt(self.task, job, room)[0]
             return
         count, share = self._divide_gpu()
@@ -147,10 +154,14 @@ class Workers:
 
     def _map(self, jobs: Sequence[Job], count: int, share: float | None) -> Iterator[tuple[Job, Outcome, bool]]:
         """`map` in `count` processes with equal shares of the GPU; with whether a job has to be tried again alone."""
-        waiting = deque(jobs)
+        waiting, left = deque(jobs), list[Job]()
         self._demand_idle()
         try:
             while waiting or self._busy():
+                if waiting and is_over():  # for those in progress we wait
+                    left += waiting
+                    waiting.clear()
+                    continue
                 while len(self._workers) < min(count, len(self._busy()) + len(waiting)):
                     self._workers.append(_Worker(self.task, self.threads, self.memory_gb, share))
                 for worker in self._workers:
@@ -161,12 +172,16 @@ class Workers:
                     self._drop_dead()
                     if job is not None and answer.is_unread:
                         waiting.appendleft(job)
+                    elif job is not None and answer.is_stopped:
+                        left.append(job)
                     elif job is not None and answer.outcome is not None:
                         yield job, answer.outcome, answer.again_alone
         finally:  # an error, or a caller who leaves the loop: who is busy would answer the next call
             for worker in self._busy():
                 worker.kill()
             self._drop_dead()
+        if left:
+            demand_time()
 
     def _busy(self) -> "list[_Worker]":
         return [worker for worker in self._workers if worker.job is not None]
@@ -427,6 +442,8 @@ def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
         outcome, is_fit = _attempt(task, _unpack(content, "cell"), room)
         again_alone = room.shares_gpu and outcome.reason == OUT_OF_MEMORY
         reply = _pack(Answer(outcome, is_fit, again_alone), "outcome")
+    except TimeIsUp:
+        reply = _pack(Answer(is_stopped=True), "message")
     except WorkerError as error:
         reply = _pack(Answer(trouble=str(error)), "message")
     connection.send_bytes(reply)
@@ -435,7 +452,7 @@ def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
 def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:
     """The outcome, and whether the process is fit for another cell.
 
-    Raises WorkerError where the machine has failed, or the task gives no outcome.
+    Raises WorkerError where the machine has failed, or the task gives no outcome; TimeIsUp where the task stops.
     """
     start = time.monotonic()
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nasrepro.deadline import demand_time
 from nasrepro.hardware import device_name
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
 from nasrepro.trainers.outcome import Outcome
@@ -86,13 +87,17 @@ class Training:
         """The numbers of the epochs to train, from 1, or from the one after the checkpoint's last.
 
         They end after `most`, with a failure, or when the learning rate is below `lowest_rate`. Then the model has the
-        weights of its best epoch. Raises CheckpointError where the checkpoint is of another training or damaged.
+        weights of its best epoch. Raises CheckpointError where the checkpoint is of another training or damaged, and
+        TimeIsUp where the deadline has passed, a checkpoint keeps what was trained, and another epoch would follow.
         """
         progress = self.progress
         if self.checkpoint is not None:
             load_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
         self.started -= progress.seconds
+        is_kept = False
         while not progress.reason and len(progress.curve) < most and progress.learning_rate >= lowest_rate:
+            if is_kept:
+                demand_time()
             before = len(progress.curve)
             if self.device not in progress.devices:
                 progress.devices.append(self.device)
@@ -102,6 +107,7 @@ class Training:
             if self.checkpoint is not None:
                 progress.seconds = self._seconds()
                 save_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
+                is_kept = True
         self.model.load_state_dict(progress.best_weights)
 
     def note(self, loss: float, **measured: float) -> bool:

@@ -5,12 +5,15 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nasrepro.deadline import VARIABLE
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, gpu
 from nasrepro.search.plan import Choice, Step
@@ -177,6 +180,44 @@ class AskingTask(FakeTask):
         from nasrepro.datasets import data_root  # which loads torch
 
         return Outcome("failed", str(data_root()))
+
+
+class PatientTask(FakeTask):
+    """Its evaluations end when the deadline has passed, and have no checkpoint at which they could stop."""
+
+    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+        assert self.pids is not None
+        wait_for_deadline(self.pids.parent)
+        return super().evaluate(cell, seed, on_epoch)
+
+
+def wait_for_deadline(folder: Path) -> None:
+    """In an evaluation, in whatever process: go on when the deadline has passed (see `deadline_passes`)."""
+    (folder / "begun").touch()
+    while not (folder / "over").exists():
+        time.sleep(0.01)
+    os.environ[VARIABLE] = "0 9"
+
+
+@contextmanager
+def deadline_passes(folder: Path) -> Iterator[None]:
+    """Let the deadline pass as soon as an evaluation waits for it, however long processes take to start."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not (folder / "begun").exists() and not ended.is_set():
+            time.sleep(0.01)
+        os.environ[VARIABLE] = "0 9"
+        (folder / "over").touch()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()
+        del os.environ[VARIABLE]
 
 
 def propose_many(path: Path, search: str, steps: range) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nasrepro import experiments
+from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError
 from nasrepro.search.faults import WorkerError
@@ -114,6 +115,33 @@ def test_a_crash_does_not_outlive_a_call_that_another_fault_ended(
     kept = [(e.hash, e.seed, e.status) for e in record.evaluations()]
     assert sorted(kept) == sorted((zoo[name].hash, 1, "ok") for name in names if name != "GRU")
     assert all(e.status == "ok" for e in evaluate_tests(TASK, rows, record, workers=0).values())
+
+
+def test_a_training_that_a_deadline_stops_has_not_read_the_test_split(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = replace(TASK, training=replace(TASK.training, epochs=2), checkpoints=str(tmp_path / "checkpoints"))
+    rows = {f"{name}, seed 1": Job(zoo[name], 1) for name in ("TanhRNN", "GRU", "LSTM")}
+    unbroken = evaluate_tests(long, rows, Record(tmp_path / "unbroken.sqlite"), workers=0)
+    train = LanguageModelTask.train
+
+    def pass_deadline(task: LanguageModelTask, cell: Cell, *others: Any) -> Any:
+        if cell.hash == zoo["GRU"].hash:
+            monkeypatch.setenv(VARIABLE, "0 9")
+        return train(task, cell, *others)
+
+    monkeypatch.setattr(LanguageModelTask, "train", pass_deadline)
+    with pytest.raises(TimeIsUp):
+        evaluate_tests(long, rows, record, workers=0)
+    assert [e.metrics for e in record.evaluations()] == [unbroken["TanhRNN, seed 1"].metrics]
+    assert [reading["row"].partition(",")[0] for reading in record.test_reads()] == ["TanhRNN"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+    monkeypatch.setattr(LanguageModelTask, "train", train)
+    monkeypatch.delenv(VARIABLE)
+    found = evaluate_tests(long, rows, record, workers=0)
+    assert {row: one.metrics for row, one in found.items()} == {row: one.metrics for row, one in unbroken.items()}
+    assert len(record.test_reads()) == 3
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("reason", ["crashed: exit code -9", "out of memory"])

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Record, RecordError, Search, loop, ranked_search, replay
 from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import SearchError, evaluate, search, search_id
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.outcome import Outcome
-from tests.search.fakes import FakeTask, fake_perplexity
+from tests.search.fakes import FakeTask, PatientTask, deadline_passes, fake_perplexity
 from tests.search.killable import AGENT_SETTINGS, SETTINGS, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,6 +191,34 @@ def test_ctrl_c_says_how_to_go_on(unbroken: Record, capsys: pytest.CaptureFixtur
     assert "stopped with 12 of 33 candidates; run it again to go on" in capsys.readouterr().err
     run(record)
     assert rows(record) == rows(unbroken)
+
+
+# ---- a deadline
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_deadline_lets_those_in_training_come_to_their_end_and_begins_no_others(
+    count: int, unbroken: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, record = PatientTask(failing=True, pids=tmp_path / "pids"), Record()
+    with deadline_passes(tmp_path), pytest.raises(TimeIsUp, match="stopped after 9 minutes"):
+        search(task, SETTINGS, record, workers=count, progress=False)
+    made = len(record.evaluations())
+    assert 1 <= made <= max(1, count)
+    assert len((tmp_path / "pids").read_text().splitlines()) == made
+    assert f"stopped with {made} of 33 candidates; run it again to go on" in capsys.readouterr().err
+    run(record)
+    assert rows(record) == rows(unbroken)
+
+
+def test_after_a_deadline_what_is_recorded_is_replayed_and_nothing_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record()
+    run(record, cells=8)
+    monkeypatch.setenv(VARIABLE, "0 9")
+    monkeypatch.setattr(ranked_search, "propose_cells", lambda *_: pytest.fail("proposed"))
+    assert len(run(record, cells=8).trials) == 8
+    with pytest.raises(TimeIsUp):
+        run(record)
 
 
 # ---- replay

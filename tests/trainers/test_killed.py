@@ -1,16 +1,20 @@
-"""A search with the real trainer that is killed half-way ends with the same bits as one that is not."""
+"""A search with the real trainer that is killed or stopped half-way ends with the same bits as one that is not."""
 
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from nasrepro.deadline import TimeIsUp
 from nasrepro.search import Record, RecordError
 from nasrepro.search.loop import search
-from tests.trainers.killable import SETTINGS, TASK
+from tests.search.fakes import deadline_passes
+from tests.trainers.killable import SETTINGS, TASK, PatientTask
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "tests.trainers.killable"]
@@ -54,3 +58,19 @@ def test_killed_half_way_and_run_again_it_ends_with_the_same_rows(tmp_path: Path
         assert {evaluation.status for evaluation in record.evaluations()} <= {"ok", "failed"}
         assert any(TASK.loss.of(evaluation) for evaluation in record.evaluations())
         assert not any("crash" in evaluation.reason for evaluation in record.evaluations())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_within_trainings_and_run_again_it_ends_with_the_same_rows(workers: int, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    task = PatientTask(level="char", training=TASK.training, checkpoints=str(checkpoints))
+    record, unbroken = Record(tmp_path / "record.sqlite"), Record()
+    with deadline_passes(tmp_path), pytest.raises(TimeIsUp, match="the same command goes on"):
+        search(task, SETTINGS, record, workers=workers, progress=False)
+    assert record.evaluations() == [], "one that is stopped has neither failed nor ended"
+    assert 1 <= len(list(checkpoints.iterdir())) <= max(1, workers)
+    task = replace(TASK, checkpoints=str(checkpoints))
+    search(task, SETTINGS, record, workers=0, progress=False)
+    search(TASK, SETTINGS, unbroken, workers=0, progress=False)
+    assert rows(record) == rows(unbroken)
+    assert list(checkpoints.iterdir()) == []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nasrepro.datasets import corpus_from_text, parallel_from_text
+from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.dsl import zoo
 from nasrepro.trainers import language_model, translation
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
@@ -104,6 +105,31 @@ def test_the_seconds_of_an_interrupted_training_are_those_of_all_its_parts(
     assert task.evaluate(zoo["MGU"], 5).seconds == 4 * 60, "the third epoch was not kept, and not counted twice"
 
 
+@EITHER
+def test_a_deadline_stops_after_a_checkpoint_and_the_numbers_are_those_of_an_unbroken_training(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken: list[dict[str, float]] = []
+    whole = task.evaluate(zoo["MGU"], 5, unbroken.append)
+    task = replace(task, checkpoints=str(tmp_path))
+    seen: list[dict[str, float]] = []
+    monkeypatch.setenv(VARIABLE, "0 9")  # a moment that was long ago: every training stops after an epoch
+    for epochs in (1, 2, 3):
+        with pytest.raises(TimeIsUp, match="stopped after 9 minutes"):
+            task.evaluate(zoo["MGU"], 5, seen.append)
+        assert len(seen) == epochs
+    found = task.evaluate(zoo["MGU"], 5, seen.append)  # the last epoch is the end: there is nothing to stop
+    assert seen == unbroken == found.curve
+    assert found.metrics == whole.metrics
+    assert list(tmp_path.iterdir()) == []
+
+
+@EITHER
+def test_a_training_without_a_checkpoint_goes_on_to_its_end(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "0 9")
+    assert len(task.evaluate(zoo["MGU"], 5).curve) == 4
+
+
 # ---- a trainer to come: several metrics, an optimiser with a memory, epochs of so many steps
 
 
@@ -149,6 +175,35 @@ def test_a_trainer_with_more_to_remember_goes_on_to_the_same_bits(epoch: int, tm
     again, same = descend(tmp_path / "toy.pt")
     assert again == curve
     assert torch.equal(same, weights)
+
+
+@pytest.mark.parametrize("epoch", [1, 5])
+def test_a_trainer_with_more_to_remember_is_stopped_by_a_deadline(
+    epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve, weights = descend(None)
+    seen = []
+
+    def pass_deadline(point: dict[str, float]) -> None:
+        seen.append(point["epoch"])
+        if point["epoch"] == epoch:
+            monkeypatch.setenv(VARIABLE, "0 9")
+
+    with pytest.raises(TimeIsUp):
+        descend(tmp_path / "toy.pt", pass_deadline)
+    assert seen == list(range(1, epoch + 1))
+    monkeypatch.delenv(VARIABLE)
+    again, same = descend(tmp_path / "toy.pt")
+    assert again == curve
+    assert torch.equal(same, weights)
+
+
+def test_a_training_that_has_failed_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "0 9")
+    training = Training(nn.Linear(1, 1), torch.Generator(), Progress(1.0), "a toy", checkpoint=tmp_path / "toy.pt")
+    for _ in training.epochs(5):
+        training.fail("too slow")
+    assert training.outcome({}).reason == "too slow"
 
 
 def test_the_first_reason_stays_and_ends_the_training() -> None:
