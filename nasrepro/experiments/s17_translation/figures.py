@@ -20,30 +20,31 @@ _PAPERS = {"facecolors": "none", "edgecolors": style.RED}  # what is printed in 
 
 
 @styled
-def encoders(runs: pd.DataFrame, paper: pd.DataFrame, title: str = "", log: Collection[str] = ()) -> Figure:
-    """S17 Table 3 as a drawing: a row for each encoder in the order of `runs`, a panel for each measure.
+def encoders(
+    panels: Mapping[str, tuple[pd.Series, pd.Series | None]], title: str = "", log: Collection[str] = ()
+) -> Figure:
+    """S17 Table 3 as a drawing: a row for each encoder in the order of the first panel, a panel for each measure.
 
-    `runs` has columns cell, seed, panel, value; `paper` has cell, panel, value, and may lack some. Points are seeds,
-    a bar is their mean, a diamond the paper's value. The dotted line goes through the mean of the first encoder, which
-    the others are held against. `panel` is the label of an axis; those in `log` are logarithmic.
+    `panels` are by the label of an axis: our values, each with its cell as index, and the paper's by cell (None where
+    it has none). Points are seeds, a bar is their mean, a diamond the paper's value. The dotted line goes through the
+    mean of the first encoder, which the others are held against. Axes in `log` are logarithmic.
     """
-    panels, cells = list(dict.fromkeys(runs["panel"])), list(dict.fromkeys(runs["cell"]))
+    cells = list(dict.fromkeys(cell for ours, _ in panels.values() for cell in ours.index))
     fig = Figure(figsize=(7.2, 1.7 + 0.36 * len(cells)), layout="constrained")
     axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for ax, panel in zip(axes, panels, strict=True):
-        ours, theirs = runs[runs["panel"] == panel], paper[paper["panel"] == panel]
-        means = ours.groupby("cell")["value"].mean()
+    for ax, (panel, (ours, paper)) in zip(axes, panels.items(), strict=True):
+        means = ours.groupby(level=0).mean()
         for row, cell in enumerate(cells):
-            values = ours.loc[ours["cell"] == cell, "value"].to_numpy()
+            values = ours[ours.index == cell].to_numpy()
             # Seeds stand one under the other, so that equal ones do not hide each other.
             ax.scatter(
                 values, row + 0.18 * np.linspace(-1, 1, len(values)), s=16, color=style.BLUE, alpha=0.75, linewidths=0
             )
             if len(values):
                 ax.vlines(means[cell], row - 0.32, row + 0.32, color=style.BLUE, linewidth=2)
-        known = theirs[theirs["cell"].isin(cells)]
-        rows = [cells.index(cell) for cell in known["cell"]]
-        ax.scatter(known["value"], rows, s=34, marker="D", linewidths=1.4, **_PAPERS)
+        known = pd.Series(dtype=float) if paper is None else paper[paper.index.isin(cells)]
+        rows = [cells.index(cell) for cell in known.index]
+        ax.scatter(known, rows, s=34, marker="D", linewidths=1.4, **_PAPERS)
         if cells[0] in means:
             ax.axvline(means[cells[0]], color=style.GREY, linestyle=":", linewidth=1.2, zorder=0)
         if panel in log:
@@ -53,10 +54,11 @@ def encoders(runs: pd.DataFrame, paper: pd.DataFrame, title: str = "", log: Coll
     axes[0].set_yticks(range(len(cells)), cells)
     axes[0].set_ylim(len(cells) - 0.5, -0.5)  # the first row on top
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    has_paper = any(paper is not None for _, paper in panels.values())
     marks = [
         axes[0].scatter([], [], s=16, color=style.BLUE, alpha=0.75, linewidths=0, label="ours, one seed"),
         axes[0].vlines([], 0, 1, color=style.BLUE, linewidth=2, label="ours, mean"),
-        *([axes[0].scatter([], [], s=34, marker="D", label="S17, Table 3", **_PAPERS)] if len(paper) else []),
+        *([axes[0].scatter([], [], s=34, marker="D", label="S17, Table 3", **_PAPERS)] if has_paper else []),
         axes[0].plot([], [], color=style.GREY, linestyle=":", label=f"our {cells[0]}, mean")[0],
     ]
     # In a strip of its own, and by coordinates: matplotlib moves other legends of a figure when it is saved "tight".
@@ -105,7 +107,7 @@ def attention_maps(
 
     Each row is a distribution over the source; darker is more, on one scale from 0 to the greatest weight of all.
     """
-    greatest = max(float(np.max(weights)) for _, weights in maps.values())
+    greatest = max(float(np.asarray(weights).max()) for _, weights in maps.values())
     longest = max(len(written) for written, _ in maps.values())
     fig = Figure(figsize=(7.2, 1.6 + 0.21 * max(6, longest)), layout="constrained")
     axes = fig.subplots(1, len(maps), squeeze=False)[0]
@@ -130,17 +132,15 @@ def attention_maps(
 
 
 @styled
-def influence(table: pd.DataFrame, title: str = "") -> Figure:
+def influence(left: Mapping[str, ArrayLike], title: str = "") -> Figure:
     """How long a word is remembered: what is left of a change of an encoder's output, against words since then.
 
-    `table` has columns cell, step, change: 1 at step 0.
+    A line for each encoder: what is `left` at each word (words,), 1 at the first.
     """
     fig, ax = new_axes((7.2, 3.4), "words since the one that was exchanged", "share of the change that is left", title)
-    names = list(dict.fromkeys(table["cell"]))
-    for number, (colour, name) in enumerate(zip(colours(names), names, strict=True)):
-        part = table[table["cell"] == name]
+    for number, (colour, (name, shares)) in enumerate(zip(colours(left), left.items(), strict=True)):
         marker = style.MARKERS[number % len(style.MARKERS)]
-        ax.plot(part["step"], part["change"], color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
+        ax.plot(np.asarray(shares), color=colour, linewidth=1.8, marker=marker, markersize=4, label=name)
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(ax)

@@ -8,21 +8,15 @@ from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from nasrepro.report import translation_figures as figures
+from nasrepro.experiments.s17_translation import figures
 
 CELLS = ("LSTM", "BC3", "MT5")
 PPL, BLEU = "validation perplexity", "test BLEU"
-RUNS = pd.DataFrame(
-    [
-        {"cell": cell, "seed": seed, "panel": panel, "value": value + 0.3 * seed - row}
-        for row, cell in enumerate(CELLS)
-        for seed in (1, 2, 3)
-        for panel, value in ((PPL, 9.0), (BLEU, 20.0))
-    ]
+PERPLEXITIES, SCORES = (
+    pd.Series([value + 0.3 * seed - row for row in range(3) for seed in (1, 2, 3)], index=[*np.repeat(CELLS, 3)])
+    for value in (9.0, 20.0)
 )
-PAPER = pd.DataFrame(
-    [{"cell": cell, "panel": BLEU, "value": 34.0 + row} for row, cell in enumerate((*CELLS, "not drawn"))]
-)
+PAPER = pd.Series([34.0, 35.0, 36.0, 37.0], index=[*CELLS, "not drawn"])
 WORDS = ["the", "tired", "clown", "is", "washing", "a", "goat", "."]
 
 
@@ -33,13 +27,11 @@ def points(fig: Figure, panel: int) -> set[tuple[float, float]]:
 
 
 def test_encoders_has_a_point_for_each_seed_and_a_diamond_for_each_number_of_the_paper():
-    fig = figures.encoders(RUNS, PAPER, "T", log=[PPL])
+    fig = figures.encoders({PPL: (PERPLEXITIES, None), BLEU: (SCORES, PAPER)}, "T", log=[PPL])
     seeds = {
         (round(value, 3), round(row + offset, 3))
         for row, cell in enumerate(CELLS)
-        for value, offset in zip(
-            RUNS.loc[(RUNS["cell"] == cell) & (RUNS["panel"] == BLEU), "value"], (-0.18, 0.0, 0.18), strict=True
-        )
+        for value, offset in zip(SCORES[cell], (-0.18, 0.0, 0.18), strict=True)
     }
     assert points(fig, 1) == seeds | {(34.0, 0.0), (35.0, 1.0), (36.0, 2.0)}
     assert len(points(fig, 0)) == 9, "the paper has no perplexity here, so there is no diamond"
@@ -51,15 +43,15 @@ def test_encoders_has_a_point_for_each_seed_and_a_diamond_for_each_number_of_the
 
 
 def test_encoders_leaves_out_what_a_panel_does_not_have():
-    only = RUNS[(RUNS["panel"] == PPL) | (RUNS["cell"] != "BC3")]
-    fig = figures.encoders(only, PAPER[:0])
+    fig = figures.encoders({PPL: (PERPLEXITIES, None), BLEU: (SCORES.drop("BC3"), None)})
     assert {row for _, row in points(fig, 1)}.isdisjoint({0.82, 1.0, 1.18})
-    without_first = RUNS[(RUNS["panel"] == PPL) | (RUNS["cell"] != "LSTM")]
-    assert len(points(figures.encoders(without_first, PAPER[:0]), 1)) == 6
+    assert "S17, Table 3" not in {text.get_text() for text in fig.legends[0].get_texts()}
+    without_first = figures.encoders({PPL: (PERPLEXITIES, None), BLEU: (SCORES.drop("LSTM"), None)})
+    assert len(points(without_first, 1)) == 6
 
 
 def test_the_legend_of_encoders_overlaps_no_axis():
-    fig = figures.encoders(RUNS, PAPER)
+    fig = figures.encoders({PPL: (PERPLEXITIES, None), BLEU: (SCORES, PAPER)})
     fig.draw_without_rendering()
     (legend,) = fig.legends
     top = legend.get_window_extent().y1
@@ -100,10 +92,9 @@ def test_attention_maps_shows_the_weights_on_one_scale_with_both_sentences():
 
 
 def test_influence_draws_a_line_for_each_encoder():
-    table = pd.DataFrame([{"cell": cell, "step": step, "change": 0.5**step} for cell in CELLS for step in range(4)])
-    lines = figures.influence(table).axes[0].lines
+    lines = figures.influence({cell: [1.0, 0.5 - 0.1 * row] for row, cell in enumerate(CELLS)}).axes[0].lines
     assert [line.get_label() for line in lines] == list(CELLS)
-    assert all(list(line.get_ydata()) == [1.0, 0.5, 0.25, 0.125] for line in lines)
+    assert [list(line.get_xydata()[1]) for line in lines] == [[1.0, 0.5], [1.0, 0.4], [1.0, 0.3]]
 
 
 sentences = st.lists(st.sampled_from(["ein", "clown", "wäscht", "eine", "ziege", "."]), max_size=8)
