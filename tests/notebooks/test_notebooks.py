@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom at `smoke`, by nbval; and each has the same beginning."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from nasrepro.notebook import start as begin
 from nasrepro.profiles import profiles
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -38,9 +40,10 @@ def test_what_a_notebook_trains_or_forecasts_follows_its_device_or_it_says_that_
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     calls = [node for source in cells for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     named = [(ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}) for call in calls]
-    (start,) = (given for name, given in named if name == "nr.notebook.start")
+    (start,) = (call for call in calls if ast.unparse(call.func) == "nr.notebook.start")
+    bound = inspect.signature(begin).bind(*start.args, **{word.arg: word.value for word in start.keywords})
     trains = "nothing is trained" not in papermill.inspect_notebook(str(path))["DEVICE"]["help"]
-    assert start["device"] == ("DEVICE" if trains else "'cpu'")
+    assert ast.unparse(bound.arguments["device"]) == ("DEVICE" if trains else "'cpu'")
     own = [given for name, given in named if name in {"train", "forecast_seconds", "forecast_translation_seconds"}]
     assert trains or not own
     assert all(given["device"] == "DEVICE" for given in own)
