@@ -25,15 +25,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hardware": {"errors"},
     "kernels": set(),
     "threads": set(),
+    "settings": set(),
     "native": {"errors", "files"},
     "dsl": set(),
     "datasets": {"errors", "files"},
     "convnet": set(),
     "rnn": {"dsl", "native"},
-    "controllers": {"dsl", "threads"},
-    "ranking": {"dsl", "threads"},
+    "controllers": {"dsl", "settings", "threads"},
+    "ranking": {"dsl", "settings", "threads"},
     "trainers": {"hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"}
-    | {"errors", "files"},
+    | {"errors", "files", "settings"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["profiles"] = {*MAY_IMPORT["search"], "search"}

@@ -18,6 +18,7 @@ from itertools import accumulate
 from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.constraints import Rule, check_words, language_model_rules, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
+from nasrepro.settings import origin
 
 _MEMORY = "c_{t-1}"
 
@@ -29,16 +30,16 @@ class GrowthSettings:
     Raises ValueError where no cell could obey the settings.
     """
 
-    words: tuple[str, ...] = words("core")
-    """Operators and sources to draw from. Stated: the core language (S17 section 4.1)."""
-    max_nodes: int = 21
-    """Stated."""
-    max_height: int = 8
-    """Edges from h_t to the deepest source. Stated."""
-    count_sources: bool = False
-    """Whether sources count as nodes. Inferred: only without them does S17's own BC3 fit under 21."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative chance of a word among those legal in a slot, 1 where not named. Guessed: S17 is silent."""
+    words: tuple[str, ...] = field(default=words("core"), metadata=origin("stated", "4.1"))
+    """Operators and sources to draw from: the core language."""
+    max_nodes: int = field(default=21, metadata=origin("stated", "4.1", "whether sources count: inferred, they do not"))
+    """Nodes of a tree at most."""
+    max_height: int = field(default=8, metadata=origin("stated", "4.1"))
+    """Edges from h_t to the deepest source at most."""
+    count_sources: bool = field(default=False, metadata=origin("inferred", "4.1"))
+    """Whether sources count as nodes: only without them does S17's own BC3 fit under 21."""
+    weights: Mapping[str, float] = field(default_factory=dict, metadata=origin("guessed", "3.1"))
+    """Relative chance of a word among those legal in a slot, 1 where not named."""
     patience: int = 20_000
     """Draws in a row that may yield nothing new before the space counts as exhausted. Ours."""
 

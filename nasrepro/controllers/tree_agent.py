@@ -10,7 +10,7 @@ The LSTM starts afresh at every node. So equal subtrees have equal results, and 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn.utils import skip_init
 from nasrepro.dsl import Node
 from nasrepro.dsl.constraints import check_words, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
+from nasrepro.settings import origin
 from nasrepro.threads import torch_threads
 
 
@@ -30,19 +31,20 @@ class AgentSettings:
     Raises ValueError for settings under which no tree could be grown, TypeError for words that are one string.
     """
 
-    words: tuple[str, ...] = words("core", "extended")
-    """Operators and sources to choose from: core, extended and all sources. Stated. Leave out c_{t-1} for cells
-    without a long-term memory."""
-    width: int = 64
-    """Units of the LSTM that encodes trees, and the width of its words: it reads words and results alike. Guessed."""
-    policy: int = 64
-    """Units of the two layers that choose a word. Guessed."""
-    epsilon: float = 0.05
-    """Chance that a word is drawn uniformly among the legal ones, and not from the policy. The number is stated; what
-    "epsilon-greedy" means for an agent that samples is guessed."""
-    max_height: int = 11
-    """Edges between h_t and a source at most; a slot that far from h_t takes a source. That a limit forces sources is
-    stated; the number is inferred: the depths of the pre-training priors and of the printed cells end there."""
+    words: tuple[str, ...] = field(default=words("core", "extended"), metadata=origin("stated", "4.2"))
+    """Operators and sources to choose from: core, extended and all sources. Leave out c_{t-1} for cells without a
+    long-term memory."""
+    width: int = field(default=64, metadata=origin("guessed", "3.1"))
+    """Units of the LSTM that encodes trees, and the width of its words: it reads words and results alike."""
+    policy: int = field(default=64, metadata=origin("guessed", "3.1"))
+    """Units of the two layers that choose a word."""
+    epsilon: float = field(
+        default=0.05, metadata=origin("stated", "3.1", '"greedy" of an agent that samples: guessed, by its policy')
+    )
+    """Chance that a word is drawn uniformly among the legal ones, and not from the policy."""
+    max_height: int = field(default=11, metadata=origin("inferred", "4.2", "how high; that there is a limit is stated"))
+    """Edges between h_t and a source at most; a slot that far from h_t takes a source. The depths of the pre-training
+    priors and of the printed cells end there."""
     max_nodes: int = 40
     """Operators of a tree at most; then all open slots take sources. Ours: Gate3s alone could open 3 ** 11 slots."""
 
