@@ -18,24 +18,3 @@ from nasrepro.controllers.reward import reward as reward
 from nasrepro.controllers.tree_agent import AgentSettings as AgentSettings
 from nasrepro.controllers.tree_agent import Drawn as Drawn
 from nasrepro.controllers.tree_agent import TreeAgent as TreeAgent
-
-__all__ = [
-    "AgentSettings",
-    "Drawn",
-    "Grower",
-    "GrowthSettings",
-    "Policy",
-    "PriorSettings",
-    "Proposals",
-    "Reinforce",
-    "ReinforceSettings",
-    "Result",
-    "TreeAgent",
-    "draw_well_formed",
-    "is_well_formed",
-    "pretrain",
-    "propose",
-    "ready_batches",
-    "reward",
-    "well_formed_share",
-]
