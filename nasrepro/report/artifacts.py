@@ -85,14 +85,7 @@ class Artifacts:
         )
 
     def drawing(
-        self,
-        svg: str,
-        name: str,
-        title: str,
-        caption: str,
-        paper: Sequence[str] = (),
-        *,
-        provenance: Mapping[str, Any],
+        self, svg: str, name: str, title: str, caption: str, paper: Sequence[str] = (), *, provenance: Mapping[str, Any]
     ) -> Artifact:
         """Save a drawing, SVG text such as cells write, as NAME.svg, and describe it in NAME.json."""
         self._check(name, paper)

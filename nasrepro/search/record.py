@@ -338,11 +338,7 @@ class Record:
 
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:
     return Evaluation(
-        **{
-            **row,
-            "metrics": _numbers(row["metrics"]),
-            "curve": [_numbers(point) for point in row["curve"]],
-        }
+        **{**row, "metrics": _numbers(row["metrics"]), "curve": [_numbers(point) for point in row["curve"]]}
     )
 
 
