@@ -1,9 +1,10 @@
 """S17's random generator: trees grown from h_t down, one word at a time (S17 sections 3.1 and 4.1).
 
-A slot starts empty at h_t. Each empty slot draws a word; an operator opens slots of its own, which are filled
-left to right before anything else. What can be known about a slot while growing narrows the draw: the gate of
-a Gate3 is a Sigmoid, no operator stands under itself, no tree outgrows the height. What shows only in a
-finished tree (both sources used, a place for c_t) is checked then, and the tree is thrown away if it fails.
+A word is an operator or a source of the language. A slot starts empty at h_t. Each empty slot draws a word; an
+operator opens slots of its own, which are filled left to right before anything else. What can be known about a slot
+while growing narrows the draw: the gate of a Gate3 is a Sigmoid, no operator stands under itself, no tree outgrows
+the height. What shows only in a finished tree (both sources used, a place for c_t) is checked then, and the tree is
+thrown away if it fails.
 """
 
 import gc
@@ -65,8 +66,8 @@ class GrowthSettings:
 
 
 @dataclass(frozen=True)
-class Proposals:
-    """What `propose` found."""
+class Draws:
+    """What `draw_cells` found."""
 
     cells: list[Cell]
     """Canonical and distinct, in the order of their discovery."""
@@ -76,13 +77,13 @@ class Proposals:
     """True when the generator stopped finding new cells before it had as many as were asked for."""
 
 
-def propose(
+def draw_cells(
     count: int,
     rng: random.Random,
     settings: GrowthSettings | None = None,
     memory: bool = False,
     seen: Container[str] = (),
-) -> Proposals:
+) -> Draws:
     """Up to `count` random cells, in canonical form, distinct by `cell.hash`, with no hash in `seen`.
 
     With `memory`, trees may read c_{t-1}; such a tree gives one cell for each place of c_t (S17 section 2.3).
@@ -90,7 +91,7 @@ def propose(
     """
     settings = settings or GrowthSettings()
     with _collector_paused():
-        return _propose(count, rng, settings, memory, seen)
+        return _draw_cells(count, rng, settings, memory, seen)
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _propose(count: int, rng: random.Random, settings: GrowthSettings, memory: bool, seen: Container[str]) -> Proposals:
+def _draw_cells(count: int, rng: random.Random, settings: GrowthSettings, memory: bool, seen: Container[str]) -> Draws:
     grower, rules = Grower(settings, memory), settings.rules()
     cells: list[Cell] = []
     found: set[str] = set()
@@ -134,7 +135,7 @@ def _propose(count: int, rng: random.Random, settings: GrowthSettings, memory: b
                 found.add(candidate.hash)
                 cells.append(canonical)
                 fruitless = 0
-    return Proposals(cells, rejected, exhausted=len(cells) < count)
+    return Draws(cells, rejected, exhausted=len(cells) < count)
 
 
 def _first_broken(rules: Sequence[Rule], cell: Cell) -> str | None:

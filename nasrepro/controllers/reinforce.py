@@ -172,7 +172,7 @@ class Reinforce(Generic[Agent]):
 
 
 def policy_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """Its gradient is REINFORCE's, downwards: -mean of advantage * log probability. (drawn,), (drawn,) -> ()."""
+    """-mean(advantage * log probability), to be made small: (drawn,), (drawn,) -> (). Its gradient is REINFORCE's."""
     return -(advantages * log_probs).mean()
 
 

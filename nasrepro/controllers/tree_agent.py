@@ -1,10 +1,10 @@
 """S17's agent: a network that grows a cell from h_t down, one word at a time (S17 sections 3.1, 4.2, appendix C.1).
 
-The slots of the tree are filled left to right, depth first. Before each word the agent reads the tree as it stands:
-one LSTM runs over every node, its inputs the node's word and then the results of the node's children, and what it
-holds at h_t is the encoding of the whole. The slot to fill is marked by a word of its own, the target T; the slots
-that are still to come share another, which we add, since something must stand there. From the encoding a small
-network answers with a probability for each word.
+A word is an operator or a source of the language. The slots of the tree are filled left to right, depth first.
+Before each word the agent reads the tree as it stands: one LSTM runs over every node, its inputs the node's word
+and then the results of the node's children, and what it holds at h_t is the encoding of the whole. The slot to fill
+is marked by a word of its own, the target T; the slots that are still to come share another, which we add, since
+something must stand there. From the encoding a small network answers with a probability for each word.
 
 The LSTM starts afresh at every node. So equal subtrees have equal results, and `_Forest` holds each but once.
 """
@@ -146,9 +146,9 @@ class TreeAgent(nn.Module):
         return self.evaluate(trees)[0]
 
     def evaluate(self, trees: Sequence[Node]) -> tuple[Tensor, Tensor]:
-        """Log probability of each tree, (trees,), and the policy's entropy in nats, mean over all words, ().
+        """Log probability of each tree, (trees,), and the policy's entropy in nats, mean over all slots, ().
 
-        All words of all trees are worked out together. Raises ValueError for a tree that the settings do not allow.
+        All slots of all trees are worked out together. Raises ValueError for a tree that the settings do not allow.
         """
         decisions = self.decisions(trees)
         policy = self.policy(decisions.slots)  # (decisions, words)
@@ -158,7 +158,7 @@ class TreeAgent(nn.Module):
         return total, -surprise.sum(1).mean()
 
     def decisions(self, trees: Sequence[Node]) -> "Decisions":
-        """The words by which these trees are grown. They do not depend on the agent's weights.
+        """What the agent has to choose, slot by slot, to grow these trees: the same whatever its weights.
 
         Raises ValueError for a tree that the settings do not allow.
         """
@@ -218,7 +218,7 @@ def _legal_words(names: Sequence[str]) -> Tensor:
 
 
 def top_down(node: Node) -> Iterator[str]:
-    """The words of a tree in the order in which they are chosen."""
+    """The operators and sources of a tree in the order in which the agent chooses them."""
     yield node.op
     for arg in node.args:
         yield from top_down(arg)
@@ -235,7 +235,7 @@ class Growing:
         """The tree once no slot is left."""
 
     def put(self, word: str) -> None:
-        """Fill the slot."""
+        """Fill the slot with an operator or a source."""
         if word in OPERATORS:
             self.operators += 1
             self.open.append((word, []))

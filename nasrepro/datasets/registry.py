@@ -50,7 +50,7 @@ class DataFile:
 
     @property
     def length(self) -> str:
-        """The size in words."""
+        """The size, for messages."""
         return "size unknown" if self.size is None else f"{self.size:,} bytes"
 
 

@@ -54,7 +54,7 @@ def _declared(value: Any, kind: Any, name: str) -> Any:
 
 
 def counted(number: int | None, what: str) -> str:
-    """So many of what the singular names: "1 epoch", "29,000 pairs"; None is "all pairs"."""
+    """A number and its noun, which is given in the singular: "1 epoch", "29,000 pairs"; for None "all pairs"."""
     if number is None:
         return f"all {what}s"
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

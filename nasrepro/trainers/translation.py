@@ -92,7 +92,7 @@ class TranslationSettings:
 
     @property
     def epochs_at_most(self) -> int:
-        """Epochs until their limit or the learning rate ends a training that gets better in every one: 13 by S17's."""
+        """Epochs of a training that improves in every one, until `epochs` or the learning rate ends it: S17's: 13."""
         rate, epoch = self.learning_rate, 0
         while epoch < self.epochs and rate >= self.stop_below:
             epoch += 1

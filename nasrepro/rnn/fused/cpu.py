@@ -116,7 +116,7 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
 
 
 class _Shape:
-    """T steps of B rows, the widths of input and output, and what follows from them for a cell."""
+    """The sizes of a call: x (steps, batch, inputs), h (batch, hidden); and what follows from them for a cell."""
 
     def __init__(self, compiled: Kernels, steps: int, batch: int, inputs: int, hidden: int) -> None:
         self.steps, self.batch, self.input, self.hidden = steps, batch, inputs, hidden
@@ -141,7 +141,10 @@ _ONE_STEP = frozenset({"mask", "d_h", "d_h_next", "d_c", "d_c_next", "d_step"}) 
 
 
 class _Tables:
-    """What C is told of a cell at one shape, but for addresses. Made once, copied for every call."""
+    """C's structures for a cell at one shape, without addresses: runs, norms, operands and the call, made once.
+
+    `_call` copies them, and fills the addresses in.
+    """
 
     def __init__(self, compiled: Kernels, shape: _Shape) -> None:
         operand_of = {source: position for position, (source, _) in enumerate(compiled.operands)}
