@@ -18,13 +18,7 @@ from nasrepro.dsl import Cell
 from nasrepro.hardware import resolve
 from nasrepro.trainers import translation
 from nasrepro.trainers.beam import beam_search
-from nasrepro.trainers.language_model import (
-    LanguageModel,
-    LanguageModelSettings,
-    TrainingStep,
-    evaluate,
-    train_epoch,
-)
+from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings, TrainingStep, evaluate, train_epoch
 from nasrepro.trainers.seq2seq import Seq2Seq
 from nasrepro.trainers.translation import Batch, TranslationSettings
 

@@ -408,18 +408,14 @@ class _Planner:
             for slot in here:
                 if self.values[slot].wide == wide and self.values[slot].op not in {"Sum", "LayerNorm"}:
                     kernel.compute(slot)
-                    if slot in self.place and slot not in self.outputs_late:
-                        kernel.store(self.place[slot], kernel.value(slot), False)
+                    is_late_output = slot in self.outputs and not self.values[slot].early
+                    if slot in self.place and not is_late_output:  # such an output is written below
+                        kernel.stores.append((self.place[slot], kernel.value(slot), False))
             for space, slot in [] if wide else self._outputs_at(early, number):
                 if self.values[slot].op != "LayerNorm" or self.place[slot] != Place(space):  # else it is there already
-                    kernel.store(Place(space), kernel.value(slot), False)
+                    kernel.stores.append((Place(space), kernel.value(slot), False))
             loops.append(kernel.loop(wide))
         return tuple(loop for loop in loops if loop.stores)
-
-    @property
-    def outputs_late(self) -> list[int]:
-        """h_t and c_t, where they are computed inside the loop."""
-        return [slot for slot in self.outputs if not self.values[slot].early]
 
     def _backward(self, here: list[int], early: bool, number: int) -> tuple[Loop, ...]:
         loops = []
@@ -441,7 +437,7 @@ class _Planner:
                 if slot not in mine:
                     place = self._gradient_place(slot)
                     if place is not None:
-                        kernel.store(place, kernel.gradients[slot], self._write(place))
+                        kernel.stores.append((place, kernel.gradients[slot], self._write(place)))
             loops.append(kernel.loop(wide))
         return tuple(loop for loop in loops if loop.stores)
 
@@ -453,7 +449,7 @@ class _Kernel:
         self.planner = planner
         self.loads: dict[Place, str] = {}
         self.statements: list[tuple[str, str]] = []
-        self.stores: list[tuple[Place, str, bool]] = []
+        self.stores: list[tuple[Place, str, bool]] = []  # what is written when the loop body ends
         self.names: dict[int, str] = {}
         self.rests: dict[int, str] = {}
         self.gradients: dict[int, str] = {}
@@ -514,10 +510,6 @@ class _Kernel:
         for arg, rule in zip(value.args, RULES[value.op][1:], strict=True):
             if self.planner.values[arg].op not in {MASK, "PosEnc"}:
                 self.add_gradient(arg, rule.format(d=self.gradients[slot], **self.arguments(value, rule)))
-
-    def store(self, place: Place, name: str, accumulate: bool) -> None:
-        """Write a name to a place when the loop body ends."""
-        self.stores.append((place, name, accumulate))
 
     def loop(self, wide: bool) -> Loop:
         """The finished loop."""
