@@ -52,11 +52,9 @@ def max_size(limit: int, count_sources: bool = False) -> Rule:
 
 def max_height(limit: int) -> Rule:
     """At most `limit` edges between h_t and any source."""
-
-    def check(cell: Cell) -> str | None:
-        return f"height {cell.height}, at most {limit} allowed" if cell.height > limit else None
-
-    return Rule("too high", check)
+    return Rule(
+        "too high", lambda cell: f"height {cell.height}, at most {limit} allowed" if cell.height > limit else None
+    )
 
 
 def must_use(*sources: str) -> Rule:
@@ -92,11 +90,9 @@ def no_repeated_operator(cell: Cell) -> str | None:
 
 def min_height(limit: int) -> Rule:
     """At least `limit` edges between h_t and the deepest source."""
-
-    def check(cell: Cell) -> str | None:
-        return f"height {cell.height}, at least {limit} needed" if cell.height < limit else None
-
-    return Rule("too low", check)
+    return Rule(
+        "too low", lambda cell: f"height {cell.height}, at least {limit} needed" if cell.height < limit else None
+    )
 
 
 @_rule("no matrix")
