@@ -146,12 +146,8 @@ def pretrain(
     lessons = [_lesson(agent, settings, rng) for _ in range(settings.batches)]
     optimiser = torch.optim.Adam(agent.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.updates)
-    facts: dict[str, Any] = {
-        "updates": [0],
-        "share": [well_formed_share(agent, count, generator)],
-        "nats": [None],
-        "faults": [None],
-    }
+    share = well_formed_share(agent, count, generator)
+    facts: dict[str, Any] = {"updates": [0], "share": [share], "nats": [None], "faults": [None]}
     parts: list[tuple[float, float]] = []
     look_after = {settings.updates * look // looks for look in range(1, looks + 1)}
     for update in range(1, settings.updates + 1):
@@ -165,8 +161,8 @@ def pretrain(
         if update in look_after:
             facts["updates"].append(update)
             facts["share"].append(well_formed_share(agent, count, generator))
-            facts["nats"].append(sum(nats for nats, _ in parts) / len(parts))
-            facts["faults"].append(sum(faults for _, faults in parts) / len(parts))
+            for name, numbers in zip(("nats", "faults"), zip(*parts, strict=True), strict=True):
+                facts[name].append(sum(numbers) / len(numbers))
             parts.clear()
     return facts
 

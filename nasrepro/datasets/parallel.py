@@ -71,10 +71,8 @@ class Pairs(Sequence[Pair]):
     @overload
     def __getitem__(self, part: slice) -> Pairs: ...
     def __getitem__(self, part: int | slice) -> Pair | Pairs:
-        if isinstance(part, slice):
-            words = (self.tokens[part], self.source_tokens[part])
-            return Pairs(self.source[part], self.target[part], self.text[part], *words)
-        return Pair(self.source[part], self.target[part], self.text[part], self.tokens[part], self.source_tokens[part])
+        fields = (getattr(self, name)[part] for name in Pair._fields)
+        return Pairs(*fields) if isinstance(part, slice) else Pair(*fields)
 
     def __repr__(self) -> str:
         first = f": {' '.join(self.source_tokens[0])!r} -> {self.text[0]!r}, ..." if self.text else ""
