@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from nasrepro.controllers import propose
+from nasrepro.controllers import draw_cells
 from nasrepro.ranking import Ranker, RankerSettings
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     # Scoring takes as long whatever the network has learned, so one epoch on a few cells will do.
-    few = propose(32, random.Random(options.seed + 1)).cells
+    few = draw_cells(32, random.Random(options.seed + 1)).cells
     ranker = Ranker(RankerSettings(epochs=1)).fit(few, [100.0 + cell.size for cell in few])
 
     print(f"{options.count} candidates, {options.threads} threads on {os.cpu_count()} cores")
@@ -35,18 +35,18 @@ def main() -> None:
     rows: dict[str, list[str]] = {}
     for memory in (False, True):
         start, cpu = time.perf_counter(), time.process_time()
-        proposals = propose(options.count, random.Random(options.seed), memory=memory)
+        drawn = draw_cells(options.count, random.Random(options.seed), memory=memory)
         generated = time.perf_counter()
-        ranker.predict(proposals.cells)
+        ranker.predict(drawn.cells)
         scored, cpu_end = time.perf_counter(), time.process_time()
         for name, value in {
             "generate, de-duplicate, seconds": f"{generated - start:.1f}",
             "score, seconds": f"{scored - generated:.1f}",
             "together, seconds": f"{scored - start:.1f}",
             "processor time, seconds": f"{cpu_end - cpu:.1f}",
-            "distinct cells": str(len(proposals.cells)),
-            "draws rejected": str(proposals.rejected.total()),
-            "of them duplicates": str(proposals.rejected["duplicate"]),
+            "distinct cells": str(len(drawn.cells)),
+            "draws rejected": str(drawn.rejected.total()),
+            "of them duplicates": str(drawn.rejected["duplicate"]),
         }.items():
             rows.setdefault(name, []).append(value)
     for name, (without, with_memory) in rows.items():

@@ -66,7 +66,7 @@ from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 Work = Callable[[], object]
 Rows = Iterator[dict[str, Any]]
 
-# The first three trees with four matrices or more that `propose(400, random.Random(0), memory=True)` draws; a test
+# The first three trees with four matrices or more that `draw_cells(400, random.Random(0), memory=True)` draws; a test
 # draws them again. Chosen before anything was timed.
 RANDOM_CELLS = {
     "random cell 1": "Mult(MM(Sigmoid(Add(MM(Add(MM(c_{t-1}), h_{t-1})), MM(h_{t-1})))), Tanh(ReLU(x_t)))|1",

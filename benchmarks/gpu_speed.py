@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nasrepro as nr
-from nasrepro.controllers import propose
+from nasrepro.controllers import draw_cells
 from nasrepro.rnn import interpreter
 from nasrepro.rnn.backend import LayerState, Options
 from nasrepro.rnn.fused import cuda
@@ -106,7 +106,7 @@ def _both_ways(
 def timed_cells() -> dict[str, nr.Cell]:
     """The cells that are timed: four of the zoo, and three random ones of different trees with work for matrices."""
     drawn: dict[str, nr.Cell] = {}
-    for cell in propose(1000, random.Random(0), memory=True).cells:
+    for cell in draw_cells(1000, random.Random(0), memory=True).cells:
         if sum(node.op == "MM" for node in cell.operators) >= 4:
             drawn.setdefault(cell.root.text, cell)
     randoms = {f"random {number}": cell for number, cell in enumerate(list(drawn.values())[:3])}

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import nasrepro as nr
-from nasrepro.controllers import propose
+from nasrepro.controllers import draw_cells
 from nasrepro.datasets.registry import DataError, DataFile, DataSet
 from nasrepro.experiments import EXPERIMENTS
 from nasrepro.experiments.s17_translation.sizes import TABLE_3, table_3_row
@@ -85,7 +85,7 @@ def test_both_ways_of_training_a_child_end_at_the_same_perplexity(results: Path)
 
 def test_the_random_cells_are_those_that_their_rule_draws(fast_cells) -> None:
     trees: dict[str, str] = {}
-    for cell in map(str, propose(400, random.Random(0), memory=True).cells):
+    for cell in map(str, draw_cells(400, random.Random(0), memory=True).cells):
         if cell.count("MM(") >= 4:
             trees.setdefault(cell.split("|")[0], cell)
     assert list(fast_cells.RANDOM_CELLS.values()) == list(trees.values())[:3]

@@ -27,16 +27,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": {"deadline"},
     "threads": set(),
     "profiles": {"errors"},
+    "settings": set(),
     "native": {"errors", "files"},
     "dsl": set(),
     "datasets": {"errors", "files"},
-    "report": {"datasets", "dsl", "files", "hardware", "trainers"},
+    "report": {"datasets", "files", "hardware", "settings"},
     "convnet": set(),
     "rnn": {"dsl", "native"},
-    "controllers": {"dsl", "threads"},
-    "ranking": {"dsl", "threads"},
+    "controllers": {"dsl", "settings", "threads"},
+    "ranking": {"dsl", "settings", "threads"},
     "trainers": {"hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"}
-    | {"deadline", "errors", "files"},
+    | {"deadline", "errors", "files", "settings"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
 MAY_IMPORT["experiments"] = {*MAY_IMPORT["search"], "search", "profiles", "report"}

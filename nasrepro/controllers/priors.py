@@ -34,28 +34,28 @@ class PriorSettings:
     """
 
     words: tuple[str, ...] = words("core", "extended")
-    """Operators and sources to draw from. Ours: the agent's own words."""
+    """Operators and sources to draw from: the agent's own."""
     smallest: int = 5
-    """Operators of a tree at least. Ours: the size of MT1, MT2 and MT5."""
+    """Operators of a tree at least: the size of MT1, MT2 and MT5."""
     largest: int = 25
-    """Operators of a tree at most. Ours: the size of MT3. Of two sizes drawn uniformly the smaller is taken, so that
+    """Operators of a tree at most: the size of MT3. Of two sizes drawn uniformly the smaller is taken, so that
     small trees, which train fast, are more frequent."""
     weights: Mapping[str, float] = field(
         default_factory=lambda: {"MM": 12.0, "x_t": 8.0, "h_{t-1}": 8.0, "c_{t-1}": 0.5}
     )
-    """Relative chance of a word where it may stand, 1 where not named. Ours: MM stands only over a source, a cell
-    needs x_t and h_{t-1}, and each place for a c_t is one more cell to train."""
+    """Relative chance of a word where it may stand, 1 where not named: MM stands only over a source, a cell needs
+    x_t and h_{t-1}, and each place for a c_t is one more cell to train."""
     batch: int = 32
-    """Trees of one step of the pre-training. Ours."""
+    """Trees of one step of the pre-training."""
     batches: int = 64
-    """Batches drawn, and then used again and again. Ours: to draw one takes longer than to learn from it."""
+    """Batches drawn, and then used again and again: to draw one takes longer than to learn from it."""
     updates: int = 600
-    """Steps of Adam. Ours."""
+    """Steps of Adam."""
     learning_rate: float = 1e-2
-    """Adam's. It falls to zero along a half cosine. Ours."""
+    """Adam's. It falls to zero along a half cosine."""
     faults: float = 10.0
-    """Weight of the chance of breaking a prior in what is minimised, beside the likelihood. Ours: which operator stands
-    above a slot is too small a part of the likelihood to be learned soon."""
+    """Weight of the chance of breaking a prior in what is minimised, beside the likelihood: which operator stands above
+    a slot is too small a part of the likelihood to be learned soon."""
 
     def __post_init__(self) -> None:
         check_words(self.words, self.weights)
@@ -146,12 +146,8 @@ def pretrain(
     lessons = [_lesson(agent, settings, rng) for _ in range(settings.batches)]
     optimiser = torch.optim.Adam(agent.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.updates)
-    facts: dict[str, Any] = {
-        "updates": [0],
-        "share": [well_formed_share(agent, count, generator)],
-        "nats": [None],
-        "faults": [None],
-    }
+    share = well_formed_share(agent, count, generator)
+    facts: dict[str, Any] = {"updates": [0], "share": [share], "nats": [None], "faults": [None]}
     parts: list[tuple[float, float]] = []
     look_after = {settings.updates * look // looks for look in range(1, looks + 1)}
     for update in range(1, settings.updates + 1):
@@ -165,8 +161,8 @@ def pretrain(
         if update in look_after:
             facts["updates"].append(update)
             facts["share"].append(well_formed_share(agent, count, generator))
-            facts["nats"].append(sum(nats for nats, _ in parts) / len(parts))
-            facts["faults"].append(sum(faults for _, faults in parts) / len(parts))
+            for name, numbers in zip(("nats", "faults"), zip(*parts, strict=True), strict=True):
+                facts[name].append(sum(numbers) / len(numbers))
             parts.clear()
     return facts
 

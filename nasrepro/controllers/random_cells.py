@@ -1,9 +1,10 @@
 """S17's random generator: trees grown from h_t down, one word at a time (S17 sections 3.1 and 4.1).
 
-A slot starts empty at h_t. Each empty slot draws a word; an operator opens slots of its own, which are filled
-left to right before anything else. What can be known about a slot while growing narrows the draw: the gate of
-a Gate3 is a Sigmoid, no operator stands under itself, no tree outgrows the height. What shows only in a
-finished tree (both sources used, a place for c_t) is checked then, and the tree is thrown away if it fails.
+A word is an operator or a source of the language. A slot starts empty at h_t. Each empty slot draws a word; an
+operator opens slots of its own, which are filled left to right before anything else. What can be known about a slot
+while growing narrows the draw: the gate of a Gate3 is a Sigmoid, no operator stands under itself, no tree outgrows
+the height. What shows only in a finished tree (both sources used, a place for c_t) is checked then, and the tree is
+thrown away if it fails.
 """
 
 import gc
@@ -18,6 +19,7 @@ from itertools import accumulate
 from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.constraints import Rule, check_words, language_model_rules, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
+from nasrepro.settings import origin
 
 _MEMORY = "c_{t-1}"
 
@@ -29,16 +31,16 @@ class GrowthSettings:
     Raises ValueError where no cell could obey the settings.
     """
 
-    words: tuple[str, ...] = words("core")
-    """Operators and sources to draw from. Stated: the core language (S17 section 4.1)."""
-    max_nodes: int = 21
-    """Stated."""
-    max_height: int = 8
-    """Edges from h_t to the deepest source. Stated."""
-    count_sources: bool = False
-    """Whether sources count as nodes. Inferred: only without them does S17's own BC3 fit under 21."""
-    weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative chance of a word among those legal in a slot, 1 where not named. Guessed: S17 is silent."""
+    words: tuple[str, ...] = field(default=words("core"), metadata=origin("stated", "4.1"))
+    """Operators and sources to draw from: the core language."""
+    max_nodes: int = field(default=21, metadata=origin("stated", "4.1", "whether sources count: inferred, they do not"))
+    """Nodes of a tree at most."""
+    max_height: int = field(default=8, metadata=origin("stated", "4.1"))
+    """Edges from h_t to the deepest source at most."""
+    count_sources: bool = field(default=False, metadata=origin("inferred", "4.1"))
+    """Whether sources count as nodes: only without them does S17's own BC3 fit under 21."""
+    weights: Mapping[str, float] = field(default_factory=dict, metadata=origin("guessed", "3.1"))
+    """Relative chance of a word among those legal in a slot, 1 where not named."""
     patience: int = 20_000
     """Draws in a row that may yield nothing new before the space counts as exhausted. Ours."""
 
@@ -64,8 +66,8 @@ class GrowthSettings:
 
 
 @dataclass(frozen=True)
-class Proposals:
-    """What `propose` found."""
+class Draws:
+    """What `draw_cells` found."""
 
     cells: list[Cell]
     """Canonical and distinct, in the order of their discovery."""
@@ -75,13 +77,13 @@ class Proposals:
     """True when the generator stopped finding new cells before it had as many as were asked for."""
 
 
-def propose(
+def draw_cells(
     count: int,
     rng: random.Random,
     settings: GrowthSettings | None = None,
     memory: bool = False,
     seen: Container[str] = (),
-) -> Proposals:
+) -> Draws:
     """Up to `count` random cells, in canonical form, distinct by `cell.hash`, with no hash in `seen`.
 
     With `memory`, trees may read c_{t-1}; such a tree gives one cell for each place of c_t (S17 section 2.3).
@@ -89,7 +91,7 @@ def propose(
     """
     settings = settings or GrowthSettings()
     with _collector_paused():
-        return _propose(count, rng, settings, memory, seen)
+        return _draw_cells(count, rng, settings, memory, seen)
 
 
 @contextmanager
@@ -104,7 +106,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _propose(count: int, rng: random.Random, settings: GrowthSettings, memory: bool, seen: Container[str]) -> Proposals:
+def _draw_cells(count: int, rng: random.Random, settings: GrowthSettings, memory: bool, seen: Container[str]) -> Draws:
     grower, rules = Grower(settings, memory), settings.rules()
     cells: list[Cell] = []
     found: set[str] = set()
@@ -133,7 +135,7 @@ def _propose(count: int, rng: random.Random, settings: GrowthSettings, memory: b
                 found.add(candidate.hash)
                 cells.append(canonical)
                 fruitless = 0
-    return Proposals(cells, rejected, exhausted=len(cells) < count)
+    return Draws(cells, rejected, exhausted=len(cells) < count)
 
 
 def _first_broken(rules: Sequence[Rule], cell: Cell) -> str | None:

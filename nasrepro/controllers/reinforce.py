@@ -1,17 +1,18 @@
 """How an agent learns from rewards: REINFORCE through all of its network together (S17 section 3.1).
 
 Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning". S17 states
-the method, epsilon and which results make a batch; all that `ReinforceSettings` names is our guess.
+the method, epsilon and which results make a batch, and no more.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from nasrepro.settings import origin
 from nasrepro.threads import torch_threads
 
 Result = tuple[Any, float | None]
@@ -41,21 +42,21 @@ Agent = TypeVar("Agent", bound=Policy)
 class ReinforceSettings:
     """How rewards become steps. Raises ValueError for numbers that make no step."""
 
-    learning_rate: float = 1e-3
-    """Adam's. Guessed, and Adam with it."""
-    baseline_decay: float = 0.9
-    """The baseline is a moving average of rewards, which keeps this share of its past at each update. Guessed."""
-    scale: bool = True
+    learning_rate: float = field(default=1e-3, metadata=origin("guessed", "3.1"))
+    """Of Adam, which the paper does not name either."""
+    baseline_decay: float = field(default=0.9, metadata=origin("guessed", "3.1"))
+    """The baseline is a moving average of rewards, which keeps this share of its past at each update."""
+    scale: bool = field(default=True, metadata=origin("guessed", "3.1"))
     """Divide reward minus baseline by its moving standard deviation: rewards lie within a few units of each other, and
-    how many depends on the data. Guessed."""
-    limit: float = 3.0
-    """Scaled advantages stop at plus and minus this: one hopeless cell would outweigh its whole batch. Guessed."""
-    failed: float = 0.0
-    """Reward of a cell whose training failed: that of the worst loss. It does not enter the baseline. Guessed."""
-    entropy: float = 0.0
-    """Weight of the policy's entropy in the objective, to keep it from settling early. None is mentioned. Guessed."""
-    clip: float = 1.0
-    """Longest gradient; a longer one is shortened. Guessed."""
+    how many depends on the data."""
+    limit: float = field(default=3.0, metadata=origin("guessed", "3.1"))
+    """Scaled advantages stop at plus and minus this: one hopeless cell would outweigh its whole batch."""
+    failed: float = field(default=0.0, metadata=origin("guessed", "C.1"))
+    """Reward of a cell whose training failed: that of the worst loss. It does not enter the baseline."""
+    entropy: float = field(default=0.0, metadata=origin("guessed", "3.1"))
+    """Weight of the policy's entropy in the objective, to keep it from settling early. The paper mentions none."""
+    clip: float = field(default=1.0, metadata=origin("guessed", "3.1"))
+    """Longest gradient; a longer one is shortened."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.baseline_decay < 1:
@@ -171,7 +172,7 @@ class Reinforce(Generic[Agent]):
 
 
 def policy_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """Its gradient is REINFORCE's, downwards: -mean of advantage * log probability. (drawn,), (drawn,) -> ()."""
+    """-mean(advantage * log probability), to be made small: (drawn,), (drawn,) -> (). Its gradient is REINFORCE's."""
     return -(advantages * log_probs).mean()
 
 

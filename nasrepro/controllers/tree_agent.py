@@ -1,16 +1,16 @@
 """S17's agent: a network that grows a cell from h_t down, one word at a time (S17 sections 3.1, 4.2, appendix C.1).
 
-The slots of the tree are filled left to right, depth first. Before each word the agent reads the tree as it stands:
-one LSTM runs over every node, its inputs the node's word and then the results of the node's children, and what it
-holds at h_t is the encoding of the whole. The slot to fill is marked by a word of its own, the target T; the slots
-that are still to come share another, which we add, since something must stand there. From the encoding a small
-network answers with a probability for each word.
+A word is an operator or a source of the language. The slots of the tree are filled left to right, depth first.
+Before each word the agent reads the tree as it stands: one LSTM runs over every node, its inputs the node's word
+and then the results of the node's children, and what it holds at h_t is the encoding of the whole. The slot to fill
+is marked by a word of its own, the target T; the slots that are still to come share another, which we add, since
+something must stand there. From the encoding a small network answers with a probability for each word.
 
 The LSTM starts afresh at every node. So equal subtrees have equal results, and `_Forest` holds each but once.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn.utils import skip_init
 from nasrepro.dsl import Node
 from nasrepro.dsl.constraints import check_words, words
 from nasrepro.dsl.operators import OPERATORS, SOURCES
+from nasrepro.settings import origin
 from nasrepro.threads import torch_threads
 
 
@@ -30,19 +31,20 @@ class AgentSettings:
     Raises ValueError for settings under which no tree could be grown, TypeError for words that are one string.
     """
 
-    words: tuple[str, ...] = words("core", "extended")
-    """Operators and sources to choose from: core, extended and all sources. Stated. Leave out c_{t-1} for cells
-    without a long-term memory."""
-    width: int = 64
-    """Units of the LSTM that encodes trees, and the width of its words: it reads words and results alike. Guessed."""
-    policy: int = 64
-    """Units of the two layers that choose a word. Guessed."""
-    epsilon: float = 0.05
-    """Chance that a word is drawn uniformly among the legal ones, and not from the policy. The number is stated; what
-    "epsilon-greedy" means for an agent that samples is guessed."""
-    max_height: int = 11
-    """Edges between h_t and a source at most; a slot that far from h_t takes a source. That a limit forces sources is
-    stated; the number is inferred: the depths of the pre-training priors and of the printed cells end there."""
+    words: tuple[str, ...] = field(default=words("core", "extended"), metadata=origin("stated", "4.2"))
+    """Operators and sources to choose from: core, extended and all sources. Leave out c_{t-1} for cells without a
+    long-term memory."""
+    width: int = field(default=64, metadata=origin("guessed", "3.1"))
+    """Units of the LSTM that encodes trees, and the width of its words: it reads words and results alike."""
+    policy: int = field(default=64, metadata=origin("guessed", "3.1"))
+    """Units of the two layers that choose a word."""
+    epsilon: float = field(
+        default=0.05, metadata=origin("stated", "3.1", '"greedy" of an agent that samples: guessed, by its policy')
+    )
+    """Chance that a word is drawn uniformly among the legal ones, and not from the policy."""
+    max_height: int = field(default=11, metadata=origin("inferred", "4.2", "how high; that there is a limit is stated"))
+    """Edges between h_t and a source at most; a slot that far from h_t takes a source. The depths of the pre-training
+    priors and of the printed cells end there."""
     max_nodes: int = 40
     """Operators of a tree at most; then all open slots take sources. Ours: Gate3s alone could open 3 ** 11 slots."""
 
@@ -144,9 +146,9 @@ class TreeAgent(nn.Module):
         return self.evaluate(trees)[0]
 
     def evaluate(self, trees: Sequence[Node]) -> tuple[Tensor, Tensor]:
-        """Log probability of each tree, (trees,), and the policy's entropy in nats, mean over all words, ().
+        """Log probability of each tree, (trees,), and the policy's entropy in nats, mean over all slots, ().
 
-        All words of all trees are worked out together. Raises ValueError for a tree that the settings do not allow.
+        All slots of all trees are worked out together. Raises ValueError for a tree that the settings do not allow.
         """
         decisions = self.decisions(trees)
         policy = self.policy(decisions.slots)  # (decisions, words)
@@ -156,7 +158,7 @@ class TreeAgent(nn.Module):
         return total, -surprise.sum(1).mean()
 
     def decisions(self, trees: Sequence[Node]) -> "Decisions":
-        """The words by which these trees are grown. They do not depend on the agent's weights.
+        """What the agent has to choose, slot by slot, to grow these trees: the same whatever its weights.
 
         Raises ValueError for a tree that the settings do not allow.
         """
@@ -216,7 +218,7 @@ def _legal_words(names: Sequence[str]) -> Tensor:
 
 
 def top_down(node: Node) -> Iterator[str]:
-    """The words of a tree in the order in which they are chosen."""
+    """The operators and sources of a tree in the order in which the agent chooses them."""
     yield node.op
     for arg in node.args:
         yield from top_down(arg)
@@ -233,7 +235,7 @@ class Growing:
         """The tree once no slot is left."""
 
     def put(self, word: str) -> None:
-        """Fill the slot."""
+        """Fill the slot with an operator or a source."""
         if word in OPERATORS:
             self.operators += 1
             self.open.append((word, []))

@@ -9,7 +9,7 @@ So a pair is a correct translation by construction, and what makes the pair hard
     choice     eat: essen or fressen, by who eats; ride: reiten or fahren, by what is ridden; it: er, sie or es, by the
                noun it stands for; under: with dative or accusative, by whether the verb moves
 
-The words stand in `caption_words`. Nothing here is random but `random.Random(seed).random()`, whose numbers are the
+The words stand in `caption_words.txt`. Nothing here is random but `random.Random(seed).random()`, whose numbers are the
 same in every version of Python.
 """
 
@@ -20,43 +20,128 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.resources import files
 from itertools import islice
-from typing import Literal, TypeVar
-
-from nasrepro.datasets.caption_words import (
-    ACTING,
-    ADJECTIVES,
-    CASE_AFTER,
-    CONTRACTED,
-    DEFINITE,
-    EIN_HAS_NO_ENDING,
-    ENGLISH_OBJECT,
-    ENGLISH_OWNER,
-    FOLLOWS_PRONOUN,
-    MANNERS,
-    MODALS,
-    MOVING,
-    NOUNS,
-    NUMBERS,
-    PERSONAL,
-    QUANTITIES,
-    RELATIVE,
-    RESTING,
-    STATES,
-    STRONG,
-    TIMES,
-    WEAK,
-    Adjective,
-    Fixed,
-    Modal,
-    Noun,
-    Verb,
-)
+from typing import NamedTuple, TypeVar
 
 SIZES = {"train": 6_000, "valid": 500, "test": 500}
 SHORTEST, LONGEST = 4, 22  # tokens of a sentence in either language, punctuation counted
 
+# --- words -------------------------------------------------------------------------------------------------
+
+
+Row = tuple[tuple[str, ...], ...]
+
+
+def _tables() -> dict[str, list[Row]]:
+    """Name of a table -> its rows: the words in each column."""
+    tables: dict[str, list[Row]] = {}
+    for line in files("nasrepro.datasets").joinpath("caption_words.txt").read_text("utf-8").splitlines():
+        if line.startswith("["):
+            rows = tables[line.strip("[]")] = []
+        elif line and not line.startswith("#"):
+            columns = (column.split() for column in line.split("|"))
+            rows.append(tuple(tuple(word.strip("-").replace("_", " ") for word in column) for column in columns))
+    return tables
+
+
+_TABLES = _tables()
+
+
+class Pair(NamedTuple):
+    """The same in both languages, or twice nothing; `own`: it speaks of the subject, and cannot be said before it."""
+
+    english: str = ""
+    german: str = ""
+    own: bool = False
+
+
+NOTHING = Pair()
+
+
+class Noun(NamedTuple):
+    """A noun, in each language one and several; `resting` and `moving`: prepositions for being and for going there."""
+
+    english: tuple[str, ...]
+    gender: str
+    german: tuple[str, ...]
+    tags: tuple[str, ...]
+    resting: Sequence[Pair] = ()
+    moving: Sequence[Pair] = ()
+
+    @property
+    def kind(self) -> str:
+        """The first of the tags: what adjectives and verbs ask for."""
+        return self.tags[0]
+
+    def in_german(self, case: str, plural: bool) -> str:
+        """The form for a case: weak nouns, and -n for the dative plural, are all that German has left."""
+        if not plural:
+            return self.german["weak" in self.tags and case != "nom"]
+        return self.german[1] + ("n" if case == "dat" and self.german[1][-1] not in "ns" else "")
+
+
+class Adjective(NamedTuple):
+    """An adjective, German without its ending, and the kinds of noun it goes with."""
+
+    english: str
+    stem: str
+    kinds: tuple[str, ...]
+
+
+class Verb(NamedTuple):
+    """A verb in one of its senses.
+
+    Attributes:
+        subjects: tags of who does it.
+        english: infinitive, -ing form, particle. german: third person, infinitive, separable prefix.
+        attached: the case of the object, and the preposition before it, in German.
+        targets: tags of the object. Without one, the English prepositions of a verb of motion, or "somewhere" if a
+            place must be named.
+    """
+
+    subjects: tuple[str, ...]
+    english: tuple[str, ...]
+    german: tuple[str, ...]
+    attached: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+def _mapping(table: str) -> dict[str, str]:
+    """A table that has one word to each of two columns."""
+    return {left: right for (left,), (right,) in _TABLES[table]}
+
+
+def _forms(table: str) -> dict[str, dict[str, str]]:
+    """Case -> gender -> form. Genders are m, f and n; p is the plural of all three."""
+    return {case: dict(zip("mfnp", forms, strict=True)) for (case,), forms in _TABLES[table]}
+
+
+def _ways(column: tuple[str, ...]) -> list[Pair]:
+    return [Pair(english, german) for english, german in (way.split("=") for way in column)]
+
+
+NOUNS = [
+    Noun(english, gender, german, tags, *map(_ways, prepositions))
+    for english, (gender,), german, tags, *prepositions in _TABLES["nouns"]
+]
+ADJECTIVES = [Adjective(english, stem, kinds) for (english,), (stem,), kinds in _TABLES["adjectives"]]
+RESTING, MOVING, ACTING = ([Verb(*row) for row in _TABLES[kind]] for kind in ("resting", "moving", "acting"))
+MODALS = [tuple(map(Pair, english, german)) for english, german in _TABLES["modals"]]  # of one and of several
+BE, WHILE = (Pair("is", "ist"), Pair("are", "sind")), Pair("while", "während")
+TIMES, MANNERS, STATES = ([Pair(*pair) for pair in _mapping(of).items()] for of in ("times", "manners", "states"))
+DEFINITE, STRONG, WEAK = map(_forms, ("definite article", "strong endings", "weak endings"))
+GERMAN_PRONOUNS = {"personal": _forms("personal pronoun"), "relative": _forms("relative pronoun")}
+ENGLISH_PRONOUNS = {forms[0]: forms for (forms,) in _TABLES["english pronouns"]}
+STEMS, NUMBERS, CASE_AFTER, CONTRACTED = map(_mapping, ("article stems", "numbers", "cases", "contractions"))
+EIN_HAS_NO_ENDING = {("nom", "m"), ("nom", "n"), ("acc", "n")}
+FOLLOWS_PRONOUN = ("up", "on", "off")  # picking up a ball, picking it up; but looking at it
+
 # --- the tree, each node in two languages ------------------------------------------------------------------
+
+
+def _join(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -65,10 +150,10 @@ class NounPhrase:
 
     Attributes:
         noun, plural: what, and whether several.
-        article: "a", "the", "this", "two", "three", "some", "many", "" or "own" (of `owner`).
+        article: "a", "the", "this", "two", "three", "some", "many", "" or "own" (of `owner`). Or what stands for the
+            whole phrase: a "personal" or a "relative" pronoun, or "nothing", where it is the same as before.
         adjectives: in their order, which is the same in both languages.
-        detail: "in a red coat", or None.
-        relative: a clause without subject or object, whose place the noun takes, or None.
+        after: what follows the noun, as "in a red coat" or a relative clause.
         other: a second phrase, joined by "and": together they are a plural.
         owner: whose it is, for article "own".
     """
@@ -77,8 +162,7 @@ class NounPhrase:
     plural: bool = False
     article: str = "a"
     adjectives: tuple[Adjective, ...] = ()
-    detail: Place | None = None
-    relative: Clause | None = None
+    after: Pair = NOTHING
     other: NounPhrase | None = None
     owner: NounPhrase | None = None
 
@@ -89,178 +173,113 @@ class NounPhrase:
 
     @property
     def pronoun(self) -> str:
-        """he, she, it or they."""
-        return "they" if self.gender == "p" else self.noun.pronoun
+        """he, she, it or they: English goes by the person where German goes by the noun."""
+        return "they" if self.gender == "p" else next((tag for tag in self.noun.tags if tag in ("he", "she")), "it")
 
-    def english(self) -> list[str]:
-        """The words; `a` becomes `an` when the sentence is joined."""
+    def english(self, case: str = "nom") -> str:
+        """The words; `a` becomes `an` when the sentence is complete. The case matters for pronouns only."""
+        if self.article == "personal":
+            return ENGLISH_PRONOUNS[self.pronoun][case != "nom"]
+        if self.article == "relative":
+            return "that" if self.noun.kind != "person" else "who" if case == "nom" else "whom"
         article = "these" if self.article == "this" and self.plural else self.article
-        if self.owner is not None:
-            article = ENGLISH_OWNER[self.owner.pronoun]
-        words = [article, *(adjective.english for adjective in self.adjectives)]
-        words.append(self.noun.plural if self.plural else self.noun.english)
-        if self.detail:
-            words += self.detail.english()
-        if self.relative:
-            words += self.relative.english_relative(self)
-        if self.other:
-            words += ["and", *self.other.english()]
-        return [word for word in words if word]
+        if self.owner:
+            article = ENGLISH_PRONOUNS[self.owner.pronoun][2]
+        other = f"and {self.other.english()}" if self.other else ""
+        adjectives = (adjective.english for adjective in self.adjectives)
+        return _join(article, *adjectives, self.noun.english[self.plural], self.after.english, other)
 
-    def german(self, case: str) -> list[str]:
+    def german(self, case: str) -> str:
         """The words in a case: "nom", "acc" or "dat"."""
+        if self.article == "nothing":
+            return ""
+        if self.article in GERMAN_PRONOUNS:
+            return GERMAN_PRONOUNS[self.article][case][self.gender]
         gender = "p" if self.plural else self.noun.gender
         article, shown = self._german_article(case, gender)
         ending = (WEAK if shown else STRONG)[case][gender]
-        words = [article, *(adjective.stem + ending for adjective in self.adjectives)]
-        words.append(self.noun.in_german(case, self.plural))
-        if self.detail:
-            words += self.detail.german()
-        if self.relative:
-            words += [",", *self.relative.german_relative(self), ","]
-        if self.other:
-            words += ["und", *self.other.german(case)]
-        return [word for word in words if word]
+        adjectives = (adjective.stem + ending for adjective in self.adjectives)
+        other = f"und {self.other.german(case)}" if self.other else ""
+        return _join(article, *adjectives, self.noun.in_german(case, self.plural), self.after.german, other)
 
     def _german_article(self, case: str, gender: str) -> tuple[str, bool]:
         """The article, and whether it shows gender and case, so that adjectives need not."""
-        ending = STRONG[case][gender]
         if self.article == "the":
             return DEFINITE[case][gender], True
-        if self.article == "this":
-            return f"dies{ending}", True
-        if self.article in ("a", "own"):
-            stem = "ein" if self.owner is None else ("ihr" if self.owner.gender in "fp" else "sein")
-            return (stem, False) if (case, gender) in EIN_HAS_NO_ENDING else (stem + ending, True)
-        if self.article in QUANTITIES:
-            return QUANTITIES[self.article] + ending, False
-        return NUMBERS.get(self.article, ""), False
+        if self.article in NUMBERS or not self.article:
+            return NUMBERS.get(self.article, ""), False
+        stem = STEMS.get(self.article, "ihr" if self.owner and self.owner.gender in "fp" else "sein")
+        if self.article in ("a", "own") and (case, gender) in EIN_HAS_NO_ENDING:
+            return stem, False
+        return stem + STRONG[case][gender], self.article not in ("some", "many")
 
 
-@dataclass(frozen=True)
-class Pronoun:
-    """he, she, it or they, for a phrase that stands before: German asks for the gender of its noun."""
-
-    of: NounPhrase
-
-    @property
-    def gender(self) -> str:
-        """That of the phrase."""
-        return self.of.gender
-
-    def english(self) -> list[str]:
-        """As a subject."""
-        return [self.of.pronoun]
-
-    def english_object(self) -> list[str]:
-        """As an object."""
-        return [ENGLISH_OBJECT[self.of.pronoun]]
-
-    def german(self, case: str) -> list[str]:
-        """In a case."""
-        return [PERSONAL[case][self.gender]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A preposition and what follows it. The same German preposition takes two cases: `moving` decides."""
-
-    preposition: Fixed
-    phrase: NounPhrase
-    moving: bool = False
-
-    def english(self) -> list[str]:
-        """Such as "in front of a house"."""
-        return [self.preposition.english, *self.phrase.english()]
-
-    def german(self) -> list[str]:
-        """Such as "vor einem Haus"."""
-        preposition = self.preposition.german
-        first, *rest = self.phrase.german(CASE_AFTER.get(preposition, "acc" if self.moving else "dat"))
-        if self.phrase.article == "the" and f"{preposition} {first}" in CONTRACTED:
-            return [CONTRACTED[f"{preposition} {first}"], *rest]
-        return [preposition, first, *rest]
+def placed(preposition: Pair, phrase: NounPhrase, moving: bool = False) -> Pair:
+    """Such as "in front of a house", "vor einem Haus". Some German prepositions take two cases: `moving` decides."""
+    german = f"{preposition.german} {phrase.german(CASE_AFTER.get(preposition.german, 'acc' if moving else 'dat'))}"
+    if phrase.article == "the":
+        start = _join(*german.split()[:2])
+        german = CONTRACTED.get(start, start) + german.removeprefix(start)
+    return Pair(f"{preposition.english} {phrase.english()}", german, own=phrase.owner is not None)
 
 
 @dataclass(frozen=True)
 class Clause:
-    """Somebody does something: `object`, `place`, `time`, `manner` and `modal` may be missing.
-
-    In a relative clause the noun that it belongs to takes the place of `subject` or `object`, which then is None.
-    """
+    """Somebody does something, in a `place` or on the way to a `goal`; `front` and `after` surround all of it."""
 
     verb: Verb
-    subject: NounPhrase | Pronoun | None = None
-    object: NounPhrase | Pronoun | None = None
-    place: Place | None = None
-    time: Fixed | None = None
-    manner: Fixed | None = None
-    modal: Modal | None = None
+    subject: NounPhrase
+    object: NounPhrase | None = None
+    place: Pair = NOTHING
+    goal: Pair = NOTHING
+    time: Pair = NOTHING
+    manner: Pair = NOTHING
+    modal: tuple[Pair, ...] = ()  # for one and for several
+    front: Pair = NOTHING
+    after: Pair = NOTHING
 
-    def english(self, several: bool = False) -> list[str]:
-        """Subject, verb, object, manner, place, time. `several` tells the number where the subject is missing."""
-        subject: list[str] = []
-        if self.subject:
-            subject, several = self.subject.english(), self.subject.gender == "p"
-        if self.modal:
-            verb = [self.modal.english[several], self.verb.base]
-        else:
-            verb = ["are" if several else "is", self.verb.ing]
-        return [*subject, *verb, *self.english_rest()]
+    def english(self) -> str:
+        """Subject, verb, object, manner, place, time. With the subject, what is said before goes for the verb, too."""
+        front, thing = self._front_and_object()
+        base, ing, particle = self.verb.english
+        finite = (self.modal or BE)[self.subject.gender == "p"].english
+        subject = "" if self.subject.article == "nothing" else f"{self.subject.english()} {finite}"
+        after = [particle, thing.english]
+        if self.object and self.object.article == "personal" and particle in FOLLOWS_PRONOUN:
+            after.reverse()
+        where = [self.manner.english, self.place.english, self.goal.english, self.time.english]
+        return _join(front.english, subject, base if self.modal else ing, *after, *where, self.after.english)
 
-    def english_rest(self) -> list[str]:
-        """What follows the verb."""
-        words = [self.verb.particle] if self.verb.particle else []
-        if isinstance(self.object, Pronoun):
-            pronoun = self.object.english_object()
-            words = pronoun + words if self.verb.particle in FOLLOWS_PRONOUN else words + pronoun
-        elif self.object:
-            words += self.object.english()
-        words += [self.manner.english] if self.manner else []
-        words += self.place.english() if self.place else []
-        return words + ([self.time.english] if self.time else [])
-
-    def german(self, order: Literal["main", "inverted", "final"], several: bool = False) -> list[str]:
-        """With the verb second ("main"), before the subject ("inverted") or last ("final").
+    def german(self, last: bool = False) -> str:
+        """With the verb second, after the subject or what is in front of it, or, in a clause that depends, `last`.
 
         The finite verb and the rest of it, a prefix or an infinitive, hold everything else between them.
-        `several` tells the number where the subject is missing.
         """
-        subject: list[str] = []
-        if self.subject:
-            subject, several = self.subject.german("nom"), self.subject.gender == "p"
-        verb, between = self.verb, self._german_between()
+        front, thing = self._front_and_object()
+        third, infinitive, prefix = self.verb.german
+        subject, several = self.subject.german("nom"), self.subject.gender == "p"
+        finite, rest = infinitive if several else third, prefix
         if self.modal:
-            finite, rest = self.modal.german[several], verb.prefix + verb.infinitive
-        else:
-            finite, rest = verb.infinitive if several else verb.third, verb.prefix
-        if order == "final":  # a prefix is joined to its verb there
-            return [*subject, *between, *([rest, finite] if self.modal else [rest + finite])]
-        start = [*subject, finite] if order == "main" else [finite, *subject]
-        return [*start, *between, *([rest] if rest else [])]
+            finite, rest = self.modal[several].german, prefix + infinitive
+        between = [self.time.german, self.place.german, thing.german, self.manner.german, self.goal.german]
+        if last:  # a prefix is joined to its verb there
+            return _join(front.german, subject, *between, f"{rest} {finite}" if self.modal else rest + finite)
+        start = [front.german, finite, subject] if front.german else [subject, finite]
+        return _join(*start, *between, rest, self.after.german)
 
-    def _german_between(self) -> list[str]:
-        """Time, a place to be, the object, manner, a place to go."""
-        words = [self.time.german] if self.time else []
-        if self.place and not self.place.moving:
-            words += self.place.german()
-        if self.object:
-            words += [self.verb.preposition] if self.verb.preposition else []
-            words += self.object.german(self.verb.case)
-        words += [self.manner.german] if self.manner else []
-        return words + (self.place.german() if self.place and self.place.moving else [])
+    def _front_and_object(self) -> tuple[Pair, Pair]:
+        """The object, with its German preposition, is in front where it is a relative pronoun."""
+        front = self.front._replace(english=f"{self.front.english} ,") if self.front.english else NOTHING
+        if self.object is None:
+            return front, NOTHING
+        case, preposition = self.verb.attached
+        thing = Pair(self.object.english("acc"), _join(preposition, self.object.german(case)))
+        return (thing, NOTHING) if self.object.article == "relative" else (front, thing)
 
-    def english_relative(self, head: NounPhrase) -> list[str]:
-        """who is ..., that is ..., whom somebody is ..."""
-        person = "who" if self.subject is None else "whom"
-        return [person if head.noun.kind == "person" else "that", *self.english(head.gender == "p")]
-
-    def german_relative(self, head: NounPhrase) -> list[str]:
-        """The case of the relative pronoun is that of what the clause lacks."""
-        if self.subject is None:
-            return [RELATIVE["nom"][head.gender], *self.german("final", head.gender == "p")]
-        before = [self.verb.preposition] if self.verb.preposition else []
-        return [*before, RELATIVE[self.verb.case][head.gender], *self.german("final")]
+    def subordinate(self, conjunction: Pair = NOTHING) -> Pair:
+        """After a conjunction, or with a relative pronoun; German puts commas around it."""
+        english = _join(conjunction.english, self.english())
+        return Pair(english, f", {_join(conjunction.german, self.german(last=True))} ,")
 
 
 # --- drawing trees -----------------------------------------------------------------------------------------
@@ -270,32 +289,24 @@ Item = TypeVar("Item")
 _LIVING = ("person", "animal")
 
 # For one and for several; what stands twice is drawn twice as often.
-_ARTICLES = (("a", "a", "a", "a", "the", "the", "this"), ("two", "two", "three", "some", "many", "the", "this", ""))
-# What somebody is described by: the preposition, and the tag of what follows it.
-_DETAILS = ((Fixed("in", "in"), "garment"), (Fixed("with", "mit"), "headwear"), (Fixed("with", "mit"), "thing"))
+_ARTICLES = [articles for ((_,), articles) in _TABLES["articles"]]
 
 
 @cache
 def _nouns_with(tags: tuple[str, ...]) -> list[Noun]:
-    return [noun for noun in NOUNS.values() if set(tags) & set(noun.tags)]
+    return [noun for noun in NOUNS if set(tags) & set(noun.tags)]
+
+
+def _verbs_of(who: set[str], table: list[Verb]) -> list[Verb]:
+    return [verb for verb in table if who & set(verb.subjects)]
 
 
 @cache
-def _adjectives_of(kind: str) -> tuple[list[Adjective], list[Adjective]]:
-    """Those that are said of this kind of noun: the others, and the colours."""
-    fitting = [adjective for adjective in ADJECTIVES.values() if kind in adjective.kinds]
-    return (
-        [adjective for adjective in fitting if "colour" not in adjective.kinds],
-        [adjective for adjective in fitting if "colour" in adjective.kinds],
-    )
-
-
-@cache
-def _places(ways: tuple[str, ...]) -> list[tuple[Fixed, Noun]]:
+def _places(ways: tuple[str, ...]) -> list[tuple[Pair, Noun]]:
     """Prepositions with the nouns they go with: for being somewhere, or, by one of the English `ways`, going there."""
     return [
         (preposition, noun)
-        for noun in NOUNS.values()
+        for noun in NOUNS
         for preposition in (noun.moving if ways else noun.resting)
         if not ways or preposition.english in ways
     ]
@@ -331,42 +342,46 @@ class Writer:
 
     def adjectives(self, noun: Noun) -> tuple[Adjective, ...]:
         """None, one, or one and a colour."""
-        others, colours = _adjectives_of(noun.kind)
-        chosen = [self.pick(others)] if self.chance(0.4) else []
+        fitting = [one for one in ADJECTIVES if noun.kind in one.kinds]
+        colours = [one for one in fitting if "colour" in one.kinds]
+        chosen = [self.pick([one for one in fitting if one not in colours])] if self.chance(0.4) else []
         return tuple(chosen + ([self.pick(colours)] if colours and self.chance(0.3) else []))
 
-    def subject(self, kinds: Sequence[str] = ("person", "person", "person", "animal", "animal")) -> NounPhrase:
+    def subject(self, *kinds: str) -> NounPhrase:
         """Who does it: perhaps with a detail, a relative clause or a second one."""
         kind = self.pick(kinds)
         phrase = self.phrase(self.noun(kind))
         if kind == "person" and self.chance(0.25):
-            return replace(phrase, detail=self.detail())
+            return replace(phrase, after=self.detail())
         if kind in _LIVING and self.chance(0.2):
-            return replace(phrase, relative=self.relative(phrase))
+            return replace(phrase, after=self.relative(phrase))
         if kind in _LIVING and self.chance(0.15):
             return replace(phrase, other=self.phrase(self.noun(kind, but=phrase)))
         return phrase
 
-    def detail(self) -> Place:
+    def detail(self) -> Pair:
         """What somebody wears or has with them: one thing."""
-        preposition, tag = self.pick(_DETAILS)
+        (english,), (german,), (tag,) = self.pick(_TABLES["details"])
         noun = self.noun(tag)
-        return Place(preposition, NounPhrase(noun, article="a", adjectives=self.adjectives(noun)))
+        return placed(Pair(english, german), NounPhrase(noun, adjectives=self.adjectives(noun)))
 
-    def place(self, subject: NounPhrase, ways: tuple[str, ...] = ()) -> Place:
+    def relative(self, head: NounPhrase) -> Pair:
+        """A relative clause: `head` is its subject, or, for some verbs, its object."""
+        pronoun = replace(head, article="relative")
+        if self.chance(0.7):
+            return replace(self.clause(head, short=True), subject=pronoun).subordinate()
+        verb = self.pick([verb for verb in _verbs_of({"person"}, ACTING) if head.noun.kind in verb.targets])
+        return Clause(verb, self.phrase(self.noun("person", but=head)), pronoun).subordinate()
+
+    def place(self, subject: NounPhrase, ways: tuple[str, ...] = ()) -> Pair:
         """Somewhere to be, or, by one of the prepositions `ways`, somewhere to go."""
         preposition, noun = self.pick(_places(ways))
-        phrase = self.phrase(noun, plural=0.1)
-        if subject.noun.kind == "person" and self.chance(0.1):
-            phrase = replace(phrase, article="own", owner=subject)
-        return Place(preposition, phrase, moving=bool(ways))
+        return placed(preposition, self.owned(self.phrase(noun, plural=0.1), subject, 0.1), moving=bool(ways))
 
-    def relative(self, head: NounPhrase) -> Clause:
-        """A relative clause: `head` is its subject, or, for some verbs, its object."""
-        if self.chance(0.7):
-            return replace(self.clause(head, short=True), subject=None)
-        verb = self.pick([verb for verb in ACTING if head.noun.kind in verb.targets and "person" in verb.subjects])
-        return Clause(verb, subject=self.phrase(self.noun("person", but=head)))
+    def owned(self, phrase: NounPhrase, subject: NounPhrase, probability: float) -> NounPhrase:
+        """The phrase, perhaps as the subject's own."""
+        is_own = subject.noun.kind == "person" and self.chance(probability)
+        return replace(phrase, article="own", owner=subject) if is_own else phrase
 
     def clause(self, subject: NounPhrase, short: bool = False) -> Clause:
         """What `subject` does. A short clause has no time, and a place only where the verb needs one."""
@@ -374,127 +389,86 @@ class Writer:
         tags = {subject.noun.kind} if subject.other else set(subject.noun.tags)
         lives = subject.noun.kind in _LIVING
         table = self.pick((RESTING, MOVING, ACTING, ACTING)) if lives else RESTING
-        clause = Clause(self.pick([verb for verb in table if tags & set(verb.subjects)]), subject)
+        clause = Clause(self.pick(_verbs_of(tags, table)), subject)
         if table is MOVING:
-            manner = self.pick(MANNERS) if self.chance(0.25) else None
-            clause = replace(clause, manner=manner, place=self.place(subject, clause.verb.targets))
+            manner = self.pick(MANNERS) if self.chance(0.25) else NOTHING
+            clause = replace(clause, manner=manner, goal=self.place(subject, clause.verb.targets))
         elif "somewhere" in clause.verb.targets or (not short and self.chance(0.35)):
             clause = replace(clause, place=self.place(subject))
         if table is ACTING:
             clause = replace(clause, object=self.object(clause.verb, subject))
         if not short and self.chance(0.12):
             clause = replace(clause, time=self.pick(TIMES))
-        if lives and self.chance(0.12):
-            clause = replace(clause, modal=self.pick(MODALS))
-        return clause
+        return replace(clause, modal=self.pick(MODALS)) if lives and self.chance(0.12) else clause
 
     def object(self, verb: Verb, subject: NounPhrase) -> NounPhrase:
         """What the verb acts on; things and animals may be somebody's own."""
         phrase = self.phrase(self.noun(*verb.targets, but=subject), plural=0.25)
-        if phrase.noun.kind not in ("person", "drink") and subject.noun.kind == "person" and self.chance(0.25):
-            return replace(phrase, article="own", owner=subject)
-        return phrase
+        return phrase if phrase.noun.kind in ("person", "drink") else self.owned(phrase, subject, 0.25)
 
     def caption(self) -> tuple[str, str]:
         """One pair of sentences, in English and in German."""
         kind = self._random.random()
-        if kind < 0.08:
-            first = self.clause(self.subject(("thing", "vehicle")))
-        else:
-            first = self.clause(self.subject())
-        if kind < 0.35:
-            return sentences(first.english(), first.german("main"))
-        if kind < 0.50:
-            return self._fronted(first)
-        if kind < 0.62:
-            return self._while_first(first)
-        if kind < 0.74:
-            return self._while_last(first)
-        if kind < 0.86:
-            return self._because(first)
-        return self._and(first)
+        kinds = ("thing", "vehicle") if kind < 0.08 else ("person", "person", "person", "animal", "animal")
+        clause = self.clause(self.subject(*kinds))
+        after: Pair | None = NOTHING
+        if 0.35 <= kind < 0.50:
+            clause = self._fronted(clause)
+        elif 0.50 <= kind < 0.62:
+            clause = replace(clause, front=self._while("person", "animal", "thing"))
+        elif 0.62 <= kind < 0.74:
+            after = self._while("person", "animal", "thing", "vehicle")
+        elif kind >= 0.74:
+            after = self._because(clause) if kind < 0.86 else self._and(clause)
+        if after is None:  # there is none for this clause
+            return self.caption()
+        clause = replace(clause, after=after)
+        return sentences(clause.english(), clause.german())
 
-    def _fronted(self, clause: Clause) -> tuple[str, str]:
-        """The time or the place comes first, and in German the verb second all the same."""
-        place = clause.place
-        # "In her garden" would speak of her before it says who she is.
-        if place and not place.moving and place.phrase.owner is None and not clause.time:
-            english, german = place.english(), place.german()
-            clause = replace(clause, place=None)
-        else:
-            time = clause.time or self.pick(TIMES)
-            english, german = [time.english], [time.german]
-            clause = replace(clause, time=None)
-        return sentences([*english, ",", *clause.english()], [*german, *clause.german("inverted")])
+    def _fronted(self, clause: Clause) -> Clause:
+        """The time or the place comes first."""
+        place, time = clause.place, clause.time
+        if place.english and not place.own and not time.english:
+            return replace(clause, front=place, place=NOTHING)
+        return replace(clause, front=time if time.english else self.pick(TIMES), time=NOTHING)
 
-    def _while_first(self, clause: Clause) -> tuple[str, str]:
-        """The whole clause before the comma takes the first place, so that the verb follows it."""
-        before = self.clause(self.subject(("person", "animal", "thing")), short=True)
-        return sentences(
-            ["while", *before.english(), ",", *clause.english()],
-            ["während", *before.german("final"), ",", *clause.german("inverted")],
-        )
+    def _while(self, *kinds: str) -> Pair:
+        """What somebody else does meanwhile."""
+        return self.clause(self.subject(*kinds), short=True).subordinate(WHILE)
 
-    def _while_last(self, clause: Clause) -> tuple[str, str]:
-        """A clause after the comma, its verb last."""
-        second = self.clause(self.subject(("person", "animal", "thing", "vehicle")), short=True)
-        return sentences(
-            [*clause.english(), "while", *second.english()],
-            [*clause.german("main"), ",", "während", *second.german("final")],
-        )
-
-    def _because(self, clause: Clause) -> tuple[str, str]:
+    def _because(self, clause: Clause) -> Pair | None:
         """A reason or a circumstance, told of the same subject: a pronoun."""
-        subject, thing = clause.subject, clause.object
-        assert isinstance(subject, NounPhrase)
-        if isinstance(thing, NounPhrase) and thing.pronoun == subject.pronoun:
-            return self.caption()  # who the pronoun stands for would be anybody's guess
-        pronoun = Pronoun(subject)
-        several = pronoun.gender == "p"
+        subject = clause.subject
+        if clause.object and clause.object.pronoun == subject.pronoun:
+            return None  # who the pronoun stands for would be anybody's guess
+        pronoun, several = replace(subject, article="personal"), subject.gender == "p"
         if self.chance(0.5):
             state = self.pick(STATES)
-            english = ["because", *pronoun.english(), "are" if several else "is", state.english]
-            german = ["weil", *pronoun.german("nom"), state.german, "sind" if several else "ist"]
-        else:
-            second = replace(self.clause(subject, short=True), subject=pronoun)
-            english = ["while", *second.english()]
-            german = ["während", *second.german("final")]
-        return sentences([*clause.english(), *english], [*clause.german("main"), ",", *german])
+            english = f"because {pronoun.english()} {BE[several].english} {state.english}"
+            return Pair(english, f", weil {pronoun.german('nom')} {state.german} {BE[several].german}")
+        return replace(self.clause(subject, short=True), subject=pronoun).subordinate(WHILE)
 
-    def _and(self, clause: Clause) -> tuple[str, str]:
-        """Two things done to the same object, the second time a pronoun."""
+    def _and(self, clause: Clause) -> Pair | None:
+        """A second thing done to the same object: a pronoun."""
         subject, thing = clause.subject, clause.object
-        assert isinstance(subject, NounPhrase)
-        if not isinstance(thing, NounPhrase) or clause.modal:
-            return self.caption()
-        verbs = [
-            verb
-            for verb in ACTING
-            if not verb.preposition
-            and verb.base != clause.verb.base
-            and set(verb.targets) & set(thing.noun.tags)
-            and subject.noun.kind in verb.subjects
-        ]
+        if thing is None or clause.modal:
+            return None
+        fitting = [verb for verb in _verbs_of({subject.noun.kind}, ACTING) if set(verb.targets) & set(thing.noun.tags)]
+        verbs = [verb for verb in fitting if not verb.attached[1] and verb.english[0] != clause.verb.english[0]]
         if not verbs:
-            return self.caption()
-        again = Clause(self.pick(verbs), object=Pronoun(thing))
-        return sentences(
-            [*clause.english(), "and", again.verb.ing, *again.english_rest()],
-            [*clause.german("main"), "und", *again.german("main", several=subject.gender == "p")],
-        )
+            return None
+        again = Clause(self.pick(verbs), replace(subject, article="nothing"), replace(thing, article="personal"))
+        return Pair(f"and {again.english()}", f"und {again.german()}")
 
 
-def sentences(english: list[str], german: list[str]) -> tuple[str, str]:
-    """Words to a pair of sentences; in English `a` becomes `an` before a vowel."""
+def sentences(english: str, german: str) -> tuple[str, str]:
+    """A pair of sentences; in English `a` becomes `an` before a vowel."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", _sentence(english)), _sentence(german)
 
 
-def _sentence(words: list[str]) -> str:
-    """A capital, commas without a space before them, and a full stop.
-
-    The comma that ends a relative clause is one with a comma that follows it, and gives way to the full stop.
-    """
-    text = re.sub(r"( ,)+", ",", " ".join(words)).removesuffix(",")
+def _sentence(text: str) -> str:
+    """A capital, single commas between words only and without a space before them, and a full stop."""
+    text = re.sub(r"( ,)+", ",", text).removeprefix(", ").removesuffix(",")
     return text[0].upper() + text[1:] + "."
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nasrepro.datasets.files import Root
 from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, lines_of, read_lines, read_text
 from nasrepro.datasets.registry import DataError, find, refuse_registered, unknown
 from nasrepro.datasets.vocabulary import Vocab
@@ -67,11 +68,7 @@ class Corpus:
 
 
 def load(
-    name: str,
-    level: str = "word",
-    vocab_size: int | None = None,
-    root: str | os.PathLike[str] | None = None,
-    download: bool | None = None,
+    name: str, level: str = "word", vocab_size: int | None = None, root: Root = None, download: bool | None = None
 ) -> Corpus:
     """Load a data set as a language-model corpus, every line ended by `<eos>`.
 

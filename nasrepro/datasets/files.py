@@ -20,10 +20,13 @@ from nasrepro.files import named_folder, user_cache, user_path
 _HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; nasrepro)"}  # some hosts refuse the default one
 _TIMEOUT = 30.0  # seconds without a byte before the next address is tried
 
+Root = str | os.PathLike[str] | None
+"""The data folder; None as in `data_root`."""
+
 pooch.get_logger().setLevel("WARNING")  # our bar and errors say what pooch's log would
 
 
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+def data_root(root: Root = None) -> Path:
     """The data folder: `root`, else NASREPRO_DATA, else a checkout's `data/`, else the cache folder's.
 
     Raises: ValueError for a path that begins with the home of an unknown user.
@@ -41,7 +44,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
         return Path(tempfile.gettempdir(), "nasrepro", "data")
 
 
-def fetch(name: str, root: str | os.PathLike[str] | None = None, download: bool | None = True) -> dict[str, Path]:
+def fetch(name: str, root: Root = None, download: bool | None = True) -> dict[str, Path]:
     """Make every file of data set `name` present and verified.
 
     Returns: the path of each split's file; empty for "pydoc", which needs no files.
@@ -51,12 +54,7 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None, download: bool 
     return {file.split: locate(dataset, file, root, download) for file in dataset.files}
 
 
-def locate(
-    dataset: DataSet,
-    file: DataFile,
-    root: str | os.PathLike[str] | None = None,
-    download: bool | None = None,
-) -> Path:
+def locate(dataset: DataSet, file: DataFile, root: Root = None, download: bool | None = None) -> Path:
     """The path of a verified copy of `file`.
 
     `download` allows or forbids the network; None asks the environment (NASREPRO_DOWNLOAD=1 allows). When it

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Any, NamedTuple, overload
 
+from nasrepro.datasets.files import Root
 from nasrepro.datasets.readers import BYTE_ORDER_MARK, SPLITS, read_pairs
 from nasrepro.datasets.registry import DataError, MissingData, find, refuse_registered
 from nasrepro.datasets.strings import refuse_string
@@ -71,10 +71,8 @@ class Pairs(Sequence[Pair]):
     @overload
     def __getitem__(self, part: slice) -> Pairs: ...
     def __getitem__(self, part: int | slice) -> Pair | Pairs:
-        if isinstance(part, slice):
-            words = (self.tokens[part], self.source_tokens[part])
-            return Pairs(self.source[part], self.target[part], self.text[part], *words)
-        return Pair(self.source[part], self.target[part], self.text[part], self.tokens[part], self.source_tokens[part])
+        fields = (getattr(self, name)[part] for name in Pair._fields)
+        return Pairs(*fields) if isinstance(part, slice) else Pair(*fields)
 
     def __repr__(self) -> str:
         first = f": {' '.join(self.source_tokens[0])!r} -> {self.text[0]!r}, ..." if self.text else ""
@@ -117,10 +115,7 @@ class ParallelCorpus:
 
 
 def load_parallel(
-    name: str = "captions",
-    vocab_size: int | None = 50_000,
-    root: str | os.PathLike[str] | None = None,
-    download: bool | None = None,
+    name: str = "captions", vocab_size: int | None = 50_000, root: Root = None, download: bool | None = None
 ) -> ParallelCorpus:
     """Load a data set of sentence pairs for translation from English to German.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar, overload
 
 from nasrepro.datasets.captions import captions
-from nasrepro.datasets.files import locate
+from nasrepro.datasets.files import Root, locate
 from nasrepro.datasets.registry import DataError, find, unknown
 
 SPLITS = ("train", "valid", "test")
@@ -62,7 +61,7 @@ Lines = Reader[str]
 PairsOfLines = Reader[tuple[str, str]]
 
 
-def read_text(name: str, split: str, root: str | os.PathLike[str] | None = None, download: bool | None = None) -> str:
+def read_text(name: str, split: str, root: Root = None, download: bool | None = None) -> str:
     """The whole text of one split of data set `name`. Raises DataError as `files.locate` does."""
     dataset = find(name)
     if name == "pydoc":
@@ -71,10 +70,7 @@ def read_text(name: str, split: str, root: str | os.PathLike[str] | None = None,
     return _decoded(path, path.read_bytes())
 
 
-def PennTreebank(
-    root: str | os.PathLike[str] | None = None,
-    split: str | Sequence[str] = SPLITS,
-) -> Lines | tuple[Lines, ...]:
+def PennTreebank(root: Root = None, split: str | Sequence[str] = SPLITS) -> Lines | tuple[Lines, ...]:
     """Lines of the Penn Treebank as `torchtext.datasets.PennTreebank` gives them: without the outer spaces.
 
     42,068 / 3,370 / 3,761 lines. One Reader for one split, a tuple of them for a tuple of splits. `root` is
@@ -83,23 +79,18 @@ def PennTreebank(
     return _per_split("ptb", split, lambda one: [line.strip() for line in lines_of(read_text("ptb", one, root))])
 
 
-def WikiText2(
-    root: str | os.PathLike[str] | None = None,
-    split: str | Sequence[str] = SPLITS,
-) -> Lines | tuple[Lines, ...]:
+def WikiText2(root: Root = None, split: str | Sequence[str] = SPLITS) -> Lines | tuple[Lines, ...]:
     """Lines of WikiText-2 as `torchtext.datasets.WikiText2` gives them: untouched, with their newline.
 
     36,718 / 3,760 / 4,358 lines. Arguments, result and errors as in `PennTreebank`.
     """
     return _per_split(
-        "wikitext2", split, lambda one: [line + "\n" for line in lines_of(read_text("wikitext2", one, root))]
+        "wikitext2", split, lambda one: [f"{line}\n" for line in lines_of(read_text("wikitext2", one, root))]
     )
 
 
 def Multi30k(
-    root: str | os.PathLike[str] | None = None,
-    split: str | Sequence[str] = SPLITS,
-    language_pair: Sequence[str] = ("de", "en"),
+    root: Root = None, split: str | Sequence[str] = SPLITS, language_pair: Sequence[str] = ("de", "en")
 ) -> PairsOfLines | tuple[PairsOfLines, ...]:
     """Pairs of lines of Multi30k as `torchtext.datasets.Multi30k` gives them: (source, target), without newlines.
 
@@ -110,7 +101,7 @@ def Multi30k(
 
 
 def IWSLT2016(
-    root: str | os.PathLike[str] | None = None,
+    root: Root = None,
     split: str | Sequence[str] = SPLITS,
     language_pair: Sequence[str] = ("de", "en"),
     valid_set: str = "tst2013",
@@ -136,11 +127,7 @@ def IWSLT2016(
 
 
 def read_pairs(
-    name: str,
-    split: str,
-    languages: Sequence[str],
-    root: str | os.PathLike[str] | None = None,
-    download: bool | None = None,
+    name: str, split: str, languages: Sequence[str], root: Root = None, download: bool | None = None
 ) -> list[tuple[str, str]]:
     """The (source, target) sentence pairs of one split of data set `name`, in their order, without newlines.
 
@@ -158,11 +145,10 @@ def read_pairs(
     if name == "captions":
         return [pair if languages[0] == "en" else pair[::-1] for pair in captions()[split]]
     if name == "tatoeba":
-        column = {"en": 0, "de": 1}
         rows = _tatoeba_rows(locate(dataset, dataset.file("all"), root, download))
-        return [
-            (row[column[languages[0]]], row[column[languages[1]]]) for row in rows if _tatoeba_split(row[0]) == split
-        ]
+        # Without capitals and outer spaces, so that all translations of a sentence are in one split.
+        rows = [row for row in rows if _split_by_hash(row[0].strip().lower(), 50) == split]
+        return [(english, german) if languages[0] == "en" else (german, english) for english, german in rows]
     source, target = (locate(dataset, dataset.file(f"{split}.{one}"), root, download) for one in languages)
     return paired_lines(source, target)
 
@@ -212,12 +198,9 @@ def _tatoeba_rows(path: Path) -> list[list[str]]:
     return [line.split("\t")[:2] for line in lines]
 
 
-def _tatoeba_split(english: str) -> str:
-    """Tatoeba has no splits. A fiftieth each for validation and test, by a hash of the English sentence.
-
-    So all translations of a sentence are in one split, whatever its capitals and outer spaces.
-    """
-    part = int(hashlib.sha256(english.strip().lower().encode()).hexdigest(), 16) % 50
+def _split_by_hash(name: str, parts: int) -> str:
+    """The split of what comes without: one of so many parts for validation, one for test, the same in every Python."""
+    part = int(hashlib.sha256(name.encode()).hexdigest(), 16) % parts
     return {0: "valid", 1: "test"}.get(part, "train")
 
 
@@ -262,18 +245,12 @@ def _pydoc_lines() -> dict[str, list[str]]:
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
     for split in ("test", "valid", "train"):
-        for topic in sorted(topic for topic in topics if _pydoc_split(topic) == split):
+        for topic in sorted(topic for topic in topics if _split_by_hash(topic, 10) == split):
             for line in _paragraphs(topics[topic]):
                 if line not in seen:
                     seen.add(line)
                     lines[split].append(line)
     return lines
-
-
-def _pydoc_split(topic: str) -> str:
-    """A tenth of the topics for validation, a tenth for test, by a hash of the name: no Python differs."""
-    tenth = int(hashlib.sha256(topic.encode()).hexdigest(), 16) % 10
-    return {0: "valid", 1: "test"}.get(tenth, "train")
 
 
 def _paragraphs(text: str) -> Iterator[str]:

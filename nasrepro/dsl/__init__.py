@@ -10,5 +10,3 @@ from nasrepro.dsl.errors import CellError as CellError
 from nasrepro.dsl.expression import Node as Node
 from nasrepro.dsl.parser import parse as parse
 from nasrepro.dsl.zoo import zoo as zoo
-
-__all__ = ["CanonicalForm", "Cell", "CellError", "Node", "canonical_form", "parse", "zoo"]

@@ -53,13 +53,7 @@ class Cell(Expression):
     def to_json(self) -> str:
         """JSON text: {"format", "hash", "cell" (text), "tree" (nested lists), "memory"}. `from_json` reads it back."""
         return json.dumps(
-            {
-                "format": 1,
-                "hash": self.hash,
-                "cell": str(self),
-                "tree": _tree(self.root),
-                "memory": self.memory,
-            }
+            {"format": 1, "hash": self.hash, "cell": str(self), "tree": _tree(self.root), "memory": self.memory}
         )
 
     @staticmethod

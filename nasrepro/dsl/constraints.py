@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 from nasrepro.dsl.cell import Cell
 from nasrepro.dsl.operators import OPERATORS, SOURCES, Operator, Source
@@ -26,6 +27,19 @@ def violations(cell: Cell, rules: Sequence[Rule]) -> dict[str, str]:
     return {name: reason for name, reason in found if reason is not None}
 
 
+def _rule(name: str) -> Callable[[Callable[[Cell], str | None]], Callable[[], Rule]]:
+    """Make of a check what gives the rule of this name."""
+
+    def named(check: Callable[[Cell], str | None]) -> Callable[[], Rule]:
+        @wraps(check)
+        def rule() -> Rule:
+            return Rule(name, check)
+
+        return rule
+
+    return named
+
+
 def max_size(limit: int, count_sources: bool = False) -> Rule:
     """At most `limit` nodes. S17 says 21 nodes, "as many as a GRU"; only without sources does BC3 fit under it."""
 
@@ -38,11 +52,9 @@ def max_size(limit: int, count_sources: bool = False) -> Rule:
 
 def max_height(limit: int) -> Rule:
     """At most `limit` edges between h_t and any source."""
-
-    def check(cell: Cell) -> str | None:
-        return f"height {cell.height}, at most {limit} allowed" if cell.height > limit else None
-
-    return Rule("too high", check)
+    return Rule(
+        "too high", lambda cell: f"height {cell.height}, at most {limit} allowed" if cell.height > limit else None
+    )
 
 
 def must_use(*sources: str) -> Rule:
@@ -58,92 +70,69 @@ def must_use(*sources: str) -> Rule:
     return Rule("source missing", check)
 
 
-def gate_is_sigmoid() -> Rule:
+@_rule("gate not sigmoid")
+def gate_is_sigmoid(cell: Cell) -> str | None:
     """Gate3's third argument is a Sigmoid."""
-
-    def check(cell: Cell) -> str | None:
-        for node in cell.operators:
-            if node.op == "Gate3" and node.args[2].op != "Sigmoid":
-                return f"the gate of Gate3 is {node.args[2].text}, not a Sigmoid"
-        return None
-
-    return Rule("gate not sigmoid", check)
+    for node in cell.operators:
+        if node.op == "Gate3" and node.args[2].op != "Sigmoid":
+            return f"the gate of Gate3 is {node.args[2].text}, not a Sigmoid"
+    return None
 
 
-def no_repeated_operator() -> Rule:
+@_rule("operator under itself")
+def no_repeated_operator(cell: Cell) -> str | None:
     """No operator has itself as a child."""
-
-    def check(cell: Cell) -> str | None:
-        for node in cell.operators:
-            if any(arg.op == node.op for arg in node.args):
-                return f"{node.op} directly under {node.op}"
-        return None
-
-    return Rule("operator under itself", check)
+    for node in cell.operators:
+        if any(arg.op == node.op for arg in node.args):
+            return f"{node.op} directly under {node.op}"
+    return None
 
 
 def min_height(limit: int) -> Rule:
     """At least `limit` edges between h_t and the deepest source."""
-
-    def check(cell: Cell) -> str | None:
-        return f"height {cell.height}, at least {limit} needed" if cell.height < limit else None
-
-    return Rule("too low", check)
+    return Rule(
+        "too low", lambda cell: f"height {cell.height}, at least {limit} needed" if cell.height < limit else None
+    )
 
 
-def uses_matrix() -> Rule:
+@_rule("no matrix")
+def uses_matrix(cell: Cell) -> str | None:
     """MM occurs."""
-
-    def check(cell: Cell) -> str | None:
-        return None if any(node.op == "MM" for node in cell.operators) else "has no MM"
-
-    return Rule("no matrix", check)
+    return None if any(node.op == "MM" for node in cell.operators) else "has no MM"
 
 
-def uses_activation() -> Rule:
+@_rule("no activation")
+def uses_activation(cell: Cell) -> str | None:
     """An activation function occurs."""
-
-    def check(cell: Cell) -> str | None:
-        return None if any(OPERATORS[node.op].activation for node in cell.operators) else "has no activation function"
-
-    return Rule("no activation", check)
+    return None if any(OPERATORS[node.op].activation for node in cell.operators) else "has no activation function"
 
 
-def no_stacked_activations() -> Rule:
+@_rule("activation under activation")
+def no_stacked_activations(cell: Cell) -> str | None:
     """No activation function is applied to an activation function."""
-
-    def check(cell: Cell) -> str | None:
-        for node in cell.operators:
-            for arg in node.args:
-                if OPERATORS[node.op].activation and arg.op in OPERATORS and OPERATORS[arg.op].activation:
-                    return f"{arg.op} directly under {node.op}"
-        return None
-
-    return Rule("activation under activation", check)
+    for node in cell.operators:
+        for arg in node.args:
+            if OPERATORS[node.op].activation and arg.op in OPERATORS and OPERATORS[arg.op].activation:
+                return f"{arg.op} directly under {node.op}"
+    return None
 
 
-def gate_has_a_choice() -> Rule:
+@_rule("gate without a choice")
+def gate_has_a_choice(cell: Cell) -> str | None:
     """The two values between which a Gate3 mixes differ, as they are written."""
-
-    def check(cell: Cell) -> str | None:
-        for node in cell.operators:
-            if node.op == "Gate3" and node.args[0] == node.args[1]:
-                return f"a Gate3 mixes {node.args[0].text} with itself"
-        return None
-
-    return Rule("gate without a choice", check)
+    for node in cell.operators:
+        if node.op == "Gate3" and node.args[0] == node.args[1]:
+            return f"a Gate3 mixes {node.args[0].text} with itself"
+    return None
 
 
-def matrix_on_source() -> Rule:
+@_rule("matrix not on a source")
+def matrix_on_source(cell: Cell) -> str | None:
     """MM is applied to sources only."""
-
-    def check(cell: Cell) -> str | None:
-        for node in cell.operators:
-            if node.op == "MM" and not node.args[0].is_source:
-                return f"MM is applied to {node.args[0].text}, not a source"
-        return None
-
-    return Rule("matrix not on a source", check)
+    for node in cell.operators:
+        if node.op == "MM" and not node.args[0].is_source:
+            return f"MM is applied to {node.args[0].text}, not a source"
+    return None
 
 
 def only_words(allowed: Sequence[str]) -> Rule:
@@ -163,16 +152,13 @@ def only_words(allowed: Sequence[str]) -> Rule:
     return Rule("word not allowed", check)
 
 
-def has_memory_place() -> Rule:
+@_rule("no place for c_t")
+def has_memory_place(cell: Cell) -> str | None:
     """A cell that reads c_{t-1} offers at least one place from which c_t can be read off, or has chosen one of them."""
-
-    def check(cell: Cell) -> str | None:
-        if cell.memory is not None:
-            # Merging two matrices into one can shrink the chosen subgraph below S17's three nodes.
-            return None if cell in cell.memory_candidates() else f"|{cell.memory} names no subgraph that may be c_t"
-        return None if cell.is_runnable or cell.memory_candidates() else "no subgraph can serve as c_t"
-
-    return Rule("no place for c_t", check)
+    if cell.memory is not None:
+        # Merging two matrices into one can shrink the chosen subgraph below S17's three nodes.
+        return None if cell in cell.memory_candidates() else f"|{cell.memory} names no subgraph that may be c_t"
+    return None if cell.is_runnable or cell.memory_candidates() else "no subgraph can serve as c_t"
 
 
 def words(*groups: str) -> tuple[str, ...]:

@@ -13,12 +13,7 @@ class CellError(ValueError):
     """
 
     def __init__(
-        self,
-        problem: str,
-        text: str | None = None,
-        start: int = 0,
-        end: int | None = None,
-        hint: str | None = None,
+        self, problem: str, text: str | None = None, start: int = 0, end: int | None = None, hint: str | None = None
     ) -> None:
         self.problem = _shortened(problem)
         self.text = text

@@ -62,12 +62,7 @@ SOURCES: dict[str, Source] = {
         Source("x_{t-1}", ("xm1", "Var('xm1')"), "core", "the input one step before"),
         Source("h_{t-1}", ("hm1", "Var('hm1')"), "core", "the cell's output one step before"),
         Source("c_{t-1}", ("cm1", "Var('cm1')"), "core", "the long-term memory one step before"),
-        Source(
-            "PosEnc",
-            ("fixed_posenc", "Var('fixed_posenc')"),
-            "extended",
-            "the sinusoidal encoding of the timestep",
-        ),
+        Source("PosEnc", ("fixed_posenc", "Var('fixed_posenc')"), "extended", "the timestep's sinusoidal encoding"),
     )
 }
 

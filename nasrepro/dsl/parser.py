@@ -74,12 +74,7 @@ def _node(tree: Tree[Token] | Token, text: str, height: int) -> Node:
     arguments = tree.children[1:]
     if operator is None:
         if name in SPELLINGS:
-            _fail(
-                f"{name} is a source and takes no arguments",
-                text,
-                name,
-                f"write {SPELLINGS[name]}, or MM({name})",
-            )
+            _fail(f"{name} is a source and takes no arguments", text, name, f"write {SPELLINGS[name]}, or MM({name})")
         _fail(f"unknown operator {name}", text, name, _suggest(name, list(OPERATORS)))
     if len(arguments) != operator.arity:
         plural = "argument" if operator.arity == 1 else "arguments"

@@ -6,5 +6,3 @@ from nasrepro.ranking.ranker import Ranker as Ranker
 from nasrepro.ranking.ranker import RankerSettings as RankerSettings
 from nasrepro.ranking.validation import cross_predict as cross_predict
 from nasrepro.ranking.validation import tree_of as tree_of
-
-__all__ = ["OperatorRidge", "ProductCount", "Ranker", "RankerSettings", "cross_predict", "tree_of"]

@@ -71,8 +71,7 @@ class _Graph:
     def place_cell(self, cell: Cell, unroll: int) -> int:
         if not cell.is_runnable:
             raise CellError(
-                f"{cell} reads c_{{t-1}} but does not say what c_t is",
-                hint="rank its cell.memory_candidates()",
+                f"{cell} reads c_{{t-1}} but does not say what c_t is", hint="rank its cell.memory_candidates()"
             )
         h, c = SOURCE_SLOT["h_{t-1}"], SOURCE_SLOT["c_{t-1}"]
         for _ in range(unroll):

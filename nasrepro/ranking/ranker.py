@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from nasrepro.dsl import Cell
 from nasrepro.ranking.batch import TreeBatch, tree_batch
 from nasrepro.ranking.tree_lstm import TreeEncoder
+from nasrepro.settings import origin
 from nasrepro.threads import torch_threads
 
 _CHUNK = 1024  # cells encoded at once when predicting: larger chunks share more subtrees but leave the cache
@@ -21,31 +22,31 @@ _CHUNK = 1024  # cells encoded at once when predicting: larger chunks share more
 
 @dataclass(frozen=True)
 class RankerSettings:
-    """How the ranking network is built and trained. What is "stated", S17 states in appendix B.2."""
+    """How the ranking network is built and trained."""
 
-    hidden: int = 128
-    """Units of the TreeLSTM. Stated."""
-    batch: int = 16
-    """Cells per update. Stated."""
-    weight_decay: float = 1e-4
-    """L2 penalty. Stated."""
-    dropout: float = 0.2
-    """Stated, "on the final dense layer output". That output is one number, and dropping it would drop the
-    prediction, so we read it as the input of the output layer. Inferred."""
-    unroll: int = 1
-    """Time steps that are encoded before the one that is ranked. Stated: 1. At 0, h_{t-1} is a leaf."""
-    learning_rate: float = 1e-3
-    """Adam's. Guessed: the paper gives none."""
-    epochs: int = 10
-    """One epoch draws as many cells as there are. Guessed."""
-    target: Literal["log", "raw"] = "log"
-    """What the mean squared error is taken of, standardised. Guessed: the paper plots log perplexity."""
-    favour: float = 1.0
-    """How much more often low perplexities are drawn while training (S17 states that they are, not how): the
-    best cell exp(favour) times as often as the worst, in between by rank. 0 draws all alike. Guessed."""
-    failure_margin: float = 0.5
-    """Failed cells stay as training examples (stated) with the worst valid target plus this many of the valid
-    targets' standard deviations (guessed)."""
+    hidden: int = field(default=128, metadata=origin("stated", "B.2"))
+    """Units of the TreeLSTM."""
+    batch: int = field(default=16, metadata=origin("stated", "B.2"))
+    """Cells per update."""
+    weight_decay: float = field(default=1e-4, metadata=origin("stated", "B.2"))
+    """L2 penalty."""
+    dropout: float = field(
+        default=0.2, metadata=origin("stated", "B.2", 'of "the final dense layer output": inferred, of what it reads')
+    )
+    """Rate on what the output layer reads. Its output is one number, and dropping it would drop the prediction."""
+    unroll: int = field(default=1, metadata=origin("stated", "B.2"))
+    """Time steps that are encoded before the one that is ranked. At 0, h_{t-1} is a leaf."""
+    learning_rate: float = field(default=1e-3, metadata=origin("guessed", "B.2"))
+    """Adam's."""
+    epochs: int = field(default=10, metadata=origin("guessed", "B.2"))
+    """One epoch draws as many cells as there are."""
+    target: Literal["log", "raw"] = field(default="log", metadata=origin("guessed", "B.2"))
+    """What the mean squared error is taken of, standardised: the paper plots log perplexity."""
+    favour: float = field(default=1.0, metadata=origin("guessed", "B.2", "how strongly; that low ones are is stated"))
+    """How much more often low perplexities are drawn while training: the best cell exp(favour) times as often as the
+    worst, in between by rank. 0 draws all alike."""
+    failure_margin: float = field(default=0.5, metadata=origin("guessed", "B.2", "which; that they are kept is stated"))
+    """The target of failed cells: the worst valid one, and so many of the valid ones' standard deviations more."""
     ensemble: int = 1
     """Networks whose predictions are averaged. Ours."""
 

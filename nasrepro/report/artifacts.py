@@ -18,6 +18,7 @@ from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.ledger import Finding, Ledger
 
+Facts = Mapping[str, Any]
 RESERVED = ("ledger", "report", "stopped", "timings")  # files of the same folder that are not artefacts
 
 
@@ -50,14 +51,7 @@ class Artifacts:
         self.ledger = Ledger(self.folder, shipped)
 
     def figure(
-        self,
-        fig: Figure,
-        name: str,
-        title: str,
-        caption: str,
-        paper: Sequence[str] = (),
-        *,
-        provenance: Mapping[str, Any],
+        self, fig: Figure, name: str, title: str, caption: str, paper: Sequence[str] = (), *, provenance: Facts
     ) -> Artifact:
         """Save NAME.png and NAME.svg, provenance printed small below, and describe them in NAME.json."""
         self._check(name, paper)
@@ -71,54 +65,25 @@ class Artifacts:
 
                 write_atomically(self.folder / f"{name}.{suffix}", save)
         below.remove()
-        return self._describe(
-            Artifact(
-                "figure",
-                name,
-                title,
-                caption,
-                list(paper),
-                self.notebook,
-                [f"{name}.png", f"{name}.svg"],
-                dict(provenance),
-            )
-        )
+        files = [f"{name}.png", f"{name}.svg"]
+        return self._describe(files, name, title, caption, paper, provenance)
 
     def drawing(
-        self,
-        svg: str,
-        name: str,
-        title: str,
-        caption: str,
-        paper: Sequence[str] = (),
-        *,
-        provenance: Mapping[str, Any],
+        self, svg: str, name: str, title: str, caption: str, paper: Sequence[str] = (), *, provenance: Facts
     ) -> Artifact:
         """Save a drawing, SVG text such as cells write, as NAME.svg, and describe it in NAME.json."""
         self._check(name, paper)
         write_atomically(self.folder / f"{name}.svg", lambda path: path.write_text(svg, encoding="utf-8"))
-        files = [f"{name}.svg"]
-        return self._describe(
-            Artifact("figure", name, title, caption, list(paper), self.notebook, files, dict(provenance))
-        )
+        return self._describe([f"{name}.svg"], name, title, caption, paper, provenance)
 
     def table(
-        self,
-        df: pd.DataFrame,
-        name: str,
-        title: str,
-        caption: str,
-        paper: Sequence[str] = (),
-        *,
-        provenance: Mapping[str, Any],
+        self, df: pd.DataFrame, name: str, title: str, caption: str, paper: Sequence[str] = (), *, provenance: Facts
     ) -> Artifact:
         """Save a table as NAME.csv and describe it in NAME.json. The index is kept where it has a name."""
         self._check(name, paper)
         keep_index = any(level is not None for level in df.index.names)
         write_atomically(self.folder / f"{name}.csv", lambda path: df.to_csv(path, index=keep_index))
-        return self._describe(
-            Artifact("table", name, title, caption, list(paper), self.notebook, [f"{name}.csv"], dict(provenance))
-        )
+        return self._describe([f"{name}.csv"], name, title, caption, paper, provenance)
 
     def finding(self, finding: Finding) -> None:
         """Write a finding to the folder's ledger, in place of an earlier one with the same identifier."""
@@ -135,8 +100,12 @@ class Artifacts:
         for identifier in paper:
             known[identifier]  # an unknown identifier raises here, with the nearest ones
 
-    def _describe(self, artifact: Artifact) -> Artifact:
-        write_json(self.folder / f"{artifact.name}.json", asdict(artifact))
+    def _describe(
+        self, files: list[str], name: str, title: str, caption: str, paper: Sequence[str], provenance: Facts
+    ) -> Artifact:
+        kind: Literal["figure", "table"] = "table" if files == [f"{name}.csv"] else "figure"
+        artifact = Artifact(kind, name, title, caption, list(paper), self.notebook, files, dict(provenance))
+        write_json(self.folder / f"{name}.json", asdict(artifact))
         return artifact
 
 

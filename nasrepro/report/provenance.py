@@ -73,21 +73,14 @@ def caption(provenance: Mapping[str, Any]) -> str:
     ...          "threads": 2, "data": None, "seconds": 12.0, "records": {}})
     'profile quick | CPU, 2 threads | 12 s | commit 1f3c9d2 (changed)'
     """
-    parts = []
-    profile = provenance["parameters"].get("profile")
-    if profile is not None:
-        parts.append(f"profile {profile}")
-    data = provenance["data"]
+    profile, data = provenance["parameters"].get("profile"), provenance["data"]
+    parts = [] if profile is None else [f"profile {profile}"]
     if data is not None:
         note = f", {data['note']}" if data["note"] else ""
         parts.append(f"data {data['name']} {data['hash'][:8]}{note}")
-    parts.append(device_words(provenance))
-    parts.append(
-        f"{provenance['seconds']:.3g} s" if provenance["seconds"] < 1000 else f"{provenance['seconds']:,.0f} s"
-    )
-    parts.extend(f"record {name} {digest[:8]}" for name, digest in provenance["records"].items())
-    parts.append(f"commit {provenance['commit']}")
-    return " | ".join(parts)
+    seconds = f"{provenance['seconds']:{'.3g' if provenance['seconds'] < 1000 else ',.0f'}} s"
+    records = [f"record {name} {digest[:8]}" for name, digest in provenance["records"].items()]
+    return " | ".join([*parts, device_words(provenance), seconds, *records, f"commit {provenance['commit']}"])
 
 
 def device_words(provenance: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -30,24 +31,8 @@ GREY = "#666666"
 
 WIDE = (7.2, 4.0)  # inches; at 150 dpi about the 900 pixels of a notebook's column
 
-SETTINGS = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
-    "axes.prop_cycle": cycler(color=PALETTE),
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "figure.constrained_layout.use": True,
-    "svg.fonttype": "path",  # letters as outlines: the same on machines without the font
-}
+SETTINGS = dict(mpl.rc_params_from_file(Path(__file__).with_name("look.mplstyle"), use_default_template=False))
+SETTINGS["axes.prop_cycle"] = cycler(color=PALETTE)
 
 
 @contextmanager

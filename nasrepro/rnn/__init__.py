@@ -5,5 +5,3 @@ from nasrepro.rnn.layer import RNNLayer as RNNLayer
 from nasrepro.rnn.program import Program as Program
 from nasrepro.rnn.program import compile_cell as compile_cell
 from nasrepro.rnn.state import State as State
-
-__all__ = ["RNN", "Program", "RNNLayer", "State", "compile_cell"]

@@ -22,6 +22,10 @@ BACKENDS: dict[str, Backend] = {"reference": interpreter.run, "fused": fused.run
 """Name -> what runs a program."""
 
 
+Given = State | Tensor | Sequence[Tensor] | None
+"""A state as callers give it: None for zeros, a State, or torch's h or (h, c), each (num_layers, B, hidden_size)."""
+
+
 class _Parameters(nn.ParameterList):
     """A list of parameters that is called to be read, so that what torch hooks into the call is done first.
 
@@ -60,9 +64,7 @@ class RNNLayer(nn.Module):
                 f"hidden_size (got {input_size} and {hidden_size})",
                 hint="wrap the input in a matrix, MM(x_t), or make the sizes equal",
             )
-        self.program = program
-        self.input_size = input_size
-        self.hidden_size = hidden_size
+        self.program, self.input_size, self.hidden_size = program, input_size, hidden_size
         rows = [len(product.targets) * hidden_size for product in program.products]
         columns = [input_size if product.on_input else hidden_size for product in program.products]
         self.weight = _Parameters(
@@ -70,11 +72,8 @@ class RNNLayer(nn.Module):
         )
         self.bias = _Parameters([torch.empty(r, device=device, dtype=dtype) for r in rows] if bias else [])
         self.reset_parameters(generator)
-        self._place = {
-            matrix: (number, row)
-            for number, product in enumerate(program.products)
-            for row, matrix in enumerate(product.matrices)
-        }
+        numbered = enumerate(program.products)
+        self._place = {matrix: (n, row) for n, product in numbered for row, matrix in enumerate(product.matrices)}
         early = sum(len(stage.products) for stage in program.before)
         self._recurrent = [number >= early for number in range(len(rows))]
 
@@ -188,17 +187,10 @@ class RNN(nn.Module):
                 f"nr.RNN has no proj_size (got {proj_size!r:.100}): put an nn.Linear behind it, or write the "
                 "projection into the cell, as an MM around h_t"
             )
-        self.input_size = input_size
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.bias = bias
-        self.batch_first = batch_first
-        self.dropout = dropout
-        self.variational = variational
-        self.hidden_dropout = hidden_dropout
-        self.weight_drop = weight_drop
-        self.backend = backend
-        self.product_dtype = product_dtype
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.backend, self.product_dtype = bias, batch_first, backend, product_dtype
+        self.dropout, self.variational = dropout, variational
+        self.hidden_dropout, self.weight_drop = hidden_dropout, weight_drop
         program = compile_cell(self.cell)
         sizes = [hidden_size] * (num_layers - 1) + [last_size]
         inputs = [input_size, *sizes[:-1]]
@@ -209,7 +201,7 @@ class RNN(nn.Module):
     def forward(
         self,
         x: Tensor | PackedSequence | None = None,
-        state: State | Tensor | Sequence[Tensor] | None = None,
+        state: Given = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -242,13 +234,7 @@ class RNN(nn.Module):
             return out.transpose(0, 1), after
         return self._run(x, state, lengths, generator)
 
-    def step(
-        self,
-        x: Tensor,
-        state: State | Tensor | tuple[Tensor, ...] | None = None,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: Given = None, *, generator: torch.Generator | None = None) -> tuple[Tensor, State]:
         """One step: x (B, input_size) -> out (B, size of the last layer), and the state to go on from.
 
         For what chooses its next input by the last output: a controller, a beam search, a sampler. It begins with
@@ -285,7 +271,7 @@ class RNN(nn.Module):
             raise ValueError(f"x must be ({order}, {self.input_size}) with T, B >= 1, got {tuple(x.shape)}")
 
     def _run_packed(
-        self, x: PackedSequence, state: State | Tensor | Sequence[Tensor] | None, generator: torch.Generator | None
+        self, x: PackedSequence, state: Given, generator: torch.Generator | None
     ) -> tuple[PackedSequence, State]:
         padded, lengths = pad_packed_sequence(x)  # (T, B, input), in the order that the sequences had before packing
         self._check_input(padded)
@@ -296,11 +282,7 @@ class RNN(nn.Module):
         return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices), after
 
     def _run(
-        self,
-        x: Tensor,
-        state: State | Tensor | Sequence[Tensor] | None,
-        lengths: Tensor | Sequence[int] | None,
-        generator: torch.Generator | None,
+        self, x: Tensor, state: Given, lengths: Tensor | Sequence[int] | None, generator: torch.Generator | None
     ) -> tuple[Tensor, State]:
         """All layers over x (T, B, input_size)."""
         lengths = None if lengths is None else _checked_lengths(lengths, x)
@@ -340,7 +322,7 @@ class RNN(nn.Module):
             return BACKENDS["fused" if fused.supports(program, x) else "reference"]
         return BACKENDS[self.backend]
 
-    def _unpack(self, state: State | Tensor | Sequence[Tensor] | None, x: Tensor) -> list[LayerState]:
+    def _unpack(self, state: Given, x: Tensor) -> list[LayerState]:
         """The state of each layer before x (T, B, input_size): (B, size) each, zeros for parts that are not given.
 
         Raises ValueError for more parts than the cell has, or parts of other shapes.
@@ -351,11 +333,10 @@ class RNN(nn.Module):
             return zeros
         given = []
         for number, zero in enumerate(zeros):
-            parts_of_layer = []
+            parts: dict[str, Tensor] = {}
             for name in ("h", "c", "x"):
                 wanted, stack = getattr(zero, name), getattr(named, name)
                 if wanted is None or stack is None:
-                    parts_of_layer.append(wanted)
                     continue
                 found = layers(stack)
                 if len(found) != self.num_layers or found[number].shape != wanted.shape:
@@ -364,10 +345,8 @@ class RNN(nn.Module):
                         f"state.{name} must hold {self.num_layers} layers, layer {number} of {tuple(wanted.shape)}, "
                         f"got {len(found)} of {shapes!r:.200}"
                     )
-                parts_of_layer.append(found[number])
-            h, c, last_x = parts_of_layer
-            assert h is not None
-            given.append(LayerState(h, c, last_x, named.t))
+                parts[name] = found[number]
+            given.append(zero._replace(t=named.t, **parts))
         return given
 
     def _named(self, state: object) -> State | None:
@@ -400,9 +379,8 @@ class RNN(nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows of the module: cell, sizes, backend."""
-        return (
-            f"{self.cell}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, backend={self.backend}"
-        )
+        sizes = f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
+        return f"{self.cell}, {sizes}, backend={self.backend}"
 
 
 def _checked_cell(cell: Cell | str) -> Cell:
@@ -445,13 +423,9 @@ def _by_torchs_names(x: Any, state: Any, theirs: dict[str, Any]) -> tuple[Any, A
 
 def _zeros(layer: RNNLayer, batch_size: int, like: Tensor) -> LayerState:
     h = like.new_zeros(batch_size, layer.hidden_size)
-    reads = layer.program.cell.sources
-    return LayerState(
-        h,
-        torch.zeros_like(h) if layer.program.memory is not None else None,
-        like.new_zeros(batch_size, layer.input_size) if "x_{t-1}" in reads else None,
-        0,
-    )
+    c = torch.zeros_like(h) if layer.program.memory is not None else None
+    reads_x = "x_{t-1}" in layer.program.cell.sources
+    return LayerState(h, c, like.new_zeros(batch_size, layer.input_size) if reads_x else None, 0)
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], x: Tensor) -> Tensor:

@@ -33,11 +33,7 @@ class Recording(Generic[T]):
     one_at_a_time = threading.RLock()
 
     def __init__(
-        self,
-        work: Callable[[], T],
-        device: torch.device,
-        generators: Sequence[torch.Generator] = (),
-        pool: Any = None,
+        self, work: Callable[[], T], device: torch.device, generators: Sequence[torch.Generator] = (), pool: Any = None
     ) -> None:
         self.work = work
         self.device = device

@@ -92,11 +92,7 @@ def _unflatten(parts: Iterable[Any], context: tuple[list[str], int]) -> State:
 
 # So that functions which take or return a state can be exported and transformed: torch looks for the tensors in it.
 pytree.register_pytree_node(
-    State,
-    _flatten,
-    _unflatten,
-    serialized_type_name="nasrepro.rnn.State",
-    flatten_with_keys_fn=_flatten_with_keys,
+    State, _flatten, _unflatten, serialized_type_name="nasrepro.rnn.State", flatten_with_keys_fn=_flatten_with_keys
 )
 fx_pytree.register_pytree_flatten_spec(State, lambda state, _: _flatten(state)[0])  # torch 2.3 asks for it beside that
 

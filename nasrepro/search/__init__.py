@@ -9,5 +9,3 @@ from nasrepro.search.record import Evaluation as Evaluation
 from nasrepro.search.record import Record as Record
 from nasrepro.search.record import RecordError as RecordError
 from nasrepro.search.record import evaluation_key as evaluation_key
-
-__all__ = ["Evaluation", "Record", "RecordError", "Search", "evaluation_key", "replay"]

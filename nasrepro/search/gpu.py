@@ -1,57 +1,30 @@
 """What workers ask of a GPU that they share. Only these calls load torch, and only `claim` takes a GPU's memory."""
 
 import gc
+import re
 import sys
 
 CONTEXT_GB = 1.0
 """Memory that a process takes on a GPU before its first tensor: driver, libraries and kernels. Generous."""
 
-
-_FULL = ("out of memory", "_status_alloc_failed")  # torch, Triton and the driver; cuBLAS and cuDNN
+# In lower case, as regular expressions.
+_FULL = re.compile("out of memory|_status_alloc_failed")  # torch, Triton and the driver; cuBLAS and cuDNN
 
 # What an error of the GPU says of itself, by torch, the driver, cuBLAS and cuDNN, Triton, and NVIDIA's compiler.
-_GPU = (
-    "cuda error",
-    "cuda driver",
-    "cuda unknown",
-    "cuda gpus",
-    "cuda-capable",
-    "compiled with cuda",
-    "cudagetdevicecount",
-    "nvidia driver",
-    "invalid device",
-    "hip error",
-    "_status_not_initialized",
-    "triton error [cuda]",
-    "nvrtc: failed",
-    "nvrtc: error",
+_GPU = re.compile(
+    r"cuda error|cuda driver|cuda unknown|cuda gpus|cuda-capable|compiled with cuda|cudagetdevicecount|nvidia driver"
+    r"|invalid device|hip error|_status_not_initialized|triton error \[cuda\]|nvrtc: failed|nvrtc: error"
 )
 # Among those errors, what only the code that ran there can have done. The driver's words, as cudaGetErrorString has
-# them: single words of theirs, such as "launch" and "capture", stand in errors of other kinds too.
-_CODE = (
-    "device-side assert",
-    "illegal memory access",
-    "illegal instruction",
-    "misaligned address",
-    "global/shared address space",
-    "invalid program counter",
-    "hardware stack error",
-    "unspecified launch failure",
-    "launch timed out",
-    "too many resources requested for launch",
-    "too many blocks in cooperative launch",
-    "invalid argument",
-    "invalid configuration argument",
-    "stream is capturing",
-    "capturing stream",
-    "capturing blocking stream",
-    "uncaptured work",
-    "error during capture",
-    "capture sequence",
-    "capture was not ended",
-    "_status_execution_failed",  # of cuBLAS or cuDNN, as the next ones
-    "_status_invalid_value",
-    "_status_not_supported",
+# them (single words of theirs, such as "launch" and "capture", stand in errors of other kinds too); the last three
+# are of cuBLAS or cuDNN.
+_CODE = re.compile(
+    r"device-side assert|illegal memory access|illegal instruction|misaligned address|global/shared address space"
+    r"|invalid program counter|hardware stack error|unspecified launch failure|launch timed out"
+    r"|too many resources requested for launch|too many blocks in cooperative launch"
+    r"|invalid argument|invalid configuration argument|stream is capturing|capturing stream|capturing blocking stream"
+    r"|uncaptured work|error during capture|capture sequence|capture was not ended"
+    r"|_status_execution_failed|_status_invalid_value|_status_not_supported"
 )
 
 
@@ -62,17 +35,17 @@ def is_gpu(device: str) -> bool:
 
 def of_memory(text: str) -> bool:
     """Whether an error's text, in lower case, says that a GPU's memory is full."""
-    return any(sign in text for sign in _FULL)
+    return bool(_FULL.search(text))
 
 
 def broken(text: str) -> bool:
     """Whether an error's text, in lower case, tells of a GPU that the code running there has broken for the process."""
-    return any(sign in text for sign in _GPU) and any(sign in text for sign in _CODE)
+    return bool(_GPU.search(text) and _CODE.search(text))
 
 
 def lost(text: str) -> bool:
     """Whether an error's text, in lower case, tells of a GPU, driver or CUDA library that fails whatever runs there."""
-    return any(sign in text for sign in _GPU) and not any(sign in text for sign in _CODE)
+    return bool(_GPU.search(text)) and not _CODE.search(text)
 
 
 def spoilt() -> bool:

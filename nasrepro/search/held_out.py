@@ -1,7 +1,7 @@
 """The test split: read once for a row of results, when everything was decided on the validation split."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,58 +11,31 @@ from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import evaluate, has_crashed
 from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search.workers import Job, Workers, device_of
-from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TestableTask
+from nasrepro.trainers.outcome import Candidate, Outcome, TestableTask
 
 
-@dataclass(frozen=True)
 class HeldOut:
     """A task under another name, so that rows which report the test split have keys of their own."""
 
-    task: TestableTask[Any]
-
-    @property
-    def name(self) -> str:
-        """The task's name in such rows."""
-        return f"{self.task.name}, test split"
-
-    @property
-    def version(self) -> int:
-        """The task's."""
-        return self.task.version
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The task's."""
-        return self.task.settings
+    def __init__(self, task: TestableTask[Any]) -> None:
+        self.task = task
+        self.name = f"{task.name}, test split"
+        self.version, self.settings, self.loss, self.read = task.version, task.settings, task.loss, task.read
+        self.device = device_of(task)
 
     @property
     def data_hash(self) -> str:
-        """The task's."""
+        """The task's, which loads its data."""
         return self.task.data_hash
 
-    @property
-    def loss(self) -> Loss:
-        """The task's."""
-        return self.task.loss
 
-    @property
-    def device(self) -> str:
-        """The task's."""
-        return device_of(self.task)
-
-    def read(self, text: str) -> Candidate:
-        """As the task does."""
-        return self.task.read(text)
-
-
-@dataclass(frozen=True)
 class _Testing(HeldOut):
     """What workers are given: train a candidate, then measure its model on the test split."""
 
-    rows: Mapping[str, str]
-    """What each reading is for: the row's name, by the evaluation's key."""
-    record: Path
-    """Where readings are written down. Each process opens it for itself."""
+    def __init__(self, task: TestableTask[Any], rows: Mapping[str, str], record: Path) -> None:
+        super().__init__(task)
+        self.rows = rows  # what each reading is for: the row's name, by the evaluation's key
+        self.record = record  # where readings are written down; each process opens it for itself
 
     def evaluate(
         self, candidate: Candidate, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
@@ -88,15 +61,15 @@ def evaluate_tests(
 ) -> dict[str, Evaluation]:
     """Models that were chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like), by row.
 
-    `rows` says for each row of results which cell and seed it reports. A model is trained again from its seed, by one
-    of so many `workers` (0: in this process), because records keep numbers and no weights. The split is read through
-    `Record.read_test` under the row's name and the evaluation's key, so that each reading names what it was for; asked
-    again, the record answers, and nothing is trained or read.
+    `rows` says for each row of results which cell and seed it reports. A record keeps no weights, so each model is
+    trained again from its seed, by one of so many `workers` (0: in this process). Then it reads the split through
+    `Record.read_test`, which writes down for which row and evaluation. What the record holds already is neither trained
+    nor read again.
 
-    Raises, before any training, RecordError when a row has read this split for another model, and ValueError for a
-    record in memory, or for two rows of one model (equal cell and seed); WorkerError (or SearchError, see `evaluate`)
-    when trainings crash. Of those that crash nothing is kept, however the call ends; the next one trains them again.
-    Raises TimeIsUp as `evaluate` does: a training that stops has not read the split.
+    Raises before any training: RecordError when a row has read this split for another model, ValueError for a record in
+    memory and for two rows of one model (equal cell and seed). Raises after it: WorkerError (or SearchError, see
+    `evaluate`) when trainings crash. Of those nothing is kept, so that the next call trains them again. TimeIsUp as
+    `evaluate` does: a training that stops has not read the split.
     """
     if record.path is None:
         raise ValueError("readings of a test split are written down in a file: open the record with Record(path)")

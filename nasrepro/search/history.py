@@ -59,26 +59,13 @@ class Search:
         import pandas as pd  # here, because worker processes import this package and need no tables
 
         method, loss = self.settings["search"]["method"], self.loss
-        rows = [
-            {
-                "number": proposal.number,
-                "step": proposal.step,
-                "how": proposal.how,
-                "method": method,
-                "cell": evaluation.cell,
-                "hash": evaluation.hash,
-                "predicted": proposal.predicted,
-                "status": evaluation.status,
-                "reason": evaluation.reason,
-                **evaluation.metrics,
-                loss.metric: loss.of(evaluation),
-                "loss": loss.of(evaluation),
-                "parameters": evaluation.parameters,
-                "seconds": evaluation.seconds,
-                "key": evaluation.key,
-            }
-            for proposal, evaluation in self.trials
-        ]
+        rows = []
+        for proposal, evaluation in self.trials:
+            row = {name: getattr(proposal, name) for name in ("number", "step", "how")} | {"method": method}
+            row |= {"cell": evaluation.cell, "hash": evaluation.hash, "predicted": proposal.predicted}
+            row |= {"status": evaluation.status, "reason": evaluation.reason, **evaluation.metrics}
+            row |= {loss.metric: loss.of(evaluation), "loss": loss.of(evaluation)}
+            rows.append(row | {name: getattr(evaluation, name) for name in ("parameters", "seconds", "key")})
         floats = {"predicted": float, loss.metric: float, "loss": float}
         return pd.DataFrame(rows).astype(floats) if rows else pd.DataFrame()
 

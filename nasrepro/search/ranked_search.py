@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nasrepro.controllers import GrowthSettings, propose
+from nasrepro.controllers import GrowthSettings, draw_cells
 from nasrepro.dsl import Cell
 from nasrepro.ranking import Ranker, RankerSettings
 from nasrepro.search.plan import Choice, History, Keep, Propose, Step, make_anew
@@ -99,7 +99,7 @@ def propose_cells(settings: SearchSettings, history: History[Cell], step: int) -
     is_ranked = settings.method == "ranked" and bool(valid)
 
     rng = random.Random(f"{settings.seed}/{step}")  # text seeds are hashed alike everywhere
-    drawn = propose(
+    drawn = draw_cells(
         settings.candidates if is_ranked else settings.step,
         rng,
         settings.growth,

@@ -6,53 +6,24 @@ loses at most what it was computing, because every fact is one transaction.
 
 import json
 import math
-import re
-import shutil
-import sqlite3
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nasrepro.errors import shown
 from nasrepro.files import user_path
 from nasrepro.search import archive
 from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
+from nasrepro.search.database import TABLES, Database, columns_of
 from nasrepro.search.plan import Step
-from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TaskIdentity, TestSplit, number, whole
+from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TaskIdentity, TestSplit, whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-_APPLICATION = 0x6E617372  # "nasr": tells our files from other programs' SQLite files
-_WAIT = 30.0  # seconds to wait for another process's write
-
-# SQLite's errors, by the code that a family of them shares.
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_NO_ACCESS = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
-
-_TABLES = {
-    "searches": "id TEXT PRIMARY KEY, settings TEXT, created TEXT",
-    "steps": "search TEXT, step INTEGER, facts TEXT, PRIMARY KEY (search, step)",
-    "proposals": (
-        "search TEXT, number INTEGER, step INTEGER, how TEXT, cell TEXT, predicted REAL, key TEXT, "
-        "PRIMARY KEY (search, number)"
-    ),
-    "evaluations": (
-        "key TEXT PRIMARY KEY, task TEXT, version INTEGER, cell TEXT, canonical TEXT, hash TEXT, "
-        "settings TEXT, seed INTEGER, data TEXT, status TEXT, reason TEXT, metrics TEXT, curve TEXT, "
-        "parameters INTEGER, device TEXT, seconds REAL, created TEXT"
-    ),
-    "test_reads": "row TEXT, corpus TEXT, data TEXT, created TEXT, PRIMARY KEY (row, data)",
-}
-_JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
 _PLANNED = {"steps": ["search", "step"], "proposals": ["search", "number"]}
 """What names a row in the tables that are the same wherever a search runs."""
 
@@ -172,88 +143,17 @@ class Record:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else user_path(path)
-        self._db: sqlite3.Connection | None = None
-        if self.path is not None:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RecordError(
-                    f"{self.path.parent} cannot be made ({error.strerror}); choose another folder"
-                ) from error
-        with self._errors():
-            if self.path is None:
-                self._db = self._prepare(_connect(":memory:"), _use_wal)
-            else:
-                self._db = self._open(self.path)
-
-    def _open(self, path: Path) -> sqlite3.Connection:
-        """The file, opened in the first of three ways that works where it lies."""
-        try:
-            return self._prepare(_connect(path), _use_wal)
-        except sqlite3.OperationalError as error:
-            if _family(error) not in _NO_ACCESS or not path.is_file():
-                raise
-        try:
-            return self._prepare(_connect_alone(path), _leave_wal)
-        except sqlite3.OperationalError as error:
-            try:
-                return self._prepare(_copy(path), lambda _: None)
-            except OSError:
-                raise error from None
-
-    def _prepare(
-        self, db: sqlite3.Connection, choose_journal: Callable[[sqlite3.Connection], None]
-    ) -> sqlite3.Connection:
-        """Choose how writes are kept safe, and make the tables in an empty file. On an error `db` is closed."""
-        try:
-            is_record = self._check(db)  # before the first write: another program's file stays as it is
-            choose_journal(db)
-            db.execute("PRAGMA synchronous=FULL")  # safe under power failure: an evaluation costs more than a flush
-            if not is_record:
-                with _all_or_nothing(db):
-                    self._make_tables(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _make_tables(self, db: sqlite3.Connection) -> None:
-        if self._check(db):  # another process was faster
-            return
-        for name, columns in _TABLES.items():
-            db.execute(f"CREATE TABLE {name} ({columns})")
-        db.execute(f"PRAGMA application_id={_APPLICATION}")
-        db.execute(f"PRAGMA user_version={SCHEMA}")
-
-    def _check(self, db: sqlite3.Connection) -> bool:
-        """True for a record of this version, False for an empty file."""
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            return False
-        if db.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise RecordError(f"{self.path} is another program's database; choose another file for the record")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA:
-            raise RecordError(
-                f"{self.path} is a record of version {version}, this nasrepro reads version {SCHEMA}; "
-                "use the version that wrote it, or begin another record"
-            )
-        return True
+        self._db = Database(self.path)
 
     def close(self) -> None:
         """Close the file. A closed record cannot be used."""
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        self._db.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_db"):
-            self.close()
 
     def __repr__(self) -> str:
         return f"Record({str(self.path)!r})" if self.path else "Record()"
@@ -262,7 +162,7 @@ class Record:
 
     def get(self, key: str) -> Evaluation | None:
         """The evaluation with this key, or None."""
-        rows = self._rows("SELECT * FROM evaluations WHERE key = ?", key)
+        rows = self._db.rows("SELECT * FROM evaluations WHERE key = ?", key)
         return _evaluation(rows[0]) if rows else None
 
     def __getitem__(self, key: str) -> Evaluation:
@@ -277,15 +177,15 @@ class Record:
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all evaluations, ordered."""
-        return iter([row["key"] for row in self._rows("SELECT key FROM evaluations ORDER BY key")])
+        return iter([row["key"] for row in self._db.rows("SELECT key FROM evaluations ORDER BY key")])
 
     def put(self, evaluation: Evaluation) -> None:
         """Write an evaluation. One that is already there stays as it is: results never change."""
         row = asdict(evaluation)
         row["metrics"] = _finite(evaluation.metrics)
         row["curve"] = [_finite(point) for point in evaluation.curve]
-        with self._transaction():
-            self._insert("evaluations", row)
+        with self._db.transaction():
+            self._db.insert("evaluations", row)
 
     def forget(self, keys: Sequence[str]) -> None:
         """Delete evaluations, so that they are made again: for failures that were the machine's fault."""
@@ -293,17 +193,17 @@ class Record:
             raise TypeError(f"forget takes a list of keys, got the string {keys!r:.100}: pass [{keys!r:.100}]")
         if not keys:  # nothing to write, so a record to read only will do
             return
-        with self._transaction():
-            self._connection().executemany("DELETE FROM evaluations WHERE key = ?", [(key,) for key in keys])
+        with self._db.transaction():
+            for key in keys:
+                self._db.delete("evaluations", key=key)
 
     def demand_writable(self) -> None:
         """Raise RecordError at once where nothing can be written, instead of after hours of training."""
-        with self._transaction():
-            self._connection().execute(f"PRAGMA user_version={SCHEMA}")  # a write that changes nothing
+        self._db.demand_writable()
 
     def evaluations(self) -> list[Evaluation]:
         """All evaluations, ordered by key: the order in which they finished says nothing."""
-        return [_evaluation(row) for row in self._rows("SELECT * FROM evaluations ORDER BY key")]
+        return [_evaluation(row) for row in self._db.rows("SELECT * FROM evaluations ORDER BY key")]
 
     def frame(self) -> "pd.DataFrame":
         """All evaluations, one row each; metrics are columns of their own."""
@@ -320,12 +220,12 @@ class Record:
         if search in self.searches():  # and needs no permission to write
             return
         settings = {**identity, **({} if loss is None else {"loss": asdict(loss)})}
-        with self._transaction():
-            self._insert("searches", {"id": search, "settings": settings, "created": _now()})
+        with self._db.transaction():
+            self._db.insert("searches", {"id": search, "settings": settings, "created": _now()})
 
     def searches(self) -> dict[str, dict[str, Any]]:
         """Settings of every search by its id, oldest first."""
-        return {row["id"]: row["settings"] for row in self._rows("SELECT * FROM searches ORDER BY created, id")}
+        return {row["id"]: row["settings"] for row in self._db.rows("SELECT * FROM searches ORDER BY created, id")}
 
     def propose(self, search: str, step: int, new: Step[Any], keys: Sequence[str]) -> None:
         """Write a step, all or nothing: its facts, and its choices with the keys of their evaluations.
@@ -338,12 +238,12 @@ class Record:
             [choice.how, str(choice.candidate), choice.predicted, key]
             for choice, key in zip(new.choices, keys, strict=True)
         ]
-        with self._transaction():
-            if self._insert("steps", {"search": search, "step": step, "facts": new.facts}):
-                (used,) = self._rows("SELECT max(number) + 1 AS numbers FROM proposals WHERE search = ?", search)
+        with self._db.transaction():
+            if self._db.insert("steps", {"search": search, "step": step, "facts": new.facts}):
+                (used,) = self._db.rows("SELECT max(number) + 1 AS numbers FROM proposals WHERE search = ?", search)
                 for number, choice in enumerate(choices, start=used["numbers"] or 0):
                     row = dict(zip(columns, choice, strict=True))
-                    self._insert("proposals", {"search": search, "number": number, "step": step, **row})
+                    self._db.insert("proposals", {"search": search, "number": number, "step": step, **row})
                 return
             known = [[getattr(proposal, name) for name in columns] for proposal in self.proposals(search, step)]
             if dumps([known, self.steps(search)[step]]) != dumps(json.loads(dumps([choices, new.facts]))):
@@ -354,14 +254,14 @@ class Record:
 
     def proposals(self, search: str, step: int | None = None) -> list[Proposal]:
         """A search's proposals, or those of one step, ordered by number."""
-        rows = self._rows("SELECT * FROM proposals WHERE search = ? ORDER BY number", search)
+        rows = self._db.rows("SELECT * FROM proposals WHERE search = ? ORDER BY number", search)
         names = [field.name for field in fields(Proposal)]
         found = [Proposal(**{name: row[name] for name in names}) for row in rows]
         return [proposal for proposal in found if step is None or proposal.step == step]
 
     def steps(self, search: str) -> dict[int, dict[str, Any]]:
         """The facts that `propose` wrote, by step."""
-        rows = self._rows("SELECT * FROM steps WHERE search = ? ORDER BY step", search)
+        rows = self._db.rows("SELECT * FROM steps WHERE search = ? ORDER BY step", search)
         return {row["step"]: row["facts"] for row in rows}
 
     # ---- the test split
@@ -373,9 +273,9 @@ class Record:
         Raises RecordError when the same row has read the same data before.
         """
         reading = {"row": row, "corpus": corpus.name, "data": corpus.hash, "created": _now()}
-        with self._transaction():
-            if not self._insert("test_reads", reading) and not unfinished:
-                earlier = self._rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[0]
+        with self._db.transaction():
+            if not self._db.insert("test_reads", reading) and not unfinished:
+                earlier = self._db.rows("SELECT * FROM test_reads WHERE row = ? AND data = ?", row, corpus.hash)[0]
                 raise RecordError(
                     f"row {row!r:.100} read the test split of {corpus.name} on {earlier['created']}, and that is "
                     "done once; compare models on the validation split, or report a new row and say so"
@@ -384,7 +284,7 @@ class Record:
 
     def test_reads(self) -> list[dict[str, str]]:
         """Every reading of a test split: row, corpus, data (hash), created."""
-        return self._rows("SELECT * FROM test_reads ORDER BY created, row, data")
+        return self._db.rows("SELECT * FROM test_reads ORDER BY created, row, data")
 
     # ---- as one compact file
 
@@ -393,8 +293,8 @@ class Record:
 
         Raises RecordError where the file cannot be written.
         """
-        with self._errors(), _all_or_nothing(self._connection(), "DEFERRED"):  # one moment in a search that may go on
-            rows = [(table, row) for table in _TABLES for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
+        with self._db.moment():
+            rows = [(table, row) for table in TABLES for row in self._db.rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
         archive.write(user_path(path), rows)
 
     @classmethod
@@ -414,17 +314,17 @@ class Record:
         Raises RecordError, naming file and line, for a damaged file, a row that is not what its key says, or a step of
         a search that is here with other proposals: where one search went on in two ways, one of them would be lost.
         """
-        with self._transaction():
+        with self._db.transaction():
             for place, table, row in archive.read(user_path(path)):
                 _validate(place, table, row)
-                if not self._insert(table, row) and table in _PLANNED:
+                if not self._db.insert(table, row) and table in _PLANNED:
                     self._demand_equal(place, table, row)
 
     def _demand_equal(self, place: str, table: str, row: Mapping[str, Any]) -> None:
         """Raise RecordError where the row that is here in place of this one is another."""
         names = _PLANNED[table]
         where = " AND ".join(f"{name} = ?" for name in names)
-        (here,) = self._rows(f"SELECT * FROM {table} WHERE {where}", *(row[name] for name in names))
+        (here,) = self._db.rows(f"SELECT * FROM {table} WHERE {where}", *(row[name] for name in names))
         if dumps(here) != dumps(row):
             words = ", ".join(f"{name} {row[name]}" for name in names)
             raise RecordError(
@@ -432,166 +332,14 @@ class Record:
                 "files only, or each into a record of its own"
             )
 
-    # ---- SQLite
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Say SQLite's errors in words that help."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise RecordError(f"the record {self.path or 'in memory'}: {error}; {self._advice(error)}") from error
-
-    def _advice(self, error: sqlite3.Error) -> str:
-        closed = "it may only be read here: give yourself permission to write to file and folder, or work on a copy"
-        locked = f"another program kept it for {_WAIT:.0f} s; stop that one, run again"
-        return {
-            sqlite3.SQLITE_CANTOPEN: "choose a folder that exists and that you may write to",
-            sqlite3.SQLITE_READONLY: closed,
-            sqlite3.SQLITE_PERM: closed,
-            sqlite3.SQLITE_NOTADB: "it is another kind of file, or damaged; choose another file",
-            sqlite3.SQLITE_BUSY: locked,
-            sqlite3.SQLITE_LOCKED: locked,
-            sqlite3.SQLITE_FULL: "make room, then run again",
-            sqlite3.SQLITE_IOERR: "its disk or network folder fails; copy the file to another one",
-            sqlite3.SQLITE_CORRUPT: self._rescue(),
-            sqlite3.SQLITE_ERROR: self._rescue(),  # such as a table that is gone
-        }.get(_family(error), "a record holds text and numbers, and belongs to the thread that has opened it")
-
-    def _rescue(self) -> str:
-        return (
-            "the file is damaged: put it aside and begin another, with `import_` where an exported file is at hand; "
-            f"`sqlite3 {self.path} .recover | sqlite3 NEW` saves what can still be read"
-        )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, in words that help."""
-        with self._errors(), _all_or_nothing(self._connection()):
-            yield
-
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise RecordError(f"{self!r} is closed; open it again with Record(path)")
-        return self._db
-
-    def _insert(self, table: str, row: Mapping[str, Any]) -> bool:
-        """Insert a row unless its primary key is there; say whether it was inserted."""
-        values = [dumps(value) if name in _JSON else _plain(value, name) for name, value in row.items()]
-        marks = ", ".join("?" * len(row))
-        cursor = self._connection().execute(
-            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) ON CONFLICT DO NOTHING", values
-        )
-        return cursor.rowcount == 1
-
-    def _rows(self, query: str, *parameters: object) -> list[dict[str, Any]]:
-        with self._errors():
-            cursor = self._connection().execute(query, parameters)
-            rows = cursor.fetchall()
-        names = [column[0] for column in cursor.description]
-        try:
-            return [
-                {name: json.loads(value) if name in _JSON else value for name, value in zip(names, row, strict=True)}
-                for row in rows
-            ]
-        except (json.JSONDecodeError, TypeError) as error:
-            raise RecordError(f"the record {self.path}: a row is not JSON ({error}); {self._rescue()}") from error
-
-
-# ---- ways to open a file
-
-
-def _connect(path: str | Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
-
-
-def _family(error: sqlite3.Error) -> int:
-    """The code that SQLite's errors of one kind share; 0 for an error of Python's own."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def _use_wal(db: sqlite3.Connection) -> None:
-    """Let readers go on while one writes; safe under kill -9."""
-    # SQLite does not wait for its turn when two connections change a new file's mode at once, so we do.
-    deadline = time.monotonic() + _WAIT
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if _family(error) == sqlite3.SQLITE_READONLY:
-                return  # to read, either journal will do
-            if _family(error) not in _BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
-
-
-def _connect_alone(path: Path) -> sqlite3.Connection:
-    """A connection that shares no memory with others, and so works where there is none to share: on some networks."""
-    db = _connect(path)
-    db.execute("PRAGMA locking_mode=EXCLUSIVE")
-    return db
-
-
-def _leave_wal(db: sqlite3.Connection) -> None:
-    """SQLite's older journal, which needs no shared memory: readers wait for the writer."""
-    db.execute("PRAGMA journal_mode=DELETE")
-    db.execute("PRAGMA locking_mode=NORMAL")
-    db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # with which others are let in again
-
-
-def _copy(path: Path) -> sqlite3.Connection:
-    """A copy in memory that refuses to be written to: even to read, SQLite writes beside the file."""
-    with tempfile.TemporaryDirectory() as folder:
-        for suffix in ("", "-wal"):  # the second holds the last writes of a process that was killed
-            source = path.with_name(path.name + suffix)
-            if source.exists():
-                shutil.copyfile(source, Path(folder) / f"record{suffix}")
-        db, copy = _connect(":memory:"), _connect(Path(folder) / "record")
-        try:
-            copy.execute("PRAGMA journal_mode=DELETE")
-            copy.backup(db)
-        finally:
-            copy.close()
-    db.execute("PRAGMA query_only=ON")
-    return db
-
-
-@contextmanager
-def _all_or_nothing(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """A transaction. IMMEDIATE: a writer waits for its turn at the beginning, not halfway. DEFERRED: for a reader."""
-    db.execute(f"BEGIN {kind}")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # on a full disk SQLite has rolled back by itself
-            db.execute("ROLLBACK")
-        raise
-
 
 # ---- rows
 
 
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:
     return Evaluation(
-        **{
-            **row,
-            "metrics": _numbers(row["metrics"]),
-            "curve": [_numbers(point) for point in row["curve"]],
-        }
+        **{**row, "metrics": _numbers(row["metrics"]), "curve": [_numbers(point) for point in row["curve"]]}
     )
-
-
-def _plain(value: Any, column: str) -> str | int | float | None:
-    """A value as SQLite keeps it: of NumPy's numbers, for one, it would keep the bytes, which no export can write."""
-    if value is None or isinstance(value, str):
-        return value
-    try:
-        found = number(value, column)
-        return whole(found, column) if isinstance(found, int) else found
-    except (TypeError, ValueError):
-        raise RecordError(f"a record holds text and numbers of 64 bits, got {shown(value)} for {column}") from None
 
 
 def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
@@ -605,11 +353,10 @@ def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:
 
 def _validate(place: str, table: str, row: Mapping[str, Any]) -> None:
     """Refuse a row that lacks columns, or whose key or hash is not that of its content."""
-    if table not in _TABLES:
+    if table not in TABLES:
         raise RecordError(f"{place}: unknown table {table!r}; is the file from a newer version of nasrepro?")
-    columns = re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)", _TABLES[table])
-    if sorted(row) != sorted(columns):
-        raise RecordError(f"{place}: a row of {table!r} has the columns {columns}, got {sorted(row)}")
+    if sorted(row) != sorted(columns_of(table)):
+        raise RecordError(f"{place}: a row of {table!r} has the columns {columns_of(table)}, got {sorted(row)}")
     if table != "evaluations":
         return
     key = _key(*(row[name] for name in ("task", "canonical", "settings", "seed", "data", "version")))

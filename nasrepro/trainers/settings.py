@@ -1,42 +1,15 @@
-"""What the settings of trainers and searches are held to, where their defaults come from, and how they are told."""
+"""What the settings of trainers and searches are held to, and how they are told."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from types import NoneType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from nasrepro.settings import Origin as Origin
+from nasrepro.settings import origin as origin
+from nasrepro.settings import origins as origins
 from nasrepro.trainers.outcome import number, whole
-
-# ---- where a default comes from
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the default of a setting comes from."""
-
-    status: Literal["stated", "inferred", "guessed"]
-    """The paper states it; it follows from other things that the paper says or builds on; or neither."""
-    section: str
-    """Of the paper: where it is stated, or would be expected."""
-    left_open: str = ""
-    """What of a stated or inferred setting the paper leaves open, and how it is read here."""
-    paper: str = "S17"
-
-
-def origin(
-    status: Literal["stated", "inferred", "guessed"], section: str, left_open: str = "", paper: str = "S17"
-) -> dict[str, Origin]:
-    """The `metadata` of a dataclass field whose default comes from a paper."""
-    return {"origin": Origin(status, section, left_open, paper)}
-
-
-def origins(settings: Any) -> dict[str, Origin | None]:
-    """Where the default of each field of a dataclass of settings comes from; None for a setting that is ours."""
-    return {each.name: each.metadata.get("origin") for each in fields(settings)}
-
-
-# ---- what settings are held to
 
 
 def require_counts(settings: object, *names: str) -> None:
@@ -81,7 +54,7 @@ def _declared(value: Any, kind: Any, name: str) -> Any:
 
 
 def counted(number: int | None, what: str) -> str:
-    """So many of what the singular names: "1 epoch", "29,000 pairs"; None is "all pairs"."""
+    """A number and its noun, which is given in the singular: "1 epoch", "29,000 pairs"; for None "all pairs"."""
     if number is None:
         return f"all {what}s"
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -92,7 +92,7 @@ class TranslationSettings:
 
     @property
     def epochs_at_most(self) -> int:
-        """Epochs until their limit or the learning rate ends a training that gets better in every one: 13 by S17's."""
+        """Epochs of a training that improves in every one, until `epochs` or the learning rate ends it: S17's: 13."""
         rate, epoch = self.learning_rate, 0
         while epoch < self.epochs and rate >= self.stop_below:
             epoch += 1
@@ -173,16 +173,8 @@ def make_model(cell: Cell | str, corpus: ParallelCorpus, settings: TranslationSe
 
 def model_sizes(settings: TranslationSettings, source_words: int, target_words: int) -> Sizes:
     """The sizes of a model with vocabularies of so many words."""
-    return Sizes(
-        source_words=source_words,
-        target_words=target_words,
-        hidden=settings.hidden,
-        layers=settings.layers,
-        dropout=settings.dropout,
-        bptt=settings.bptt,
-        init_range=settings.init_range,
-        bridge=settings.bridge,
-    )
+    shared = ("hidden", "layers", "dropout", "bptt", "init_range", "bridge")
+    return Sizes(source_words, target_words, **{name: getattr(settings, name) for name in shared})
 
 
 class TrainingStep(GradientStep[Seq2Seq]):

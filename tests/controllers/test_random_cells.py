@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from nasrepro.controllers import Grower, GrowthSettings, propose
+from nasrepro.controllers import Grower, GrowthSettings, draw_cells
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.dsl.constraints import language_model_rules, violations, words
 
@@ -27,11 +27,11 @@ TINY = GrowthSettings(words=("Add", "x_t", "h_{t-1}"), max_height=1, patience=30
 )
 def test_every_proposal_obeys_the_rules(seed, memory, max_nodes, max_height, count_sources):
     growth = GrowthSettings(max_nodes=max_nodes, max_height=max_height, count_sources=count_sources, patience=500)
-    proposals = propose(20, random.Random(seed), growth, memory)
+    drawn = draw_cells(20, random.Random(seed), growth, memory)
 
-    assert len({cell.hash for cell in proposals.cells}) == len(proposals.cells) <= 20
-    assert proposals.exhausted == (len(proposals.cells) < 20)
-    for cell in proposals.cells:
+    assert len({cell.hash for cell in drawn.cells}) == len(drawn.cells) <= 20
+    assert drawn.exhausted == (len(drawn.cells) < 20)
+    for cell in drawn.cells:
         assert cell.canonical() == cell
         assert not violations(cell, language_model_rules(max_nodes, max_height, count_sources))
         assert cell.is_runnable
@@ -40,21 +40,21 @@ def test_every_proposal_obeys_the_rules(seed, memory, max_nodes, max_height, cou
 
 def test_the_same_seed_gives_the_same_cells_and_another_seed_others():
     def hashes(seed):
-        return [cell.hash for cell in propose(50, random.Random(seed), memory=True).cells]
+        return [cell.hash for cell in draw_cells(50, random.Random(seed), memory=True).cells]
 
     assert hashes(1) == hashes(1)
     assert hashes(1) != hashes(2)
 
 
 def test_cells_seen_before_are_not_proposed_again():
-    first = propose(200, random.Random(3)).cells
-    again = propose(200, random.Random(3), seen={cell.hash for cell in first})
+    first = draw_cells(200, random.Random(3)).cells
+    again = draw_cells(200, random.Random(3), seen={cell.hash for cell in first})
     assert not {cell.hash for cell in first} & {cell.hash for cell in again.cells}
     assert again.rejected["duplicate"] >= 200
 
 
 def test_a_tree_that_reads_the_memory_gives_a_cell_for_each_place_of_it():
-    cells = propose(400, random.Random(0), memory=True).cells
+    cells = draw_cells(400, random.Random(0), memory=True).cells
     places: dict[str, set[str]] = {}
     for cell in cells[:-20]:  # the last tree may be cut short by the count
         places.setdefault(cell.root.text, set()).add(str(cell))
@@ -66,7 +66,7 @@ def test_a_tree_that_reads_the_memory_gives_a_cell_for_each_place_of_it():
 
 
 def test_every_word_of_the_core_language_is_used():
-    cells = propose(300, random.Random(0), memory=True).cells
+    cells = draw_cells(300, random.Random(0), memory=True).cells
     assert {node.op for cell in cells for node in cell.root.walk()} == set(words("core"))
 
 
@@ -125,29 +125,29 @@ def test_words_are_drawn_as_often_as_the_settings_say(vocabulary, weights, heigh
 
 def test_it_stops_when_the_space_is_exhausted():
     # Of the four trees of height one, two use both sources, and they are the same cell.
-    proposals = propose(10, random.Random(0), TINY)
-    assert [str(cell) for cell in proposals.cells] == ["Add(h_{t-1}, x_t)"]
-    assert proposals.exhausted
-    assert proposals.rejected["duplicate"] + proposals.rejected["source missing"] >= TINY.patience
+    drawn = draw_cells(10, random.Random(0), TINY)
+    assert [str(cell) for cell in drawn.cells] == ["Add(h_{t-1}, x_t)"]
+    assert drawn.exhausted
+    assert drawn.rejected["duplicate"] + drawn.rejected["source missing"] >= TINY.patience
 
 
 def test_it_stops_when_everything_has_been_seen():
-    proposals = propose(10, random.Random(0), TINY, seen={parse("Add(x_t, h_{t-1})").hash})
-    assert proposals.cells == []
-    assert proposals.exhausted
+    drawn = draw_cells(10, random.Random(0), TINY, seen={parse("Add(x_t, h_{t-1})").hash})
+    assert drawn.cells == []
+    assert drawn.exhausted
 
 
 def test_asking_for_none_is_no_exhaustion():
-    proposals = propose(0, random.Random(0))
-    assert proposals.cells == []
-    assert not proposals.exhausted
+    drawn = draw_cells(0, random.Random(0))
+    assert drawn.cells == []
+    assert not drawn.exhausted
 
 
 def test_a_merge_that_brings_an_operator_under_itself_is_refused():
     growth = GrowthSettings(words=("MM", "Add", "x_t", "h_{t-1}"), max_height=4, patience=2_000)
-    proposals = propose(10_000, random.Random(0), growth)
-    assert all("MM(MM(" not in str(cell) for cell in proposals.cells)
-    assert proposals.rejected["operator under itself"] > 0  # MM(Add(MM(s), MM(s))) is MM(MM(s))
+    drawn = draw_cells(10_000, random.Random(0), growth)
+    assert all("MM(MM(" not in str(cell) for cell in drawn.cells)
+    assert drawn.rejected["operator under itself"] > 0  # MM(Add(MM(s), MM(s))) is MM(MM(s))
 
 
 # ---- settings
@@ -160,7 +160,7 @@ def test_the_default_space_holds_s17s_best_cell():
 
 def test_other_words_can_be_asked_for():
     growth = GrowthSettings(words=(*words("core", "extended"),))
-    used = {node.op for cell in propose(300, random.Random(0), growth).cells for node in cell.root.walk()}
+    used = {node.op for cell in draw_cells(300, random.Random(0), growth).cells for node in cell.root.walk()}
     assert {"Sub", "Div", "Sin", "Cos", "LayerNorm", "SeLU", "PosEnc"} <= used
 
 

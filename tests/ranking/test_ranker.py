@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau, linregress
 
-from nasrepro.controllers import propose
+from nasrepro.controllers import draw_cells
 from nasrepro.dsl import parse, zoo
 from nasrepro.ranking import OperatorRidge, ProductCount, Ranker, RankerSettings, cross_predict
 from nasrepro.ranking.ranker import favouring_weights
@@ -17,7 +17,7 @@ SMALL = RankerSettings(hidden=24, epochs=6, learning_rate=3e-3)
 
 
 def random_cells(count, seed=0, memory=False):
-    return propose(count, random.Random(seed), memory=memory).cells
+    return draw_cells(count, random.Random(seed), memory=memory).cells
 
 
 def has_residual_path(node):

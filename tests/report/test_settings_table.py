@@ -1,20 +1,30 @@
 """The tables of settings say what differs, and how each of the paper's settings is known."""
 
 import ast
+import importlib
 import inspect
 import re
-from dataclasses import field, fields, make_dataclass, replace
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from itertools import pairwise
+from pkgutil import walk_packages
 
 import pandas as pd
 import pytest
 
-from nasrepro.report.settings_table import settings_table
+import nasrepro as nr
+from nasrepro.controllers import AgentSettings, GrowthSettings, PriorSettings, ReinforceSettings
+from nasrepro.ranking import RankerSettings
+from nasrepro.report.settings_table import open_questions, settings_table
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings
+
+KINDS = [
+    LanguageModelSettings, TranslationSettings, SearchSettings, GrowthSettings, RankerSettings, AgentSearchSettings,
+    AgentSettings, ReinforceSettings, PriorSettings,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [LanguageModelSettings, TranslationSettings])
@@ -58,7 +68,7 @@ def test_the_table_needs_no_source_and_takes_settings_that_were_made_from_others
 def test_every_ambiguity_is_told_by_its_setting() -> None:
     """What the recovered facts call unstated, by trainer and search, and what is stated in words with an open end."""
     not_stated, open_ends = {}, {}
-    for kind in (LanguageModelSettings, TranslationSettings, SearchSettings, AgentSearchSettings):
+    for kind in KINDS:
         found = {name: one for name, one in origins(kind).items() if one}
         not_stated[kind] = {name for name, one in found.items() if one.status != "stated"}
         open_ends[kind] = {name for name, one in found.items() if one.left_open}
@@ -68,17 +78,49 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
             "epochs", "halve_from", "clip", "init_range", "bridge", "beam", "longest", "fail_above", "vocab_size",
         },
         SearchSettings: {"temperature", "child_seed"},
+        GrowthSettings: {"count_sources", "weights"},
+        RankerSettings: {"learning_rate", "epochs", "target", "favour", "failure_margin"},
         AgentSearchSettings: {"step", "child_seed"},
+        AgentSettings: {"width", "policy", "max_height"},
+        ReinforceSettings: {each.name for each in fields(ReinforceSettings)},
+        PriorSettings: set(),
     }  # fmt: skip
     assert open_ends == {
         LanguageModelSettings: {"anneal", "clip", "embedding_range", "fail_above"},
         TranslationSettings: {"dropout"},
         SearchSettings: {"cells", "candidates"},
+        GrowthSettings: {"max_nodes"},
+        RankerSettings: {"dropout", "favour", "failure_margin"},
         AgentSearchSettings: set(),
+        AgentSettings: {"epsilon", "max_height"},
+        ReinforceSettings: set(),
+        PriorSettings: set(),
     }
 
 
-@pytest.mark.parametrize("kind", [LanguageModelSettings, TranslationSettings, SearchSettings, AgentSearchSettings])
+def test_every_class_of_settings_is_held_to_this() -> None:
+    """And each of its settings is ours, or has a section of the paper, which has four and appendices A to C."""
+    modules = [importlib.import_module(one.name) for one in walk_packages(nr.__path__, "nasrepro.")
+               if re.match(r"nasrepro\.(controllers|ranking|trainers|search)\.", one.name)]  # fmt: skip
+    found = {each for module in modules for name, each in vars(module).items() if name.endswith("Settings")}
+    assert {each for each in found if is_dataclass(each)} == set(KINDS)
+    for kind in KINDS:
+        for one in filter(None, origins(kind).values()):
+            assert one.status in ("stated", "inferred", "guessed")
+            assert re.fullmatch(r"[2-4]\.[1-3]|[A-C]\.[1-3]", one.section)
+
+
+def test_the_open_questions_are_those_settings_with_those_that_they_hold() -> None:
+    table = open_questions(SearchSettings(temperature=2.0), AgentSearchSettings()).set_index(["class", "setting"])
+    classes = [SearchSettings, GrowthSettings, RankerSettings, AgentSearchSettings, AgentSettings, ReinforceSettings]
+    assert list(table.index.get_level_values("class").unique()) == [each.__name__ for each in classes]
+    assert table.loc[("SearchSettings", "temperature")].tolist() == ["S17", "3.2", "guessed", "2", ""]
+    assert table.loc[("RankerSettings", "favour"), "left open"] == "how strongly; that low ones are is stated"
+    assert ("SearchSettings", "step") not in table.index, "it is stated in full"
+    assert ("SearchSettings", "seed") not in table.index, "it is ours"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_setting_is_told_in_words_and_its_status_in_its_origin_alone(kind) -> None:
     """Below each field stands a sentence for readers; "stated" and the like are said once, in the field."""
     (body,) = ast.parse(inspect.getsource(kind)).body

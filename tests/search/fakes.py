@@ -15,7 +15,7 @@ from typing import Any
 
 from nasrepro.deadline import VARIABLE
 from nasrepro.dsl import Cell, parse, zoo
-from nasrepro.search import Evaluation, Record, gpu
+from nasrepro.search import Evaluation, Record, evaluation_key, gpu
 from nasrepro.search.plan import Choice, Step
 from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 
@@ -233,3 +233,32 @@ def write_many(path: Path, seeds: range) -> None:
     with Record(path) as record:
         for seed in seeds:
             record.put(Evaluation.of(FakeTask(), zoo["LSTM"], seed, FakeTask().evaluate(zoo["LSTM"], seed)))
+
+
+def evaluation(name: str = "LSTM", seed: int = 0) -> Evaluation:
+    """What a fake task makes of a cell of the zoo."""
+    return Evaluation.of(FakeTask(), zoo[name], seed, FakeTask().evaluate(zoo[name], seed))
+
+
+def filled() -> Record:
+    """A record of three evaluations and one step of one search."""
+    record = Record()
+    for name in ("LSTM", "GRU", "MGU"):
+        record.put(evaluation(name))
+    record.begin("abc", {"search": {"method": "random"}})
+    names = ("LSTM", "GRU")
+    keys = [evaluation_key(FakeTask(), zoo[name], 0) for name in names]
+    choices = [Choice(zoo[name], "random") for name in names]
+    record.propose("abc", 0, Step(choices, {"rejected": {"too large": 3}}), keys)
+    return record
+
+
+@dataclass
+class Corpus:
+    """A corpus that has a test split and nothing else."""
+
+    name: str = "tiny"
+    hash: str = "f" * 64
+
+    def __post_init__(self) -> None:
+        self._test = [0, 1, 2, 3, 4]

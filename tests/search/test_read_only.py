@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from nasrepro.dsl import zoo
-from nasrepro.search import Record, RecordError, Search, replay
-from nasrepro.search import record as record_module
+from nasrepro.search import Record, RecordError, Search, database, replay
 from nasrepro.search.agent_search import trained_agent
 from nasrepro.search.loop import evaluate, search
 from nasrepro.search.workers import Job, Workers
@@ -112,7 +111,7 @@ def test_what_would_write_says_so_at_once_and_before_any_training(closed: Path, 
             with pytest.raises(RecordError, match=r"r\.db: .*readonly.*; it may only be read here: give yourself"):
                 write()
         assert not (closed.parents[1] / "calls").exists()
-    assert time.monotonic() - started < record_module._WAIT / 3
+    assert time.monotonic() - started < database._WAIT / 3
 
 
 def test_the_last_words_of_a_killed_process_are_read_too(folder: Path, finished: Path) -> None:
@@ -182,7 +181,7 @@ def no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
             return connect(path, **options)
         return connect(f"file:{path}?vfs=unix-dotfile", uri=True, **options)
 
-    monkeypatch.setattr(record_module.sqlite3, "connect", by_dotfile)
+    monkeypatch.setattr(database.sqlite3, "connect", by_dotfile)
 
 
 @pytest.mark.usefixtures("no_shared_memory")
@@ -201,7 +200,7 @@ def test_a_record_that_was_carried_there_goes_on(finished: Path, tmp_path: Path,
         assert len(record.evaluations()) == SETTINGS.cells
         record.begin("more", {})
         assert "more" in other.searches()
-    assert time.monotonic() - started < record_module._WAIT / 3
+    assert time.monotonic() - started < database._WAIT / 3
 
 
 def test_only_a_busy_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +215,9 @@ def test_only_a_busy_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monk
                 raise error
             return super().execute(query, *parameters)
 
-    monkeypatch.setattr(record_module.sqlite3, "connect", lambda *a, **o: connect(*a, factory=Unmapped, **o))
+    monkeypatch.setattr(database.sqlite3, "connect", lambda *a, **o: connect(*a, factory=Unmapped, **o))
     started = time.monotonic()
     with Record(tmp_path / "r.db") as record:
         record.begin("a", {})
         assert list(record.searches()) == ["a"]
-    assert time.monotonic() - started < record_module._WAIT / 3
+    assert time.monotonic() - started < database._WAIT / 3

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nasrepro.controllers import propose
+from nasrepro.controllers import draw_cells
 from nasrepro.dsl import Cell, zoo
 from nasrepro.ranking import ProductCount, RankerSettings
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.tabular import simulate, simulate_many
 from tests.search.fakes import fake_perplexity
 
-CELLS = propose(120, random.Random(0)).cells
+CELLS = draw_cells(120, random.Random(0)).cells
 POOL = [(cell, None if i % 10 == 0 else fake_perplexity(cell, 0)) for i, cell in enumerate(CELLS)]
 SETTINGS = SearchSettings(cells=30, step=16, sampled=4, candidates=1000, ranker=RankerSettings(hidden=8, epochs=1))
 

@@ -18,15 +18,7 @@ FUNCTIONS = {
     "Max": r"\max",
 }
 LIMIT = 36  # signs on a line
-LENGTHS = dict.fromkeys(FUNCTIONS, 5) | {
-    "name": 2,
-    "MM": 2,
-    "Add": 1,
-    "Sub": 1,
-    "Mult": 1,
-    "Div": 1,
-    "Gate3": 8,
-}
+LENGTHS = dict.fromkeys(FUNCTIONS, 5) | {"name": 2, "MM": 2, "Add": 1, "Sub": 1, "Mult": 1, "Div": 1, "Gate3": 8}
 SUM, PRODUCT, ATOM = range(3)  # how tightly an expression holds together
 
 

@@ -116,7 +116,7 @@ def kernels(cell: Cell, masked: bool, product_dtype: torch.dtype) -> Kernels:
 
 
 class _Shape:
-    """T steps of B rows, the widths of input and output, and what follows from them for a cell."""
+    """The sizes of a call: x (steps, batch, inputs), h (batch, hidden); and what follows from them for a cell."""
 
     def __init__(self, compiled: Kernels, steps: int, batch: int, inputs: int, hidden: int) -> None:
         self.steps, self.batch, self.input, self.hidden = steps, batch, inputs, hidden
@@ -141,32 +141,28 @@ _ONE_STEP = frozenset({"mask", "d_h", "d_h_next", "d_c", "d_c_next", "d_step"}) 
 
 
 class _Tables:
-    """What C is told of a cell at one shape, but for addresses. Made once, copied for every call."""
+    """C's structures for a cell at one shape, without addresses: runs, norms, operands and the call, made once.
+
+    `_call` copies them, and fills the addresses in.
+    """
 
     def __init__(self, compiled: Kernels, shape: _Shape) -> None:
         operand_of = {source: position for position, (source, _) in enumerate(compiled.operands)}
         self.runs = (_Run * len(compiled.runs))()
         self.weights = []  # of each run: product, first row, floats in a row, the space of its source's gradient
         for slot, run in zip(self.runs, compiled.runs, strict=True):
-            slot.source, slot.source_column = _NUMBER[run.source.space], shape.column(run.source)
-            slot.gradient, slot.gradient_column = -1, 0
-            if run.gradient is not None:
-                slot.gradient, slot.gradient_column = _NUMBER[run.gradient.space], shape.column(run.gradient)
+            for name in ("source", "gradient"):
+                _put(slot, name, getattr(run, name), shape)
             slot.target_column = shape.column(run.target)
             slot.k, slot.n = shape.input if run.on_input else shape.hidden, run.count * shape.hidden
             slot.accumulate, slot.gradient_accumulates = run.accumulate, run.gradient_accumulates
             slot.operand = operand_of[run.source]
-            self.weights.append(
-                (run.product, run.row * shape.hidden, slot.k, "" if run.gradient is None else run.gradient.space)
-            )
+            gradient_space = "" if run.gradient is None else run.gradient.space
+            self.weights.append((run.product, run.row * shape.hidden, slot.k, gradient_space))
         self.norms = (_Norm * len(compiled.norms))()
         for slot, norm in zip(self.norms, compiled.norms, strict=True):
-            wanted = norm.source_gradient
-            slot.source, slot.source_column = _NUMBER[norm.source.space], shape.column(norm.source)
-            slot.target, slot.target_column = _NUMBER[norm.target.space], shape.column(norm.target)
-            slot.gradient, slot.gradient_column = _NUMBER[norm.gradient.space], shape.column(norm.gradient)
-            slot.source_gradient = -1 if wanted is None else _NUMBER[wanted.space]
-            slot.source_gradient_column = 0 if wanted is None else shape.column(wanted)
+            for name in ("source", "target", "gradient", "source_gradient"):
+                _put(slot, name, getattr(norm, name), shape)
             slot.width = shape.input if norm.wide else shape.hidden
             slot.accumulates = norm.accumulates
         self.operands = (_Operand * len(compiled.operands))()
@@ -184,6 +180,12 @@ class _Tables:
         for space, layout in zip(SPACES, self.call.space, strict=True):
             layout.row = shape.width(space)
             layout.step = 0 if space in _ONE_STEP else shape.batch * layout.row
+
+
+def _put(slot: Any, name: str, place: Place | None, shape: _Shape) -> None:
+    """Write a place into one of C's structures: the number of its space, -1 for none, and its column."""
+    setattr(slot, name, -1 if place is None else _NUMBER[place.space])
+    setattr(slot, f"{name}_column", 0 if place is None else shape.column(place))
 
 
 def _call(
@@ -241,9 +243,8 @@ class _Layer(torch.autograd.Function):
         shape = compiled.shape(*x.shape, h.shape[-1])
         T, B, H = shape.steps, shape.batch, shape.hidden
         x_before = None if last_x is None else torch.cat((last_x[None], x[:-1]))  # (T, B, input)
-        hs = x.new_empty(T + 1, B, H)
+        hs, cs = x.new_empty(T + 1, B, H), None if c is None else x.new_empty(T + 1, B, H)
         hs[0] = h
-        cs = x.new_empty(T + 1, B, H) if c is not None else None
         if cs is not None and c is not None:
             cs[0] = c
         kept = x.new_empty(sum(shape.floats(space) for space in _KEPT))
@@ -306,17 +307,9 @@ class _Layer(torch.autograd.Function):
                 compiled.driver.backward(ctypes.byref(call))
         # Steps write d_h and d_h_next in turn; the first step of the sequence wrote d_h if T is odd.
         state = {s: gradients[s if T % 2 else f"{s}_next"] for s in ("d_h", "d_c") if s in gradients}
-        return (
-            None,
-            None,
-            gradients["d_x"] if want_x else None,
-            gradients["d_x_before"][0] if want_last_x else None,
-            None,
-            state["d_h"] if want_h else None,
-            state["d_c"] if want_c else None,
-            None,
-            *parameter_gradients,
-        )
+        d_x, d_last_x = gradients["d_x"] if want_x else None, gradients["d_x_before"][0] if want_last_x else None
+        d_h, d_c = state["d_h"] if want_h else None, state["d_c"] if want_c else None
+        return None, None, d_x, d_last_x, None, d_h, d_c, None, *parameter_gradients
 
 
 def _input_gradients(

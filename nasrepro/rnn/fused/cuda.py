@@ -20,7 +20,7 @@ from torch import Tensor
 from nasrepro.dsl import Cell
 from nasrepro.rnn.backend import LayerState, Options, ProductWeights, last_inputs, positions
 from nasrepro.rnn.fused.gradients import refuse_transformed
-from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Norm, Place, Plan, Run, plan_cell
+from nasrepro.rnn.fused.plan import WIDE, Level, Loop, Place, Plan, Run, plan_cell
 from nasrepro.rnn.fused.triton_source import kernel_name, load_kernels, spaces_of
 from nasrepro.rnn.products import add_product
 from nasrepro.rnn.program import Program
@@ -231,12 +231,13 @@ class _Pass:
             target = rows["sums"][:, self.sizes.columns(run.target, run.count)]
             self._multiply(source, self._part(weights[run.product], run).t(), target, True)
         for norm in level.norms:
-            self._normalise(norm, rows)
+            self._normalise("normalise", norm.wide, rows, norm.source, norm.target)
         self._launch("forward", part, number, level.forward, rows)
 
     def _backward_level(self, level: Level, rows: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
         for norm in reversed(level.norms):
-            self._normalise_back(norm, rows)
+            places = (norm.source, norm.gradient, norm.source_gradient)
+            self._normalise("normalise_back", norm.wide, rows, *places, ADD=norm.accumulates)
         for run in reversed(level.runs):
             if run.gradient is not None and run.gradient.space in rows:
                 given = rows["d_sums"][:, self.sizes.columns(run.target, run.count)]
@@ -274,26 +275,16 @@ class _Pass:
             many = programs * _BLOCK > 2**31 - 1
             kernel[(programs,)](*tensors, count, self.sizes.hidden, self.sizes.input, BLOCK=_BLOCK, MANY=many)
 
-    def _norm_operand(self, rows: Mapping[str, Tensor], place: Place) -> tuple[Tensor, int]:
-        operand = rows[place.space][:, self.sizes.columns(place)]
-        return operand, operand.stride(0)
-
-    def _normalise(self, norm: Norm, rows: Mapping[str, Tensor]) -> None:
-        width = self.sizes.input if norm.wide else self.sizes.hidden
-        source, target = self._norm_operand(rows, norm.source), self._norm_operand(rows, norm.target)
-        block = 1 << (width - 1).bit_length()
-        self.compiled.named["normalise"][(len(source[0]),)](*source, *target, width, BLOCK=block)
-
-    def _normalise_back(self, norm: Norm, rows: Mapping[str, Tensor]) -> None:
-        if norm.source_gradient is None:
-            return
-        width = self.sizes.input if norm.wide else self.sizes.hidden
-        places = (norm.source, norm.gradient, norm.source_gradient)
-        source, given, target = (self._norm_operand(rows, place) for place in places)
-        block = 1 << (width - 1).bit_length()
-        self.compiled.named["normalise_back"][(len(source[0]),)](
-            *source, *given, *target, width, ADD=norm.accumulates, BLOCK=block
-        )
+    def _normalise(
+        self, kernel: str, wide: bool, rows: Mapping[str, Tensor], *places: Place | None, **constants: bool
+    ) -> None:
+        """Launch "normalise" or "normalise_back" on the rows at these places; not at all where one is not wanted."""
+        wanted = [rows[place.space][:, self.sizes.columns(place)] for place in places if place is not None]
+        if len(wanted) == len(places):
+            width = self.sizes.input if wide else self.sizes.hidden
+            operands = [part for operand in wanted for part in (operand, operand.stride(0))]
+            block = 1 << (width - 1).bit_length()
+            self.compiled.named[kernel][(len(wanted[0]),)](*operands, width, BLOCK=block, **constants)
 
     # --- sequences that have ended ---
     #

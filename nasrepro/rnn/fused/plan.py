@@ -29,37 +29,22 @@ SOURCE_SPACES[MASK] = "mask"
 WIDE = frozenset({"x", "x_before", "saved_wide", "d_x", "d_x_before", "d_early_wide"})
 """Spaces whose column blocks are input_size wide."""
 
-FORWARD = {
-    "Sigmoid": "sigmoid({a})",
-    "Tanh": "tanh_({a})",
-    "ReLU": "relu({a})",
-    "SeLU": "selu({a})",
-    "Sin": "sin_({a})",
-    "Cos": "cos_({a})",
-    "Add": "{a} + {b}",
-    "Sub": "{a} - {b}",
-    "Mult": "{a} * {b}",
-    "Div": "{a} / {b}",
-    "Max": "larger({a}, {b})",
-    "Gate3": "gate({a}, {b}, {c}, {r})",
+RULES = {
+    "Sigmoid": ("sigmoid({a})", "{d} * sigmoid_slope({a})"),
+    "Tanh": ("tanh_({a})", "{d} * tanh_slope({a})"),
+    "ReLU": ("relu({a})", "relu_back({d}, {a})"),
+    "SeLU": ("selu({a})", "{d} * selu_slope({a})"),
+    "Sin": ("sin_({a})", "{d} * cos_({a})"),
+    "Cos": ("cos_({a})", "-{d} * sin_({a})"),
+    "Add": ("{a} + {b}", "{d}", "{d}"),
+    "Sub": ("{a} - {b}", "{d}", "-{d}"),
+    "Mult": ("{a} * {b}", "{d} * {b}", "{d} * {a}"),
+    "Div": ("{a} / {b}", "{d} / {b}", "-{d} * ({a} / {b} / {b})"),
+    "Max": ("larger({a}, {b})", "larger_back({d}, {a}, {b})", "larger_back({d}, {b}, {a})"),
+    "Gate3": ("gate({a}, {b}, {c}, {r})", "{d} * {c}", "{d} * {r}", "{d} * ({a} - {b})"),
 }
-"""Operator -> its value from its arguments a, b, c; r is 1 - c, see `_Kernel.rest`."""
-
-BACKWARD = {
-    "Sigmoid": ("{d} * sigmoid_slope({a})",),
-    "Tanh": ("{d} * tanh_slope({a})",),
-    "ReLU": ("relu_back({d}, {a})",),
-    "SeLU": ("{d} * selu_slope({a})",),
-    "Sin": ("{d} * cos_({a})",),
-    "Cos": ("-{d} * sin_({a})",),
-    "Add": ("{d}", "{d}"),
-    "Sub": ("{d}", "-{d}"),
-    "Mult": ("{d} * {b}", "{d} * {a}"),
-    "Div": ("{d} / {b}", "-{d} * ({a} / {b} / {b})"),
-    "Max": ("larger_back({d}, {a}, {b})", "larger_back({d}, {b}, {a})"),
-    "Gate3": ("{d} * {c}", "{d} * {r}", "{d} * ({a} - {b})"),
-}
-"""Operator -> for each argument, what the gradient d of the operator's value adds to that argument's gradient."""
+"""Operator -> its value from its arguments a, b, c, where r is 1 - c (`_Kernel.rest`); then, for each argument, what
+the gradient d of the operator's value adds to that argument's gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +249,7 @@ class _Planner:
         """
         value = self.values[slot]
         users = [self.values[user] for user in value.users]
-        if value.op in FORWARD and slot not in self.outputs and all(user.op in FORWARD for user in users):
+        if value.op in RULES and slot not in self.outputs and all(user.op in RULES for user in users):
             first = min(users, key=lambda user: (not user.early, user.level))
             value.early, value.level = first.early, first.level
 
@@ -332,10 +317,9 @@ class _Planner:
                 self.gradient[slot] = None
             elif not value.args or value.op == "Sum":
                 self.gradient[slot] = Place(f"d_{place.space}", place.column)
-            elif value.early:
-                self.gradient[slot] = self._new("d_early_wide" if value.wide else "d_early")
             else:
-                self.gradient[slot] = self._new("d_step")
+                early = "d_early_wide" if value.wide else "d_early"
+                self.gradient[slot] = self._new(early if value.early else "d_step")
         return self.gradient[slot]
 
     def _write(self, place: Place | None) -> bool:
@@ -352,21 +336,17 @@ class _Planner:
         """All levels. Backward parts are made first to last in the order in which they run."""
         step = self._levels(early=False)
         before = self._levels(early=True)
-        plan_places = [place for level in (*before, *step) for place in _places_of(level)]
+        self.columns["d_sums"] = self.columns["sums"]
         return Plan(
             program=self.program,
             before=before,
             step=step,
-            columns={
-                space: self.columns[space]
-                for space in ("sums", "saved", "saved_wide", "d_step", "d_early", "d_early_wide")
-            }
-            | {"d_sums": self.columns["sums"]},
+            columns={space: self.columns[space] for space in _NUMBERED},
             bias_columns=tuple(
                 tuple(self.column[self.sum_of[number, row]] for row in range(len(product.targets)))
                 for number, product in enumerate(self.program.products)
             ),
-            spaces=frozenset(place.space for place in plan_places),
+            spaces=frozenset(place.space for level in (*before, *step) for place in _places_of(level)),
             kernel_spaces=frozenset(place.space for level in (*before, *step) for place in _written_elementwise(level)),
             written=frozenset(place.space for place in self.written) & {"d_x", "d_x_before", "d_h", "d_c"},
         )
@@ -428,18 +408,14 @@ class _Planner:
             for slot in here:
                 if self.values[slot].wide == wide and self.values[slot].op not in {"Sum", "LayerNorm"}:
                     kernel.compute(slot)
-                    if slot in self.place and slot not in self.outputs_late:
-                        kernel.store(self.place[slot], kernel.value(slot), False)
+                    is_late_output = slot in self.outputs and not self.values[slot].early
+                    if slot in self.place and not is_late_output:  # such an output is written below
+                        kernel.stores.append((self.place[slot], kernel.value(slot), False))
             for space, slot in [] if wide else self._outputs_at(early, number):
                 if self.values[slot].op != "LayerNorm" or self.place[slot] != Place(space):  # else it is there already
-                    kernel.store(Place(space), kernel.value(slot), False)
+                    kernel.stores.append((Place(space), kernel.value(slot), False))
             loops.append(kernel.loop(wide))
         return tuple(loop for loop in loops if loop.stores)
-
-    @property
-    def outputs_late(self) -> list[int]:
-        """h_t and c_t, where they are computed inside the loop."""
-        return [slot for slot in self.outputs if not self.values[slot].early]
 
     def _backward(self, here: list[int], early: bool, number: int) -> tuple[Loop, ...]:
         loops = []
@@ -461,7 +437,7 @@ class _Planner:
                 if slot not in mine:
                     place = self._gradient_place(slot)
                     if place is not None:
-                        kernel.store(place, kernel.gradients[slot], self._write(place))
+                        kernel.stores.append((place, kernel.gradients[slot], self._write(place)))
             loops.append(kernel.loop(wide))
         return tuple(loop for loop in loops if loop.stores)
 
@@ -473,7 +449,7 @@ class _Kernel:
         self.planner = planner
         self.loads: dict[Place, str] = {}
         self.statements: list[tuple[str, str]] = []
-        self.stores: list[tuple[Place, str, bool]] = []
+        self.stores: list[tuple[Place, str, bool]] = []  # what is written when the loop body ends
         self.names: dict[int, str] = {}
         self.rests: dict[int, str] = {}
         self.gradients: dict[int, str] = {}
@@ -492,7 +468,7 @@ class _Kernel:
     def compute(self, slot: int) -> str:
         """The name of a value, computed here from its arguments."""
         value = self.planner.values[slot]
-        text = FORWARD[value.op]
+        text = RULES[value.op][0]
         self.names[slot] = self.state(text.format(**self.arguments(value, text)))
         return self.names[slot]
 
@@ -506,20 +482,19 @@ class _Kernel:
         """The name of 1 - value. Of a sigmoid from its argument: near 1, subtraction would leave no digits."""
         if slot not in self.rests:
             value = self.planner.values[slot]
-            text = (
-                f"sigmoid_rest({self.value(value.args[0])})" if value.op == "Sigmoid" else f"rest({self.value(slot)})"
+            is_sigmoid = value.op == "Sigmoid"
+            self.rests[slot] = self.state(
+                f"sigmoid_rest({self.value(value.args[0])})" if is_sigmoid else f"rest({self.value(slot)})"
             )
-            self.rests[slot] = self.state(text)
         return self.rests[slot]
 
     def value(self, slot: int) -> str:
         """The name of a value: loaded if it has a place (and was not computed here), else computed."""
         if slot in self.names:
             return self.names[slot]
-        if slot in self.planner.place:
-            self.names[slot] = self.load(self.planner.place[slot])
-            return self.names[slot]
-        return self.compute(slot)
+        if slot not in self.planner.place:
+            return self.compute(slot)
+        return self.names.setdefault(slot, self.load(self.planner.place[slot]))
 
     def add_gradient(self, slot: int, text: str) -> None:
         """Add to the gradient of a value."""
@@ -532,14 +507,9 @@ class _Kernel:
         if slot not in self.gradients:
             return
         value = self.planner.values[slot]
-        for arg, rule in zip(value.args, BACKWARD[value.op], strict=True):
-            if self.planner.values[arg].op in {MASK, "PosEnc"}:
-                continue
-            self.add_gradient(arg, rule.format(d=self.gradients[slot], **self.arguments(value, rule)))
-
-    def store(self, place: Place, name: str, accumulate: bool) -> None:
-        """Write a name to a place when the loop body ends."""
-        self.stores.append((place, name, accumulate))
+        for arg, rule in zip(value.args, RULES[value.op][1:], strict=True):
+            if self.planner.values[arg].op not in {MASK, "PosEnc"}:
+                self.add_gradient(arg, rule.format(d=self.gradients[slot], **self.arguments(value, rule)))
 
     def loop(self, wide: bool) -> Loop:
         """The finished loop."""
@@ -547,7 +517,7 @@ class _Kernel:
         return Loop(wide, loads, tuple(self.statements), tuple(self.stores))
 
 
-_NUMBERED = {"sums", "saved", "saved_wide", "d_sums", "d_step", "d_early", "d_early_wide"}
+_NUMBERED = ("sums", "saved", "saved_wide", "d_sums", "d_step", "d_early", "d_early_wide")
 
 
 def _postorder(values: dict[int, _Value], roots: Iterable[int]) -> Iterator[int]:
