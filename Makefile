@@ -26,11 +26,11 @@ TORCH := 2.13.0
 help: ## List the targets (this)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  PROFILE=smoke|quick|course|paper   how much \`make reproduce\` runs (now: $(PROFILE))"
+	@echo "  PROFILE=quick                      how much \`make reproduce\` runs: smoke, quick, course, night or paper"
 	@echo "  NOTEBOOK=04                        one notebook of it only"
 	@echo "  DEVICE=auto|cpu|cuda|cuda:1        where it trains (auto: a GPU where torch sees one)"
 	@echo "  FRESH=1                            train anew; the old record is kept as record.before.sqlite"
-	@echo "  YES=1                              begin even what is forecast to take days (PROFILE=paper)"
+	@echo "  YES=1                              begin even what is forecast to take more than a night"
 	@echo "  MINUTES=9                          stop after so many, at the next checkpoint; the same command goes on"
 	@echo "  PYTHON=/path/to/python             the Python that makes .venv"
 

@@ -112,10 +112,28 @@ def test_the_section_on_gpus_gives_speeds_and_how_steps_are_launched(tmp_path: P
 
 
 def test_the_section_on_gpus_says_what_is_not_measured(tmp_path: Path) -> None:
-    layers = {"part": "layers", "what": "LSTM"}
+    layer = {"part": "layers", "H": 8, "B": 2, "T": 5, "TF32": False, "median ms": 2.0, "over the first": 1.0}
+    layers = [
+        {**layer, "what": "nn.LSTM", "how": "cuDNN"},
+        {**layer, "what": "LSTM", "how": "fused", "median ms": 1.234, "over the first": 0.617},
+        {**layer, "what": "LSTM", "how": "fused, bfloat16 products"},
+        {**layer, "what": "LSTM", "how": "eager", "H": 16, "median ms": 123.4, "over the first": 61.7},
+        {**layer, "what": "GRU", "how": "eager"},
+        {**layer, "what": "LSTM", "how": "fused", "TF32": True, "median ms": 99.0},
+    ]
     failed = {"part": "models", "error": "no compiler"}
-    text = gpu_section(gpu_files(tmp_path, [layers, failed], models="failed", compiled_layers="left"))
-    assert text == "Not measured yet: one layer beside torch.compile's; an epoch without graphs."
+    text = gpu_section(gpu_files(tmp_path, [*layers, failed], models="failed", compiled_layers="left"))
+    table, measured, unknown = text.rsplit("\n\n", 2)
+    assert table.splitlines() == [
+        "| one layer on a GPU, milliseconds | H 8, B 2, T 5 | H 16, B 2, T 5 |",
+        "|---|---|---|",
+        "| torch: nn.LSTM | 2 (1.00) |  |",
+        "| ours: LSTM | 1.23 (0.62) |  |",
+        "| ours: LSTM, bfloat16 products | 2 (1.00) |  |",
+        "| eager: LSTM |  | 123 (61.70) |",
+    ]
+    assert measured == "Forward and backward, medians. Measured 2026-01-02 on a GPU, commit 1f3c9d2."
+    assert unknown == "Not measured yet: one layer beside torch.compile's; an epoch without graphs."
 
 
 def test_fill_replaces_what_stands_between_the_marks_and_nothing_else() -> None:

@@ -13,33 +13,21 @@ from nasrepro.report import provenance as origin
 def speed_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of one layer, milliseconds and, in brackets, over nn.LSTM's."""
     layers = pd.read_csv(folder / "layers.csv")
-    measured = json.loads((folder / "device.json").read_text("utf-8"))["layers"]
-    sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
-    rows = ["| one layer, milliseconds | " + " | ".join(f"H {h}, B {b}, T {t}" for h, b, t in sizes) + " |"]
-    rows.append("|---|" + "---|" * len(sizes))
-    for name, part in layers.groupby("layer", sort=False):
-        of = {
-            (row["H"], row["B"], row["T"]): f"{_milliseconds(row['median ms'])} ({row['ratio']:.2f})"
-            for _, row in part.iterrows()
-        }
-        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
-    return "\n".join([*rows, "", _when_and_where(measured)])
+    cells = {
+        (row["layer"], f"H {row['H']}, B {row['B']}, T {row['T']}"): _milliseconds(row["median ms"], row["ratio"])
+        for _, row in layers.iterrows()
+    }
+    return "\n".join([*_grid("one layer, milliseconds", cells), "", _when_and_where(folder, "layers")])
 
 
 def model_speed_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of whole training steps: tokens per second, and over torch's."""
     models = pd.read_csv(folder / "model.csv")
-    measured = json.loads((folder / "device.json").read_text("utf-8"))["model"]
-    sizes = list(dict.fromkeys(models["words"]))
-    rows = [
-        "| language model of 2 x 200 units, tokens per second | " + " | ".join(f"{w:,} words" for w in sizes) + " |"
-    ]
-    rows.append("|---|" + "---|" * len(sizes))
-    for name, part in models.groupby("model", sort=False):
-        # `ratio` is of times, and the table of speeds.
-        of = {row["words"]: f"{row['tokens per second']:,.0f} ({1 / row['ratio']:.2f})" for _, row in part.iterrows()}
-        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
-    return "\n".join([*rows, "", _when_and_where(measured)])
+    cells = {
+        (row["model"], f"{row['words']:,} words"): _speed(row["tokens per second"], row["ratio"])
+        for _, row in models.iterrows()
+    }
+    return "\n".join([*_grid(_MODEL, cells), "", _when_and_where(folder, "model")])
 
 
 def gpu_section(folder: Path) -> str:
@@ -62,26 +50,48 @@ def gpu_section(folder: Path) -> str:
     return "\n\n".join(paragraphs)
 
 
+def _gpu_layers(rows: pd.DataFrame) -> str:
+    """Milliseconds of one layer, forward and backward, and in brackets over those of cuDNN's LSTM."""
+    is_told = rows["how"].isin(["cuDNN", "fused", "fused, bfloat16 products"]) | rows["what"].eq("LSTM")
+    shown = rows[is_told & ~rows["TF32"].astype(bool) & ~rows["what"].str.startswith("random")]
+    cells = {
+        (_whose(row), f"H {row['H']:.0f}, B {row['B']:.0f}, T {row['T']:.0f}"): _milliseconds(
+            row["median ms"], row["over the first"]
+        )
+        for _, row in shown.iterrows()
+    }
+    return "\n".join([*_grid("one layer on a GPU, milliseconds", cells), "", "Forward and backward, medians."])
+
+
+def _gpu_compiled(rows: pd.DataFrame) -> str:
+    """What torch.compile makes of the same layers, a step at a time."""
+    told = [f"{what} {part['over the first'].iloc[-1]:.0f}" for what, part in rows.groupby("what", sort=False)]
+    return f"torch.compile of their steps takes so many times as long as our kernels: {', '.join(told)}."
+
+
 def _gpu_speeds(rows: pd.DataFrame) -> str:
     """Tokens per second of training steps by their median times, and in brackets over torch's in the same rounds."""
-    sizes = list(dict.fromkeys(zip(rows["words"], rows["TF32"], strict=True)))
-    heads = [f"{words:,.0f} words{', TF32' if allowed else ''}" for words, allowed in sizes]
-    lines = ["| language model of 2 x 200 units, tokens per second | " + " | ".join(heads) + " |"]
-    lines.append("|---|" + "---|" * len(sizes))
-    for (how, name), part in rows.groupby(["how", "what"], sort=False):
-        # "over the first" is of times, and the table of speeds.
-        of = {
-            (row["words"], row["TF32"]): f"{row['tokens per s']:,.0f} ({1 / row['over the first']:.2f})"
-            for _, row in part.iterrows()
-        }
-        whose = "torch" if how == "torch" else "ours"
-        lines.append(f"| {whose}: {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    cells = {
+        (_whose(row), f"{row['words']:,.0f} words{', TF32' if row['TF32'] else ''}"): _speed(
+            row["tokens per s"], row["over the first"]
+        )
+        for _, row in rows.iterrows()
+    }
     slowest = (rows["max ms"] / rows["median ms"]).max()
     words = (
         f"Medians of rounds, of which the slowest took up to {slowest:.1f} times as long; here a step launches its "
         "layers' graphs, and the kernels between them, one after the other."
     )
-    return "\n".join([*lines, "", words])
+    return "\n".join([*_grid(_MODEL, cells), "", words])
+
+
+def _whose(row: "pd.Series[Any]") -> str:
+    """What a row of the GPU's benchmark is called: torch's own, or ours and how it was run."""
+    if row["how"] in ("torch", "cuDNN"):
+        return f"torch: {row['what']}"
+    return (
+        f"ours: {row['what']}{row['how'].removeprefix('fused')}" if row["how"] != "eager" else f"eager: {row['what']}"
+    )
 
 
 def _gpu_launches(rows: pd.DataFrame) -> str:
@@ -108,6 +118,8 @@ def _gpu_epochs(rows: pd.DataFrame) -> str:
 
 
 _GPU_PARTS: Mapping[tuple[str, ...], Callable[[pd.DataFrame], str]] = {
+    ("layers",): _gpu_layers,
+    ("compiled layers",): _gpu_compiled,
     ("models",): _gpu_speeds,
     ("profile: language model", "profile: translation"): _gpu_launches,
     ("graphs of steps", "graphs of layers", "graphs of nothing"): _gpu_epochs,
@@ -123,11 +135,28 @@ def _gpu_origin(entry: Mapping[str, Any]) -> str:
     return f"{entry['time'][:10]} on {entry['device']}, commit {entry['commit']}"
 
 
-def _when_and_where(measured: Mapping[str, Any]) -> str:
+def _when_and_where(folder: Path, part: str) -> str:
     """When a part of the benchmark was measured, and on what."""
+    measured = json.loads((folder / "device.json").read_text("utf-8"))[part]
     rounds, load = measured["parameters"]["rounds"], measured["load before"]
     return f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
 
 
-def _milliseconds(value: float) -> str:
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+_MODEL = "language model of 2 x 200 units, tokens per second"
+
+
+def _grid(head: str, cells: Mapping[tuple[str, str], str]) -> list[str]:
+    """The lines of a Markdown table: (row, column) -> what stands there, rows and columns in order of appearance."""
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    lines = [f"| {head} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    return lines + [f"| {row} | {' | '.join(cells.get((row, column), '') for column in columns)} |" for row in rows]
+
+
+def _milliseconds(median: float, ratio: float) -> str:
+    """A time, and in brackets how many times another's it is."""
+    return f"{median:.3g} ({ratio:.2f})" if median < 100 else f"{median:,.0f} ({ratio:.2f})"
+
+
+def _speed(tokens: float, ratio: float) -> str:
+    """A speed, and in brackets how many times another's it is, of which `ratio` is that of times."""
+    return f"{tokens:,.0f} ({1 / ratio:.2f})"

@@ -61,7 +61,11 @@ EXPERIMENT = Experiment(
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
-    shipped={"course": ("ptb-chars-search.jsonl.gz",)},
+    shipped={
+        "course": ("ptb-chars-search.jsonl.gz",),
+        "night": ("wikitext2-cells.jsonl.gz",),
+        "paper": ("wikitext2-cells.jsonl.gz",),
+    },
     named=zoo,
     readme={"record": record_words},
     picture="s17-fig3-search-progress.png",
