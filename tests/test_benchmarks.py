@@ -298,7 +298,10 @@ def test_what_answers_most_entries_per_hour_comes_first(
 ) -> None:
     trainings = on_gpu.trainings
     monkeypatch.setattr(trainings, "SHIPPED_TABLE", tmp_path / "gpu.csv")
-    by_listing = [part.name for part in trainings.parts()]
+    by_count = [part.name for part in trainings.parts()]
+    assert by_count[0] == "night: encoders of Table 3"  # 16 entries by 21 trainings
+    by_listing = [f"night: {each.words}" for e in EXPERIMENTS.values() for each in e.trainings(e.at("night"))]
+    assert sorted(by_count) == sorted(by_listing)
     kinds = {("s17_language_model", 1): 0.5, ("s17_translation", 2): 30.0, ("s17_translation", 1): 0.0}
     named = {key: EXPERIMENTS[key[0]].trainings(EXPERIMENTS[key[0]].at("night"))[key[1]].words for key in kinds}
     shipped = [
