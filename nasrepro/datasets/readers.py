@@ -65,7 +65,9 @@ def read_text(name: str, split: str, root: Root = None, download: bool | None = 
     """The whole text of one split of data set `name`. Raises DataError as `files.locate` does."""
     dataset = find(name)
     if name == "pydoc":
-        return _pydoc_text(split)
+        if split not in SPLITS:
+            raise unknown("split of pydoc", split, SPLITS)
+        return "".join(line + "\n" for line in _pydoc_lines()[split])
     path = locate(dataset, dataset.file(split), root, download)
     return _decoded(path, path.read_bytes())
 
@@ -223,15 +225,9 @@ _TOKEN = re.compile(r"[^\W\d]\w*|\d+(?:\.\d+)*|[^\w\s]")
 _NUMBER = re.compile(r"\d+(?:\.\d+)*")
 
 
-def _pydoc_text(split: str) -> str:
-    """A paragraph a line, lower-cased, one space between tokens, every number `N` as in the Penn Treebank."""
-    if split not in SPLITS:
-        raise unknown("split of pydoc", split, SPLITS)
-    return "".join(line + "\n" for line in _pydoc_lines()[split])
-
-
 @cache
 def _pydoc_lines() -> dict[str, list[str]]:
+    """A paragraph a line, lower-cased, one space between tokens, every number `N` as in the Penn Treebank; by split."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:

@@ -68,9 +68,11 @@ def _rewrite(part: _Part) -> _Part:
     part.args = [_rewrite(arg) for arg in part.args]
     if part.op in ("Add", "Sub") and _mergeable(*part.args):
         return _merge(part)
-    if part.op == "Gate3" and part.args[1].order() < part.args[0].order() and _can_invert(part.args[2]):
-        _negate(part.args[2].args[0])
-        part.args[:2] = part.args[1::-1]
+    if part.op == "Gate3" and part.args[1].order() < part.args[0].order():
+        gate = part.args[2]
+        if gate.op == "Sigmoid" and not gate.is_memory and _can_negate(gate.args[0]):
+            _negate(gate.args[0])
+            part.args[:2] = part.args[1::-1]
     elif OPERATORS[part.op].commutative:
         part.args.sort(key=_Part.order)
     if any(arg.text != was.text for arg, was in zip(part.args, part.node.args, strict=True)):
@@ -93,10 +95,6 @@ def _merge(part: _Part) -> _Part:
     sign = 1 if part.op == "Add" else -1
     terms = sorted(first.terms + [(i, s * sign) for i, s in second.terms])
     return _Part("MM", first.args, first.node, first.text, part.is_memory, part.is_memory, terms)
-
-
-def _can_invert(gate: _Part) -> bool:
-    return gate.op == "Sigmoid" and not gate.is_memory and _can_negate(gate.args[0])
 
 
 def _can_negate(part: _Part) -> bool:

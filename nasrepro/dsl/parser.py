@@ -145,39 +145,35 @@ def _explain(text: str, error: UnexpectedInput) -> NoReturn:
         raise CellError("the text ends too early", text, end, hint=hint) from None
     assert isinstance(error, UnexpectedToken)
     token = error.token
-    advice: str | None = None
+    advice = _UNEXPECTED.get(token.type)
     if token.type == "RPAR" and text.count(")") > text.count("("):
         advice = "one closing parenthesis too many"
-    elif token.type in ("COMMA", "RPAR"):
-        advice = "an argument is missing before it"
-    elif token.type == "LPAR":
-        advice = "parentheses stand only around an operator's arguments"
-    elif token.type in ("NAME", "VAR"):
-        advice = "is a comma missing before it?"
-    elif token.type == "VBAR":
-        advice = "|k comes once, after the whole cell"
     elif token.type == "INDEX" and re.search(r"\b([xhc]|[xhc]?_?\(?t)$", text[: token.start_pos]):
         advice = _INDEX_HINT
-    elif token.type == "INDEX":
-        advice = "the language has no constants: numbers stand only after |, at the end"
     raise CellError(f"unexpected {str(token)!r}", text, token.start_pos or 0, token.end_pos, advice) from None
 
 
 _INDEX_HINT = "a time index stands in braces, as in h_{t-1}"
+_UNEXPECTED = {
+    **dict.fromkeys(("COMMA", "RPAR"), "an argument is missing before it"),
+    **dict.fromkeys(("NAME", "VAR"), "is a comma missing before it?"),
+    "LPAR": "parentheses stand only around an operator's arguments",
+    "VBAR": "|k comes once, after the whole cell",
+    "INDEX": "the language has no constants: numbers stand only after |, at the end",
+}
+"""What to say of a token that cannot stand where it does."""
+_CHARACTERS = {
+    "\\": "names are written without a backslash, as in Tanh(x_t)",
+    "[{<": "arguments stand in round parentheses",
+    "+*-/⊙∘×·@": "arithmetic is written with operators: Add(a, b), Mult(a, b), Sub(a, b), Div(a, b); W a is MM(a)",
+    "σς": "did you mean Sigmoid?",
+    "=": "a cell is one expression, that of h_t: leave out names and =",
+}
+"""And of characters."""
 
 
 def _character_hint(text: str, at: int) -> str:
-    character = text[at]
-    if character == "\\":
-        return "names are written without a backslash, as in Tanh(x_t)"
-    if character == "[" and re.search(r"\b[xhc]_?$", text[:at]):
+    if text[at] == "[" and re.search(r"\b[xhc]_?$", text[:at]):
         return _INDEX_HINT
-    if character in "[{<":
-        return "arguments stand in round parentheses"
-    if character in "+*-/⊙∘×·@":
-        return "arithmetic is written with operators: Add(a, b), Mult(a, b), Sub(a, b), Div(a, b); W a is MM(a)"
-    if character in "σς":
-        return "did you mean Sigmoid?"
-    if character == "=":
-        return "a cell is one expression, that of h_t: leave out names and ="
-    return f"names hold letters, digits and _; {_INDEX_HINT}"
+    known = (hint for characters, hint in _CHARACTERS.items() if text[at] in characters)
+    return next(known, f"names hold letters, digits and _; {_INDEX_HINT}")

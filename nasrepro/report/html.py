@@ -144,7 +144,9 @@ def _paper_table(entries: list[Entry], ledger: dict[str, Row]) -> Table:
         by_row.setdefault(str(entry.row), {})[str(entry.column)] = entry
     fullest = max(by_row.values(), key=len)  # some rows lack columns; the order is that of a full one
     columns = list(fullest)
-    decimals = {c: max(_decimals(cells[c].value) for cells in by_row.values() if c in cells) for c in columns}
+    # As many decimals as the paper printed, as far as JSON keeps them: 64.0 comes as 64.0, 4.60 as 4.6.
+    printed = {c: [str(cells[c].value) for cells in by_row.values() if c in cells] for c in columns}
+    decimals = {c: max(len(value.partition(".")[2]) for value in values) for c, values in printed.items()}
     rows: list[tuple[str, list[str]]] = []
     marks = []
     for name, cells in by_row.items():
@@ -159,11 +161,6 @@ def _paper_table(entries: list[Entry], ledger: dict[str, Row]) -> Table:
                 rows.append((head, [number(found[c].value) if c in found else "" for c in columns]))
                 marks.append(whose)
     return Table(["model", *columns], rows, marks)
-
-
-def _decimals(value: float | str | None) -> int:
-    """Decimals that a paper printed, as far as JSON keeps them: 64.0 comes as 64.0, 4.60 as 4.6."""
-    return len(str(value).partition(".")[2])
 
 
 def _budget(finding: Finding) -> str:

@@ -223,17 +223,12 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return "Install what is missing"
     if isinstance(error, OSError):
-        return _ADVICE.get(errno.errorcode.get(error.errno or 0, "")) or _unlisted(error)
+        unlisted = "See whether the file, address or device that it names can be used"
+        unlisted = _NETWORK if isinstance(error, ConnectionError | TimeoutError) else unlisted
+        return _ADVICE.get(errno.errorcode.get(error.errno or 0, ""), unlisted)
     if _tells_of_gpu(error) and gpu.lost(_first_line(error)):
         return _GPU_FAILS
     return _librarys(error) if isinstance(error, RuntimeError) else ""
-
-
-def _unlisted(error: OSError) -> str:
-    """Advice for an error of the system whose number is none of those above, or which has none."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return _NETWORK
-    return "See whether the file, address or device that it names can be used"
 
 
 def _librarys(error: RuntimeError) -> str:

@@ -67,7 +67,7 @@ def to_pytorch(cell: Expression, name: str = "GeneratedCell") -> str:
         "",
         "",
         f"class {name}(nn.Module):",
-        *_class_docstring(cell),
+        *_indented(['"""The recurrent cell', "", *textwrap.wrap(str(cell), 104, break_on_hyphens=False), '"""'], 4),
         "",
         *_init(named),
         *(POSITION.splitlines() if "PosEnc" in cell.sources else ()),
@@ -77,15 +77,11 @@ def to_pytorch(cell: Expression, name: str = "GeneratedCell") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _class_docstring(cell: Expression) -> list[str]:
-    text = textwrap.wrap(str(cell), 104, break_on_hyphens=False)
-    return _indented(['"""The recurrent cell', "", *text, '"""'], 4)
-
-
 def _init(named: list[Term]) -> list[str]:
     body = ["super().__init__()"]
     terms = [term for equation in named for term in equation.body()]
-    if any(_mixes(term) for term in terms) or any(_is_input_wide(term) for term in named if _is_result(term)):
+    mixes = any(len({_is_input_wide(arg) for arg in term.args}) == 2 for term in terms)
+    if mixes or any(_is_input_wide(term) for term in named if term.name in ("h_t", "c_t")):
         body += [
             "if input_size != hidden_size:",
             '    raise ValueError("this cell uses the raw input, so input_size must equal hidden_size")',
@@ -103,14 +99,6 @@ def _is_input_wide(term: Term) -> bool:
     if not term.args:
         return term.op in ("x_t", "x_{t-1}")
     return term.op != "MM" and all(map(_is_input_wide, term.args))
-
-
-def _mixes(term: Term) -> bool:
-    return len({_is_input_wide(arg) for arg in term.args}) == 2
-
-
-def _is_result(term: Term) -> bool:
-    return term.name in ("h_t", "c_t")
 
 
 def _forward(cell: Expression, named: list[Term]) -> list[str]:
