@@ -39,7 +39,6 @@ TABLES = {
 }
 _JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
 
-
 ChooseJournal = Callable[[sqlite3.Connection], None]
 
 
@@ -91,10 +90,9 @@ class Database:
         query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
         return self._connection().execute(query, values).rowcount == 1
 
-    def delete(self, table: str, **values: object) -> None:
-        """Delete the rows with these values. In a transaction only."""
-        where = " AND ".join(f"{name} = ?" for name in values)
-        self._connection().execute(f"DELETE FROM {table} WHERE {where}", list(values.values()))
+    def delete(self, table: str, column: str, value: object) -> None:
+        """Delete the rows with this value in a column. In a transaction only."""
+        self._connection().execute(f"DELETE FROM {table} WHERE {column} = ?", [value])
 
     def demand_writable(self) -> None:
         """Raise RecordError at once where nothing can be written."""

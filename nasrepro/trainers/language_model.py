@@ -10,7 +10,7 @@ Read from top to bottom: settings, model, one epoch, evaluation, training, and t
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import PERPLEXITY, Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
@@ -187,7 +187,7 @@ class TrainingStep(GradientStep[LanguageModel]):
     def __init__(self, model: LanguageModel, generator: torch.Generator) -> None:
         # A timestep is no tensor: where it counts, no step is like another.
         recorded = "PosEnc" not in model.rnn.cell.sources
-        super().__init__(model, model.settings.clip, generator, self._descend, recorded)
+        super().__init__(model, model.settings.clip, generator, recorded)
         self.state = model.rnn.initial_state(model.settings.batch)
 
     def begin(self, learning_rate: float) -> None:
@@ -196,9 +196,9 @@ class TrainingStep(GradientStep[LanguageModel]):
         for part in self.state:
             for tensor in layers(part):
                 tensor.zero_()
-        self._go_to(0)
+        self.state = self.state.replace(t=0)
 
-    def _descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
+    def descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
         """inputs and targets (T, B) -> loss and norm (2,)."""
         features, after = self.model(inputs, self.state, self.generator)
         loss = self.model.loss(features, targets)
@@ -206,11 +206,8 @@ class TrainingStep(GradientStep[LanguageModel]):
         for part, new in zip(self.state, after, strict=True):
             for tensor, value in zip(layers(part), layers(new), strict=True):
                 tensor.copy_(value.detach())
-        self._go_to(after.t)
+        self.state = self.state.replace(t=after.t)
         return numbers
-
-    def _go_to(self, t: int) -> None:
-        self.state = self.state.replace(t=t)
 
 
 def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tuple[float, bool]:
@@ -241,7 +238,7 @@ def train(
     seed: int = 0,
     *,
     device: str = "auto",
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[Outcome, LanguageModel]:
     """Train a cell as a language model; the outcome, and the model with the weights of its best epoch.
@@ -375,13 +372,11 @@ class LanguageModelTask:
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+    def evaluate(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
         """Train the cell under this task's settings."""
         return self.train(cell, seed, on_epoch)[0]
 
-    def train(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, LanguageModel]:
+    def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, LanguageModel]:
         """What `evaluate` does, and the model that came of it."""
         device = resolve(self.device)
         identity = (cell, seed, self.settings, self.data_hash, self.version)

@@ -74,16 +74,13 @@ class Outcome:
         object.__setattr__(self, "seconds", float(number(self.seconds, "seconds")))
 
 
-class Judged(Protocol):
+class _Judged(Protocol):
     """What a loss is read from: an `Outcome`, or a record's `Evaluation`."""
 
     @property
-    def status(self) -> str:
-        """Either "ok" or "failed"."""
-
+    def status(self) -> str: ...
     @property
-    def metrics(self) -> dict[str, float]:
-        """Final numbers by name."""
+    def metrics(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class Loss:
     words: str
     """What it is called for people."""
 
-    def of(self, judged: Judged) -> float | None:
+    def of(self, judged: _Judged) -> float | None:
         """The loss, or None for a failure, whatever its metrics say, and for what is not finite."""
         value = judged.metrics.get(self.metric, math.nan)
         return value if judged.status == "ok" and math.isfinite(value) else None
@@ -106,6 +103,10 @@ PERPLEXITY = Loss("valid_ppl", "validation perplexity")
 
 
 # ---- tasks
+
+OnEpoch = Callable[[dict[str, float]], None]
+"""What is called with each new entry of a curve. What it raises is a failure of the candidate ("crashed"), but for
+errors of files, data, libraries and devices: those are the machine's, and stop a search."""
 
 
 class TaskIdentity(Protocol):
@@ -142,17 +143,11 @@ class Task(TaskIdentity, Protocol[C]):
     def read(self, text: str) -> C:
         """The candidate that a text in a record says. Raises ValueError where it says none."""
 
-    def evaluate(
-        self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> Outcome:
-        """Train and validate one candidate. The same candidate and seed give the same metrics.
-
-        `on_epoch` is called with each new entry of the curve. What it raises is a failure of the candidate ("crashed"),
-        but for errors of files, data, libraries and devices: those are the machine's, and stop a search.
-        """
+    def evaluate(self, candidate: C, /, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
+        """Train and validate one candidate. The same candidate and seed give the same metrics."""
 
 
-class TestSplit(Protocol):
+class Data(Protocol):
     """Data of which a part is kept back: the test split, which is read through `Record.read_test` alone."""
 
     @property
@@ -164,15 +159,11 @@ class TestSplit(Protocol):
         """Of the vocabulary and all splits."""
 
     @property
-    def _test(self) -> Any: ...
-
-
-class Data(TestSplit, Protocol):
-    """Data as provenance names it."""
-
-    @property
     def note(self) -> str:
         """Labels such as "stand-in"; may be empty."""
+
+    @property
+    def _test(self) -> Any: ...
 
 
 class TestableTask(Task[C], Protocol[C]):
@@ -182,9 +173,7 @@ class TestableTask(Task[C], Protocol[C]):
     def corpus(self) -> Data:
         """The data, its test split under lock, loaded when first asked for. `settings` name it, as "corpus"."""
 
-    def train(
-        self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, Any]:
+    def train(self, candidate: C, /, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Any]:
         """What `evaluate` does, and the model that came of it."""
 
     def test(self, model: Any, split: Any, /) -> dict[str, float]:

@@ -12,7 +12,7 @@ An epoch is whatever the trainer validates after: a pass over the text, or so ma
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nasrepro.deadline import demand_time
 from nasrepro.hardware import device_name
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.outcome import OnEpoch, Outcome
 
 
 @dataclass
@@ -48,10 +48,11 @@ class Progress:
     """By name, those that epochs were trained on: a training may go on where there is another GPU."""
 
 
+@dataclass
 class Training:
     """A training in progress, its epochs one by one.
 
-    Args:
+    Attributes:
         model: what is trained.
         generator: what draws the dropout masks: a checkpoint keeps its state.
         progress: as it is at the beginning; the weights are taken from the model.
@@ -59,29 +60,21 @@ class Training:
         device: where it is trained, one of `hardware.resolve`.
         checkpoint: where it is kept after every epoch, and gone on with; None for nowhere.
         on_epoch: called with each point of the curve as it is made.
-        started: `time.perf_counter()` when it began; None for now.
+        started: `time.perf_counter()` when it began.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        generator: torch.Generator,
-        progress: Progress,
-        identity: str,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-        started: float | None = None,
-    ) -> None:
-        self.model = model
-        self.generator = generator
-        self.progress = progress
-        self.identity = identity
-        self.device = device_name(device)
-        self.checkpoint = checkpoint
-        self.on_epoch = on_epoch
-        self.started = time.perf_counter() if started is None else started
-        progress.best_weights = _weights(model)
+    model: nn.Module
+    generator: torch.Generator
+    progress: Progress
+    identity: str
+    device: str = "cpu"
+    checkpoint: Path | None = None
+    on_epoch: OnEpoch | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self._device_name = device_name(self.device)
+        self.progress.best_weights = _weights(self.model)
 
     def epochs(self, most: int, lowest_rate: float = 0.0) -> Iterator[int]:
         """The numbers of the epochs to train, from 1, or from the one after the checkpoint's last.
@@ -99,8 +92,8 @@ class Training:
             if is_kept:
                 demand_time()
             before = len(progress.curve)
-            if self.device not in progress.devices:
-                progress.devices.append(self.device)
+            if self._device_name not in progress.devices:
+                progress.devices.append(self._device_name)
             yield before + 1
             if self.on_epoch is not None and len(progress.curve) > before:
                 self.on_epoch(progress.curve[-1])
@@ -139,7 +132,7 @@ class Training:
             metrics=metrics,
             curve=progress.curve,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            device=", ".join(progress.devices) or self.device,
+            device=", ".join(progress.devices) or self._device_name,
             seconds=self._seconds(),
         )
 

@@ -10,7 +10,7 @@ runs. The model is in `seq2seq.py`.
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import PERPLEXITY, Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
@@ -183,10 +183,7 @@ class TrainingStep(GradientStep[Seq2Seq]):
     As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
     """
 
-    def __init__(self, model: Seq2Seq, clip: float, generator: torch.Generator) -> None:
-        super().__init__(model, clip, generator, self._descend)
-
-    def _descend(
+    def descend(
         self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
     ) -> tuple[Tensor]:
         """The parts of a batch -> loss and norm (2,)."""
@@ -260,7 +257,7 @@ def train(
     seed: int = 0,
     *,
     device: str = "auto",
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[Outcome, Seq2Seq]:
     """Train a translation model with `cell` as its encoder; the outcome, and the model with its best epoch's weights.
@@ -281,13 +278,9 @@ def train(
     started = time.perf_counter()
     model = make_model(cell, corpus, settings, seed).to(device)
     masks = torch.Generator(device).manual_seed(seed)
-    train_batches, valid_batches = (
-        [batch for _, batch in make_batches(pairs, corpus.target_vocab, size, device)]
-        for pairs, size in (
-            (corpus.train[: settings.train_pairs], settings.batch),
-            (corpus.valid[: settings.valid_pairs], settings.eval_batch),
-        )
-    )
+    train_pairs, valid_pairs = corpus.train[: settings.train_pairs], corpus.valid[: settings.valid_pairs]
+    train_batches = [batch for _, batch in make_batches(train_pairs, corpus.target_vocab, settings.batch, device)]
+    valid_batches = [batch for _, batch in make_batches(valid_pairs, corpus.target_vocab, settings.eval_batch, device)]
 
     step = TrainingStep(model, settings.clip, masks)
     progress = _Progress(settings.learning_rate)
@@ -308,7 +301,7 @@ def train(
         training.fail(f"above {settings.fail_above:g} at the end")
     metrics = {"valid_ppl": reached} if math.isfinite(reached) else {}
     if not progress.reason:
-        found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
+        found = scores(model, valid_pairs, corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
     return training.outcome(metrics), model
 
@@ -397,13 +390,11 @@ class TranslationTask:
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
+    def evaluate(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
         """Train the cell under this task's settings."""
         return self.train(cell, seed, on_epoch)[0]
 
-    def train(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, Seq2Seq]:
+    def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Seq2Seq]:
         """What `evaluate` does, and the model that came of it."""
         device = resolve(self.device)
         identity = (cell, seed, self.settings, self.data_hash, self.version)
