@@ -123,14 +123,10 @@ class AgentSearchSettings:
 class Learner:
     """The agent of a search, and what it has learned from."""
 
-    reinforce: Reinforce[TreeAgent]
-    """Agent, optimiser and baseline."""
-    pretraining: dict[str, Any]
-    """What `pretrain` returned."""
-    updates: list[list[dict[str, float | int]]] = field(default_factory=list)
-    """Facts of the updates that each step of the search brought."""
-    waiting: list[Result] = field(default_factory=list)
-    """Results that make no batch yet."""
+    reinforce: Reinforce[TreeAgent]  # agent, optimiser and baseline
+    pretraining: dict[str, Any]  # what `pretrain` returned
+    updates: list[list[dict[str, float | int]]] = field(default_factory=list)  # their facts, by step of the search
+    waiting: list[Result] = field(default_factory=list)  # results that make no batch yet
 
     @classmethod
     @torch_threads(1)  # more threads change the last digits

@@ -35,14 +35,10 @@ class WorkerError(MachineError, RuntimeError):
 class Room:
     """What an evaluation has to itself."""
 
-    process: bool = False
-    """Whether it runs in a process of its own, and not in the caller's."""
-    memory: bool = False
-    """Whether the memory that its process takes from the machine has a limit."""
-    device: str = "cpu"
-    """The device that it computes on, as torch names it."""
-    shares_gpu: bool = False
-    """Whether other evaluations compute on the same GPU."""
+    process: bool = False  # whether it runs in a process of its own, and not in the caller's
+    memory: bool = False  # whether the memory that its process takes from the machine has a limit
+    device: str = "cpu"  # that it computes on, as torch names it
+    shares_gpu: bool = False  # whether other evaluations compute on the same GPU
 
 
 _FEWER = "Use fewer workers, or close other programs. With memory_gb, a cell that wants too much fails alone"
@@ -120,7 +116,7 @@ def cells_fault(error: Exception, room: Room, cell: str) -> str:
             if room.memory:
                 return OUT_OF_MEMORY
             advice = _FEWER
-        elif _lacks_gpu_memory(link, room):
+        elif isinstance(link, RuntimeError) and gpu.is_gpu(room.device) and gpu.of_memory(_first_line(link)):
             if room.shares_gpu or _has_most_of_gpu(link, room, cell):
                 return OUT_OF_MEMORY
             advice = _GPU_IS_FULL
@@ -193,10 +189,6 @@ def _lacks_host_memory(error: BaseException, room: Room) -> bool:
         return False
     text = _first_line(error)
     return any(sign in text for sign in _HOST_MEMORY) or (gpu.of_memory(text) and not gpu.is_gpu(room.device))
-
-
-def _lacks_gpu_memory(error: BaseException, room: Room) -> bool:
-    return isinstance(error, RuntimeError) and gpu.is_gpu(room.device) and gpu.of_memory(_first_line(error))
 
 
 def _has_most_of_gpu(error: BaseException, room: Room, cell: str) -> bool:

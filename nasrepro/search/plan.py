@@ -25,18 +25,15 @@ class Trial(Generic[C]):
     """A candidate that was tried."""
 
     candidate: C
-    loss: float | None
-    """The lower, the better; None where training failed."""
+    loss: float | None  # the lower, the better; None where training failed
 
 
 @dataclass(frozen=True)
 class History(Generic[C]):
     """All that a plan may know: what its earlier steps tried, and the facts that it told about them."""
 
-    trials: Sequence[Trial[C]] = ()
-    """In the order in which they were proposed."""
-    steps: Mapping[int, dict[str, Any]] = field(default_factory=dict)
-    """Facts by step, as JSON gives them back."""
+    trials: Sequence[Trial[C]] = ()  # in the order in which they were proposed
+    steps: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # facts by step, as JSON gives them back
 
     @cached_property
     def losses(self) -> dict[str, float | None]:

@@ -48,18 +48,12 @@ class Job(NamedTuple):
 class Answer:
     """What a worker process says: how a job has ended, or that its task is loaded, or why nothing can be evaluated."""
 
-    outcome: Outcome | None = None
-    """Of the job; None where there was none."""
-    is_fit: bool = True
-    """Whether the process can evaluate another cell."""
-    again_alone: bool = False
-    """Whether others may have caused this outcome: it counts only if the job ends so with nothing beside it."""
-    is_unread: bool = False
-    """Whether the process ended before it took the job."""
-    is_stopped: bool = False
-    """Whether the job has stopped at its checkpoint, because the time is up: it has no outcome yet."""
-    trouble: str = ""
-    """The message of a WorkerError."""
+    outcome: Outcome | None = None  # of the job; None where there was none
+    is_fit: bool = True  # whether the process can evaluate another cell
+    again_alone: bool = False  # others may have caused this: it counts if the job ends so with nothing beside it
+    is_unread: bool = False  # whether the process ended before it took the job
+    is_stopped: bool = False  # whether the job stopped at its checkpoint, the time being up: it has no outcome yet
+    trouble: str = ""  # the message of a WorkerError
 
 
 @dataclass(eq=False)
@@ -388,8 +382,13 @@ def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None
         _ = task.data_hash  # loads the data now: missing data is not the first cell's fault, nor on its clock
         device = device_of(task)
     except Exception as error:
-        told = cut(traceback.format_exc(), 5_000)
-        raise WorkerError(f"the task cannot be loaded in a worker process:\n{told}{_hint(error)}") from error
+        told, hint = cut(traceback.format_exc(), 5_000), ""
+        if isinstance(error, AttributeError) and "__main__" in message_of(error):  # the task's class was typed in
+            hint = (
+                "Worker processes do not see what is defined at a prompt or in a notebook: put the task's class into a "
+                "module, a .py file that can be imported, or use workers=0"
+            )
+        raise WorkerError(f"the task cannot be loaded in a worker process:\n{told}{hint}") from error
     if gpu_share is not None:
         try:
             gpu.claim(device, gpu_share)
@@ -397,16 +396,6 @@ def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None
             raise WorkerError(_no_gpu(device, error)) from error
     shares_gpu = gpu_share is not None and gpu_share < 1
     return task, Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=shares_gpu)
-
-
-def _hint(error: Exception) -> str:
-    """What to do where the task's class was typed in, and so is in no file that a worker could load."""
-    if isinstance(error, AttributeError) and "__main__" in message_of(error):
-        return (
-            "Worker processes do not see what is defined at a prompt or in a notebook: put the task's class into a "
-            "module, a .py file that can be imported, or use workers=0"
-        )
-    return ""
 
 
 def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
@@ -456,12 +445,10 @@ def _die_with_parent() -> None:
 
 def _limit_memory(memory_gb: float | None) -> bool:
     """Set the limit, and say whether it holds."""
-    if memory_gb is None:
+    if memory_gb is None or sys.platform == "win32":  # where there is none to set
         return False
-    try:
-        import resource  # absent on Windows
-    except ImportError:
-        return False
+    import resource
+
     # Data rather than address space: CUDA reserves far more addresses than it ever uses.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     wanted = int(memory_gb * 2**30)

@@ -23,23 +23,17 @@ from torch.autograd.function import once_differentiable
 class DecoderWeights(NamedTuple):
     """What the loop multiplies by and adds; L layers of H units."""
 
-    recurrent: tuple[Tensor, ...]
-    """W_l (4H, 2H) of every layer, its rows in torch's order i, f, g, o."""
-    bias: tuple[Tensor, ...]
-    """bias_l (4H,) of the layers above the first; that one's is in `early`."""
-    attention: Tensor
-    """U (H, 2H)."""
+    recurrent: tuple[Tensor, ...]  # W_l of every layer (4H, 2H), its rows in torch's order i, f, g, o
+    bias: tuple[Tensor, ...]  # bias_l of the layers above the first (4H,); that one's is in `early`
+    attention: Tensor  # U (H, 2H)
 
 
 class Context(NamedTuple):
     """B source sentences of up to S words as the decoder sees them."""
 
-    values: Tensor
-    """The encoder's outputs (B, S, H)."""
-    keys: Tensor
-    """The same behind the attention's matrix (B, S, H)."""
-    padding: Tensor
-    """True where a sentence has ended (B, S)."""
+    values: Tensor  # the encoder's outputs (B, S, H)
+    keys: Tensor  # the same behind the attention's matrix (B, S, H)
+    padding: Tensor  # True where a sentence has ended (B, S)
 
     def repeat(self, times: int) -> "Context":
         """Every sentence `times` times in a row: (B * times, ...)."""
@@ -49,12 +43,9 @@ class Context(NamedTuple):
 class DecoderState(NamedTuple):
     """What the decoder carries from step to step: L layers of H units, for B sentences."""
 
-    h: Tensor
-    """Outputs of its layers (L, B, H)."""
-    c: Tensor
-    """Memories of its layers (L, B, H)."""
-    feed: Tensor
-    """The last feature (B, H)."""
+    h: Tensor  # outputs of its layers (L, B, H)
+    c: Tensor  # memories of its layers (L, B, H)
+    feed: Tensor  # the last feature (B, H)
 
     def select(self, rows: Tensor) -> "DecoderState":
         """The state of these rows of the batch (N,), in their order."""
@@ -62,11 +53,7 @@ class DecoderState(NamedTuple):
 
     def repeat(self, times: int) -> "DecoderState":
         """Every row of the batch `times` times in a row: B * times rows."""
-        return DecoderState(
-            self.h.repeat_interleave(times, dim=1),
-            self.c.repeat_interleave(times, dim=1),
-            self.feed.repeat_interleave(times, dim=0),
-        )
+        return self.select(torch.arange(len(self.feed), device=self.feed.device).repeat_interleave(times))
 
 
 def unroll(
@@ -133,17 +120,12 @@ class _Unrolled(torch.autograd.Function):
 def _forward(
     early: Tensor, weights: DecoderWeights, context: Context, state: DecoderState, masks: Tensor | None
 ) -> tuple[Tensor, DecoderState, _Kept]:
-    """All steps, as `unroll` describes them: features (T, B, H), the state after the last step, what backward needs.
-
-    early is (T, B, 4H), masks are (T, L, B, H) or None.
-    """
+    """All steps, as `unroll` describes them: features (T, B, H), the state after the last step, what backward needs."""
     T, B, _ = early.shape
     L, H = len(weights.recurrent), state.feed.shape[1]
     transposed = [w.t() for w in weights.recurrent]
 
-    def space(*shape: int) -> Tensor:
-        return early.new_empty(shape)
-
+    space = early.new_empty
     kept = _Kept(
         read=[space(T, B, 2 * H) for _ in range(L)],
         gates=[space(T, B, 4 * H) for _ in range(L)],

@@ -87,10 +87,8 @@ class _Judged(Protocol):
 class Loss:
     """The number that a task judges candidates by: the lower, the better."""
 
-    metric: str
-    """Its name among the metrics."""
-    words: str
-    """What it is called for people."""
+    metric: str  # its name among the metrics
+    words: str  # what it is called for people
 
     def of(self, judged: _Judged) -> float | None:
         """The loss, or None for a failure, whatever its metrics say, and for what is not finite."""

@@ -32,20 +32,13 @@ class Progress:
     A trainer whose schedule has to remember more adds fields in a subclass: tensors, numbers, text, lists and dicts.
     """
 
-    learning_rate: float
-    """Of the next epoch."""
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """The model's `state_dict` after its best epoch; before any, as it began."""
-    best_loss: float = math.inf
-    """The lowest validation loss of any epoch."""
-    reason: str = ""
-    """Why the training has failed; "" while it has not."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """A point for each epoch with a finite loss."""
-    seconds: float = 0.0
-    """Wall time until then, that of interrupted processes included."""
-    devices: list[str] = field(default_factory=list)
-    """By name, those that epochs were trained on: a training may go on where there is another GPU."""
+    learning_rate: float  # of the next epoch
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # after the best epoch; before any, as it began
+    best_loss: float = math.inf  # the lowest validation loss of any epoch
+    reason: str = ""  # why the training has failed; "" while it has not
+    curve: list[dict[str, float]] = field(default_factory=list)  # a point for each epoch with a finite loss
+    seconds: float = 0.0  # wall time until then, that of interrupted processes included
+    devices: list[str] = field(default_factory=list)  # by name: a training may go on where there is another GPU
 
 
 @dataclass

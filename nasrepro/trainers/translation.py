@@ -107,16 +107,11 @@ class TranslationSettings:
 class Batch(NamedTuple):
     """Sentence pairs side by side, padded at their ends."""
 
-    source: Tensor
-    """(S, B)"""
-    lengths: Tensor
-    """Of the sources (B,)."""
-    inputs: Tensor
-    """What the decoder reads: BOS and the target (T, B)."""
-    targets: Tensor
-    """What it shall predict: the target and EOS (T, B)."""
-    places: Tensor
-    """Where `targets` is no padding: places in its T * B numbers, counted row by row, ascending (words,)."""
+    source: Tensor  # (S, B)
+    lengths: Tensor  # of the sources (B,)
+    inputs: Tensor  # what the decoder reads: BOS and the target (T, B)
+    targets: Tensor  # what it shall predict: the target and EOS (T, B)
+    places: Tensor  # where `targets` is no padding: places in its T * B numbers, row by row, ascending (words,)
 
     @property
     def words(self) -> int:
