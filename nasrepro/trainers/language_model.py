@@ -31,7 +31,7 @@ from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import PERPLEXITY, OnEpoch, Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, NotebookTask, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
@@ -297,7 +297,7 @@ def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
 
 
 @dataclass(frozen=True)
-class LanguageModelTask:
+class LanguageModelTask(NotebookTask[Cell]):
     """Judging cells as language models on one corpus: what a search runs. Pickles by its settings, not its data, unless
     the data is one's own.
     """
@@ -363,18 +363,9 @@ class LanguageModelTask:
             f"{self.corpus_name}"
         )
 
-    @property
-    def data_hash(self) -> str:
-        """Hash of the corpus, vocabulary and all splits."""
-        return self.corpus.hash
-
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
-
-    def evaluate(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
-        """Train the cell under this task's settings."""
-        return self.train(cell, seed, on_epoch)[0]
 
     def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, LanguageModel]:
         """What `evaluate` does, and the model that came of it."""

@@ -165,7 +165,10 @@ class Data(Protocol):
 
 
 class TestableTask(Task[C], Protocol[C]):
-    """A task whose models can be measured on the test split as well: what rows of results ask for besides."""
+    """A task whose models can be measured on the test split as well: what rows of results ask for besides.
+
+    A class that inherits this one need not define `data_hash` and `evaluate`.
+    """
 
     @property
     def corpus(self) -> Data:
@@ -176,6 +179,15 @@ class TestableTask(Task[C], Protocol[C]):
 
     def test(self, model: Any, split: Any, /) -> dict[str, float]:
         """The model's numbers on a test split, named "test_...": such as test_ppl."""
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the corpus, vocabularies and all splits."""
+        return self.corpus.hash
+
+    def evaluate(self, candidate: C, /, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
+        """What `train` says of it."""
+        return self.train(candidate, seed, on_epoch)[0]
 
 
 class NotebookTask(TestableTask[C], Protocol[C]):

@@ -27,7 +27,7 @@ from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import PERPLEXITY, OnEpoch, Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, NotebookTask, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
@@ -317,7 +317,7 @@ def _corpus(name: str, vocab_size: int) -> ParallelCorpus:
 
 
 @dataclass(frozen=True)
-class TranslationTask:
+class TranslationTask(NotebookTask[Cell]):
     """Judging cells as encoders of a translation model: what a search runs. Pickles by its settings, not its data,
     unless the data is one's own.
     """
@@ -376,18 +376,9 @@ class TranslationTask:
             f"{counted(chosen.epochs_at_most, 'epoch')} over {read} of {self.corpus_name}"
         )
 
-    @property
-    def data_hash(self) -> str:
-        """Hash of the corpus, vocabularies and all splits."""
-        return self.corpus.hash
-
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
-
-    def evaluate(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
-        """Train the cell under this task's settings."""
-        return self.train(cell, seed, on_epoch)[0]
 
     def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Seq2Seq]:
         """What `evaluate` does, and the model that came of it."""
