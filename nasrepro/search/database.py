@@ -39,8 +39,6 @@ TABLES = {
 }
 _JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
 
-ChooseJournal = Callable[[sqlite3.Connection], None]
-
 
 class Database:
     """The tables in the file `path`, or in memory when that is None.
@@ -135,11 +133,11 @@ class Database:
             except OSError:
                 raise error from None
 
-    def _prepare(self, db: sqlite3.Connection, choose_journal: ChooseJournal) -> sqlite3.Connection:
+    def _prepare(self, db: sqlite3.Connection, set_journal: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         """Choose how writes are kept safe, and make the tables in an empty file. On an error `db` is closed."""
         try:
             is_record = self._check(db)  # before the first write: another program's file stays as it is
-            choose_journal(db)
+            set_journal(db)
             db.execute("PRAGMA synchronous=FULL")  # safe under power failure: an evaluation costs more than a flush
             if not is_record:
                 with _all_or_nothing(db):

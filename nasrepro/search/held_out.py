@@ -49,11 +49,6 @@ class _Testing(HeldOut):
         return replace(outcome, metrics={**outcome.metrics, **self.task.test(model, split)})
 
 
-def evaluate_test(task: TestableTask[Any], cell: Candidate, seed: int, record: Record, row: str) -> Evaluation:
-    """A single row of `evaluate_tests`, in this process."""
-    return evaluate_tests(task, {row: Job(cell, seed)}, record, workers=0)[row]
-
-
 def evaluate_tests(
     task: TestableTask[Any], rows: Mapping[str, Job], record: Record, workers: int = 1
 ) -> dict[str, Evaluation]:

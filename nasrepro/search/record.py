@@ -89,22 +89,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One row: a candidate that a search chose to evaluate.
+    """One row: a candidate that a search chose to evaluate."""
 
-    Attributes:
-        number: place in the search, from 0.
-        step: the step of the search.
-        how, predicted: as in `plan.Choice`.
-        cell: the candidate's text.
-        key: of its evaluation.
-    """
-
-    number: int
-    step: int
-    how: str
-    cell: str
-    predicted: float | None
-    key: str
+    number: int  # place in the search, from 0
+    step: int  # of the search
+    how: str  # as in `plan.Choice`
+    cell: str  # the candidate's text
+    predicted: float | None  # as in `plan.Choice`
+    key: str  # of its evaluation
 
 
 def evaluation_key(task: TaskIdentity, candidate: Candidate, seed: int) -> str:

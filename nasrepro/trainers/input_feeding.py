@@ -150,7 +150,8 @@ def _forward(
             c = torch.mul(f, kept.c[layer][t], out=kept.c[layer][t + 1]).addcmul_(i, g)  # (B, H)
             h[layer] = o * torch.tanh(c, out=kept.tanh_c[layer][t])
             below = h[layer] if masks is None or layer == L - 1 else h[layer] * masks[t, layer]
-        a = _attend(h[-1], context)  # (B, S)
+        scores = torch.bmm(context.keys, h[-1][:, :, None])[:, :, 0]  # (B, S), Luong's "general" attention
+        a = scores.masked_fill_(context.padding, -torch.inf).softmax(dim=1)  # (B, S), padding gets weight 0
         kept.attention[t] = a
         mixed = torch.bmm(a[:, None], context.values)[:, 0]  # (B, H)
         torch.cat((mixed, h[-1]), dim=1, out=kept.joined[t])
@@ -159,12 +160,6 @@ def _forward(
         feed.copy_(kept.out[t]) if masks is None else torch.mul(kept.out[t], masks[t, L - 1], out=feed)
     after = DecoderState(torch.stack(h), torch.stack([c[T] for c in kept.c]), feed.clone())
     return features, after, kept
-
-
-def _attend(query: Tensor, context: Context) -> Tensor:
-    """Luong's "general" attention: query (B, H) -> weights (B, S). Padding gets weight 0."""
-    scores = torch.bmm(context.keys, query[:, :, None])[:, :, 0]  # (B, S)
-    return scores.masked_fill_(context.padding, -torch.inf).softmax(dim=1)
 
 
 def _backward(
@@ -195,7 +190,8 @@ def _backward(
         torch.mul(d_feed + d_features[t], to_sums[t], out=d_out[t])
         torch.mm(d_out[t], weights.attention, out=d_joined[t])
         d_mixed, d_query = d_joined[t, :, :H], d_joined[t, :, H:]
-        d_scores[t] = _softmax_backward(torch.bmm(values, d_mixed[:, :, None])[:, :, 0], kept.attention[t])
+        scaled = torch.bmm(values, d_mixed[:, :, None])[:, :, 0] * kept.attention[t]  # d_a a (B, S)
+        d_scores[t] = scaled - kept.attention[t] * scaled.sum(dim=1, keepdim=True)  # back through the softmax
         d_h[-1] = d_h[-1] + d_query + torch.bmm(d_scores[t, :, None], keys)[:, 0]
         for layer in reversed(range(L)):
             slope, z = slopes[layer], d_z[layer][t].view(B, 4, H)
@@ -224,12 +220,6 @@ def _backward(
         *(d.sum(dim=(0, 1)) for d in d_z[1:]),
         _matrix(d_out, kept.joined),
     )
-
-
-def _softmax_backward(d_a: Tensor, a: Tensor) -> Tensor:
-    """The derivative by the scores (B, S), from that by the attention they make, a = softmax(scores) (B, S)."""
-    scaled = d_a * a
-    return scaled - a * scaled.sum(dim=1, keepdim=True)
 
 
 class _Slopes(NamedTuple):

@@ -117,20 +117,13 @@ class LanguageModel(nn.Module):
     def __init__(self, cell: Cell | str, words: int, settings: LanguageModelSettings, seed: int) -> None:
         super().__init__()
         self.settings = settings
-        generator = torch.Generator().manual_seed(seed)
-        reach = settings.embedding_range
-        embedding = torch.empty(words, settings.embedding).uniform_(-reach, reach, generator=generator)
-        self.embedding = nn.Parameter(embedding)
+        self.product_dtype = PRODUCT_DTYPES[settings.product_dtype]
+        E, H, L, reach = settings.embedding, settings.hidden, settings.layers, settings.embedding_range
+        drawn = torch.Generator().manual_seed(seed)
+        self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=drawn))
         self.bias = nn.Parameter(torch.zeros(words))
         self.rnn = RNN(
-            cell,
-            settings.embedding,
-            settings.hidden,
-            settings.layers,
-            last_size=settings.embedding,
-            dropout=settings.dropout,
-            product_dtype=PRODUCT_DTYPES[settings.product_dtype],
-            generator=generator,
+            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=drawn
         )
 
     def forward(
@@ -145,13 +138,8 @@ class LanguageModel(nn.Module):
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of features (T, B, embedding) against targets (T, B), in nats: ()."""
-        return linear_cross_entropy(
-            features.flatten(0, 1),
-            self.embedding,
-            self.bias,
-            targets.flatten(),
-            product_dtype=PRODUCT_DTYPES[self.settings.product_dtype],
-        )
+        rows, words = features.flatten(0, 1), targets.flatten()
+        return linear_cross_entropy(rows, self.embedding, self.bias, words, product_dtype=self.product_dtype)
 
 
 def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -307,9 +295,7 @@ class LanguageModelTask(NotebookTask[Cell]):
     vocab_size: int | None = None
     training: LanguageModelSettings = field(default_factory=LanguageModelSettings)
     device: str = "auto"
-    """Where `hardware.resolve` lets it train. Changes numbers by their rounding and the masks of dropout alone."""
     checkpoints: str | None = None
-    """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
     own: Corpus | None = None
     """A corpus of one's own, such as `corpus_from_text` makes: name and level are then its, and it goes along when the
     task is pickled."""

@@ -43,27 +43,16 @@ class Progress:
 
 @dataclass
 class Training:
-    """A training in progress, its epochs one by one.
+    """A training in progress, its epochs one by one."""
 
-    Attributes:
-        model: what is trained.
-        generator: what draws the dropout masks: a checkpoint keeps its state.
-        progress: as it is at the beginning; the weights are taken from the model.
-        identity: which training this is, in words: the checkpoint of another one is refused.
-        device: where it is trained, one of `hardware.resolve`.
-        checkpoint: where it is kept after every epoch, and gone on with; None for nowhere.
-        on_epoch: called with each point of the curve as it is made.
-        started: `time.perf_counter()` when it began.
-    """
-
-    model: nn.Module
-    generator: torch.Generator
-    progress: Progress
-    identity: str
-    device: str = "cpu"
-    checkpoint: Path | None = None
-    on_epoch: OnEpoch | None = None
-    started: float = field(default_factory=time.perf_counter)
+    model: nn.Module  # what is trained
+    generator: torch.Generator  # what draws the dropout masks: a checkpoint keeps its state
+    progress: Progress  # as it is at the beginning; the weights are taken from the model
+    identity: str  # which training this is, in words: the checkpoint of another one is refused
+    device: str = "cpu"  # where it is trained, one of `hardware.resolve`
+    checkpoint: Path | None = None  # where it is kept after every epoch, and gone on with; None for nowhere
+    on_epoch: OnEpoch | None = None  # called with each point of the curve as it is made
+    started: float = field(default_factory=time.perf_counter)  # when it began
 
     def __post_init__(self) -> None:
         self._device_name = device_name(self.device)

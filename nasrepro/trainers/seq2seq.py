@@ -33,12 +33,7 @@ class Sizes:
 
     Attributes:
         source_words, target_words: of the two vocabularies.
-        hidden: width of embeddings and of every layer; S17's found cells mix input and output, so the two are equal.
-        layers: of the encoder, and as many of the decoder.
-        dropout: rate between layers and on the features.
-        bptt: decoder steps between truncations of backpropagation.
-        init_range: every weight starts from U(-range, range).
-        bridge: what the decoder's memory starts from when the encoder's cell has none: zeros, or a copy of its output.
+        hidden, layers, dropout, bptt, init_range, bridge: as in `translation.TranslationSettings`.
     """
 
     source_words: int

@@ -45,7 +45,7 @@ class TranslationSettings:
     """
 
     hidden: int = field(default=300, metadata=origin("stated", "4.2"))
-    """Width of embeddings and of every layer."""
+    """Width of embeddings and of every layer: S17's found cells mix input and output, so the two are equal."""
     layers: int = field(default=2, metadata=origin("stated", "4.2"))
     """Of the encoder, and as many of the decoder."""
     dropout: float = field(
@@ -259,11 +259,9 @@ def train(
 
     The outcome's metrics: `valid_ppl`, the best perplexity over the epochs, and by that epoch's weights `valid_bleu`
     (sacrebleu's) and `valid_multi_bleu`. It has failed when loss or gradient is no longer finite ("exploded"), or by
-    the rule on `fail_above`. `on_epoch` sees every point of the curve as it is made. With a `checkpoint` path,
-    training that was interrupted goes on after its last whole epoch to the same numbers.
+    the rule on `fail_above`. `device`, `on_epoch` and `checkpoint` are those of `language_model.train`.
 
-    It runs on a `device` of `hardware.resolve`, where the model stays; `language_model.train` says what differs between
-    devices. Raises ValueError where there is no pair to train or to validate on, CellError for a cell that cannot run,
+    Raises ValueError where there is no pair to train or to validate on, CellError for a cell that cannot run,
     CheckpointError for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or TranslationSettings(), resolve(device)
@@ -305,10 +303,8 @@ def train(
 class _Progress(Progress):
     """With what the learning rate depends on."""
 
-    last_loss: float = math.inf
-    """Of the epoch before."""
-    halving: bool = False
-    """Has it begun? Then it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`)."""
+    last_loss: float = math.inf  # of the epoch before
+    halving: bool = False  # once begun, it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`)
 
 
 @lru_cache(maxsize=4)
@@ -325,9 +321,7 @@ class TranslationTask(NotebookTask[Cell]):
     corpus_name: str = "captions"
     training: TranslationSettings = field(default_factory=TranslationSettings)
     device: str = "auto"
-    """Where `hardware.resolve` lets it train. Changes numbers by their rounding and the masks of dropout alone."""
     checkpoints: str | None = None
-    """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
     own: ParallelCorpus | None = None
     """A corpus of one's own, such as `parallel_from_text` makes: the name is then its, the vocabularies are as it has
     them, and it goes along when the task is pickled."""
