@@ -278,20 +278,14 @@ class Record:
     # ---- as one compact file
 
     def export(self, path: str | Path) -> None:
-        """Write everything to a .jsonl.gz file. The same rows give the same bytes.
-
-        Raises RecordError where the file cannot be written.
-        """
+        """Write all rows to a .jsonl.gz file, the same rows as the same bytes. Raises RecordError where that fails."""
         with self._db.moment():
             rows = [(table, row) for table in TABLES for row in self._db.rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
         archive.write(user_path(path), rows)
 
     @classmethod
     def load(cls, paths: str | Path | Sequence[str | Path]) -> "Record":
-        """A record in memory with everything that the exported files hold.
-
-        Raises RecordError for a damaged file, as `import_` does.
-        """
+        """A record in memory with all that exported files hold. Raises RecordError as `import_` does."""
         record = cls()
         for path in [paths] if isinstance(paths, str | Path) else paths:
             record.import_(path)

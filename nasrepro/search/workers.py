@@ -1,7 +1,7 @@
 """Local processes that evaluate cells: one that crashes, hangs or eats memory takes a process down, not the search.
 
-Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that
-loads the task once and evaluates the cells it is sent, one at a time.
+Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that loads the
+task once and evaluates the cells it is sent, one at a time.
 """
 
 import math
@@ -241,10 +241,7 @@ class _Worker:
             self.connection.send_bytes(content)
 
     def receive(self) -> Answer:
-        """What the process has to say, or what its silence means.
-
-        Raises WorkerError when the process could not load the task, or when the machine has failed.
-        """
+        """What the process says, or what its silence means. Raises WorkerError where task or machine have failed."""
         seconds = time.monotonic() - self.since
         if self.is_late and not self.connection.poll():
             self.kill()

@@ -45,8 +45,7 @@ Rounding differs between machines, versions of torch, and backends; training amp
 class LanguageModelSettings:
     """How a candidate is trained. The defaults are the paper's; a scaled-down run says what it changes.
 
-    Each default from the paper carries its origin (`settings.origins`): stated by S17, or inferred from the PyTorch
-    example of 2017.
+    Each of the paper's carries its origin: stated by S17, or inferred from the PyTorch example of 2017.
     """
 
     layers: int = field(default=2, metadata=origin("stated", "B.1"))
@@ -286,9 +285,7 @@ def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
 
 @dataclass(frozen=True)
 class LanguageModelTask(NotebookTask[Cell]):
-    """Judging cells as language models on one corpus: what a search runs. Pickles by its settings, not its data, unless
-    the data is one's own.
-    """
+    """Judging cells as language models on one corpus. Pickles by its settings alone, unless the data is one's own."""
 
     corpus_name: str = "pydoc"
     level: str = "word"

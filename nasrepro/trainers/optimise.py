@@ -69,9 +69,8 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float | Tensor, 
     """One step of gradient descent with the gradient's global norm clipped to `clip`; gradients are cleared.
 
     A learning rate that changes while the step is replayed as a CUDA graph is a tensor (), on the weights' device.
-
-    Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm
-    and stops. On a GPU nothing waits for the norm.
+    Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm and
+    stops. On a GPU nothing waits for the norm.
     """
     weights: list[Tensor] = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [weight.grad for weight in weights if weight.grad is not None]

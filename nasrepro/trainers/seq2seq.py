@@ -47,10 +47,7 @@ class Sizes:
 
 
 class Seq2Seq(nn.Module):
-    """An attentional encoder-decoder with input feeding, its encoder a stack of any cell.
-
-    Raises CellError for a cell that cannot run.
-    """
+    """An attentional encoder-decoder whose encoder is a stack of any cell. Raises CellError for one that cannot run."""
 
     def __init__(self, cell: Cell | str, sizes: Sizes, seed: int) -> None:
         super().__init__()

@@ -40,8 +40,7 @@ VERSION = 1
 class TranslationSettings:
     """How an encoder is judged. The defaults are the paper's for Multi30k; a scaled-down run says what it changes.
 
-    Each default from the paper carries its origin (`settings.origins`): stated by S17, inferred from OpenNMT-py of
-    mid-2017, or guessed.
+    Each of the paper's carries its origin: stated by S17, inferred from OpenNMT-py of mid-2017, or guessed.
     """
 
     hidden: int = field(default=300, metadata=origin("stated", "4.2"))
@@ -314,9 +313,7 @@ def _corpus(name: str, vocab_size: int) -> ParallelCorpus:
 
 @dataclass(frozen=True)
 class TranslationTask(NotebookTask[Cell]):
-    """Judging cells as encoders of a translation model: what a search runs. Pickles by its settings, not its data,
-    unless the data is one's own.
-    """
+    """Judging cells as encoders of a translation model. Pickles by its settings alone, unless the data is one's own."""
 
     corpus_name: str = "captions"
     training: TranslationSettings = field(default_factory=TranslationSettings)
@@ -382,10 +379,7 @@ class TranslationTask(NotebookTask[Cell]):
             return train(cell, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
 
     def test(self, model: Seq2Seq, split: Pairs) -> dict[str, float]:
-        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu` of the model on a test split.
-
-        Raises ValueError for one without pairs.
-        """
+        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu`. Raises ValueError for a split without pairs."""
         if not split:
             raise ValueError("the test split has no pairs: take one with 1 or more")
         batches = make_batches(split, self.corpus.target_vocab, self.training.eval_batch, model.source_embedding.device)
