@@ -1,7 +1,4 @@
-"""Searches: what they have found (`Record`, `replay`), and the loop that looks for more (`search.loop`).
-
-Only the loop needs torch, so it is not imported here.
-"""
+"""Searches: what they have found. The loop that looks for more (`search.loop`) needs torch; it is not imported here."""
 
 from nasrepro.search.history import Search as Search
 from nasrepro.search.history import replay as replay

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -85,10 +84,8 @@ class AgentSearchSettings:
                 f"cells={self.cells}, step={self.step} and patience={self.patience} must be 1 or more: a search trains "
                 "cells in steps of some trees, and ends after some steps without a new cell"
             )
-        if self.method == "agent":
-            self._check_priors()
-
-    def _check_priors(self) -> None:
+        if self.method == "random":  # which has no agent to learn them
+            return
         unknown = sorted({*self.priors.words} - {*self.agent.words})
         if unknown:
             raise ValueError(f"the priors draw {unknown}, which are not among the agent's words; name them in both")
@@ -123,14 +120,10 @@ class AgentSearchSettings:
 class Learner:
     """The agent of a search, and what it has learned from."""
 
-    reinforce: Reinforce[TreeAgent]
-    """Agent, optimiser and baseline."""
-    pretraining: dict[str, Any]
-    """What `pretrain` returned."""
-    updates: list[list[dict[str, float | int]]] = field(default_factory=list)
-    """Facts of the updates that each step of the search brought."""
-    waiting: list[Result] = field(default_factory=list)
-    """Results that make no batch yet."""
+    reinforce: Reinforce[TreeAgent]  # agent, optimiser and baseline
+    pretraining: dict[str, Any]  # what `pretrain` returned
+    updates: list[list[dict[str, float | int]]] = field(default_factory=list)  # their facts, by step of the search
+    waiting: list[Result] = field(default_factory=list)  # results that make no batch yet
 
     @classmethod
     @torch_threads(1)  # more threads change the last digits
@@ -248,8 +241,9 @@ def trees(search: Search) -> "pd.DataFrame":
     losses = search.losses
     columns = ["step", "tree", "explored", "cells", "loss", "reward", "hash"]
     rows = []
-    drawn_trees = ((step, drawn) for step, facts in search.steps.items() for drawn in facts["trees"])
-    for step, drawn in takewhile(lambda pair: _is_known(pair[1], losses), drawn_trees):
+    for step, drawn in ((step, drawn) for step, facts in search.steps.items() for drawn in facts["trees"]):
+        if not losses.keys() >= {*drawn["cells"]}:
+            break
         loss, cell = _best(drawn, losses)
         rows.append([step, drawn["tree"], drawn["explored"], len(drawn["cells"]), loss, _reward(loss), cell])
     return pd.DataFrame(rows, columns=columns).astype({"loss": float, "reward": float})
@@ -284,15 +278,10 @@ def trained_agent(search: Search, settings: AgentSearchSettings, record: Record)
     if settings.method != "agent" or dumps(settings.identity()) != dumps(search.settings["search"]):
         raise ValueError(f"{search!r} is no search by an agent under these settings, but {search.settings['search']}")
     losses = search.losses
-    known = [all(_is_known(drawn, losses) for drawn in facts["trees"]) for facts in search.steps.values()]
+    known = [all(losses.keys() >= {*drawn["cells"]} for drawn in facts["trees"]) for facts in search.steps.values()]
     learner = pretrained_agent(search, settings, record)
     learner.catch_up(search, [*known, False].index(False))
     return learner
-
-
-def _is_known(drawn: Mapping[str, Any], losses: Mapping[str, float | None]) -> bool:
-    """Whether all cells of a tree are trained."""
-    return losses.keys() >= {*drawn["cells"]}
 
 
 def _best(drawn: Mapping[str, Any], losses: Mapping[str, float | None]) -> tuple[float | None, str]:

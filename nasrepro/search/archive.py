@@ -36,9 +36,9 @@ def write(path: Path, rows: Iterable[tuple[str, dict[str, Any]]]) -> None:
 
     The file appears whole or not at all. Raises RecordError where it cannot be written.
     """
-    lines = [(table, dumps({"table": table, **row})) for table, row in rows]
-    head = dumps({"format": FORMAT, "rows": Counter(table for table, _ in lines)})
-    text = "".join(f"{line}\n" for line in [head, *(line for _, line in lines)])
+    found = [{"table": table, **row} for table, row in rows]
+    head = {"format": FORMAT, "rows": Counter(row["table"] for row in found)}
+    text = "".join(f"{dumps(line)}\n" for line in [head, *found])
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as file:  # no name, no time: bytes repeat
         file.write(text.encode())
@@ -54,16 +54,15 @@ def read(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
     Raises RecordError for a file that is missing, cut off, not JSON, of another format, or lacks rows.
     """
-    lines = enumerate(_lines(path), start=1)
-    try:
-        _, head = next(lines)
-    except StopIteration:
-        raise RecordError(f"{path} is empty; fetch or export it again") from None
+    lines = _lines(path)
+    head = next(lines, None)
+    if head is None:
+        raise RecordError(f"{path} is empty; fetch or export it again")
     first = _parse(head, f"{path}, line 1")
     if first.get("format") != FORMAT or not isinstance(first.get("rows"), dict):
         raise RecordError(f"{path}, line 1: format {first.get('format')!r}, this version of nasrepro reads {FORMAT}")
     counts: Counter[str] = Counter()
-    for number, line in lines:
+    for number, line in enumerate(lines, start=2):
         place = f"{path}, line {number}"
         row = _parse(line, place)
         table = row.pop("table", None)

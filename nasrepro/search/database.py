@@ -40,9 +40,6 @@ TABLES = {
 _JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
 
 
-ChooseJournal = Callable[[sqlite3.Connection], None]
-
-
 class Database:
     """The tables in the file `path`, or in memory when that is None.
 
@@ -91,10 +88,9 @@ class Database:
         query = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks}) ON CONFLICT DO NOTHING"
         return self._connection().execute(query, values).rowcount == 1
 
-    def delete(self, table: str, **values: object) -> None:
-        """Delete the rows with these values. In a transaction only."""
-        where = " AND ".join(f"{name} = ?" for name in values)
-        self._connection().execute(f"DELETE FROM {table} WHERE {where}", list(values.values()))
+    def delete(self, table: str, column: str, value: object) -> None:
+        """Delete the rows with this value in a column. In a transaction only."""
+        self._connection().execute(f"DELETE FROM {table} WHERE {column} = ?", [value])
 
     def demand_writable(self) -> None:
         """Raise RecordError at once where nothing can be written."""
@@ -137,11 +133,11 @@ class Database:
             except OSError:
                 raise error from None
 
-    def _prepare(self, db: sqlite3.Connection, choose_journal: ChooseJournal) -> sqlite3.Connection:
+    def _prepare(self, db: sqlite3.Connection, set_journal: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         """Choose how writes are kept safe, and make the tables in an empty file. On an error `db` is closed."""
         try:
             is_record = self._check(db)  # before the first write: another program's file stays as it is
-            choose_journal(db)
+            set_journal(db)
             db.execute("PRAGMA synchronous=FULL")  # safe under power failure: an evaluation costs more than a flush
             if not is_record:
                 with _all_or_nothing(db):

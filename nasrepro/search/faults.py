@@ -35,14 +35,10 @@ class WorkerError(MachineError, RuntimeError):
 class Room:
     """What an evaluation has to itself."""
 
-    process: bool = False
-    """Whether it runs in a process of its own, and not in the caller's."""
-    memory: bool = False
-    """Whether the memory that its process takes from the machine has a limit."""
-    device: str = "cpu"
-    """The device that it computes on, as torch names it."""
-    shares_gpu: bool = False
-    """Whether other evaluations compute on the same GPU."""
+    process: bool = False  # whether it runs in a process of its own, and not in the caller's
+    memory: bool = False  # whether the memory that its process takes from the machine has a limit
+    device: str = "cpu"  # that it computes on, as torch names it
+    shares_gpu: bool = False  # whether other evaluations compute on the same GPU
 
 
 _FEWER = "Use fewer workers, or close other programs. With memory_gb, a cell that wants too much fails alone"
@@ -119,16 +115,17 @@ def cells_fault(error: Exception, room: Room, cell: str) -> str:
         if _lacks_host_memory(link, room):
             if room.memory:
                 return OUT_OF_MEMORY
-            raise _machines(error, link, cell, _FEWER)
-        if _lacks_gpu_memory(link, room):
+            advice = _FEWER
+        elif isinstance(link, RuntimeError) and gpu.is_gpu(room.device) and gpu.of_memory(_first_line(link)):
             if room.shares_gpu or _has_most_of_gpu(link, room, cell):
                 return OUT_OF_MEMORY
-            raise _machines(error, link, cell, _GPU_IS_FULL)
-        if _tells_of_gpu(link) and gpu.broken(_first_line(link)):
+            advice = _GPU_IS_FULL
+        elif _tells_of_gpu(link) and gpu.broken(_first_line(link)):
             if room.process:
                 break
-            raise _machines(error, link, cell, _GPU_IS_LOST)
-        advice = _advice(link)
+            advice = _GPU_IS_LOST
+        else:
+            advice = _advice(link)
         if advice:
             raise _machines(error, link, cell, advice)
     return f"crashed: {_in_short(error)[:200]}"
@@ -147,9 +144,8 @@ def cells_death(code: int | None, cell: str) -> str:
         return OUT_OF_MEMORY
     if name in _OWN_SIGNALS:
         return f"crashed: {name}"
-    advice = "Find out who ends it"
-    if name == "SIGBUS":
-        advice = "That is what becomes of memory that lies on a full disk: make room there, and in /dev/shm"
+    full = "That is what becomes of memory that lies on a full disk: make room there, and in /dev/shm"
+    advice = full if name == "SIGBUS" else "Find out who ends it"
     raise _failure(f"a worker process was ended from outside by {name}", cell, advice)
 
 
@@ -187,16 +183,12 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _lacks_host_memory(error: BaseException, room: Room) -> bool:
-    text = _first_line(error)
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     if not isinstance(error, RuntimeError | OSError):
         return False
+    text = _first_line(error)
     return any(sign in text for sign in _HOST_MEMORY) or (gpu.of_memory(text) and not gpu.is_gpu(room.device))
-
-
-def _lacks_gpu_memory(error: BaseException, room: Room) -> bool:
-    return isinstance(error, RuntimeError) and gpu.is_gpu(room.device) and gpu.of_memory(_first_line(error))
 
 
 def _has_most_of_gpu(error: BaseException, room: Room, cell: str) -> bool:

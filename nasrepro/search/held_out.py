@@ -1,6 +1,6 @@
 """The test split: read once for a row of results, when everything was decided on the validation split."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import evaluate, has_crashed
 from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search.workers import Job, Workers, device_of
-from nasrepro.trainers.outcome import Candidate, Outcome, TestableTask
+from nasrepro.trainers.outcome import Candidate, OnEpoch, Outcome, TestableTask
 
 
 class HeldOut:
@@ -37,9 +37,7 @@ class _Testing(HeldOut):
         self.rows = rows  # what each reading is for: the row's name, by the evaluation's key
         self.record = record  # where readings are written down; each process opens it for itself
 
-    def evaluate(
-        self, candidate: Candidate, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> Outcome:
+    def evaluate(self, candidate: Candidate, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
         """The outcome of the training; where that was a success, with the numbers of the test split."""
         outcome, model = self.task.train(candidate, seed, on_epoch)
         if outcome.status != "ok":
@@ -49,11 +47,6 @@ class _Testing(HeldOut):
             # The record holds no result under this key, so an earlier reading for it was cut short by a kill.
             split = record.read_test(self.task.corpus, f"{self.rows[key]} {key[:12]}", unfinished=True)
         return replace(outcome, metrics={**outcome.metrics, **self.task.test(model, split)})
-
-
-def evaluate_test(task: TestableTask[Any], cell: Candidate, seed: int, record: Record, row: str) -> Evaluation:
-    """A single row of `evaluate_tests`, in this process."""
-    return evaluate_tests(task, {row: Job(cell, seed)}, record, workers=0)[row]
 
 
 def evaluate_tests(
@@ -90,8 +83,7 @@ def evaluate_tests(
 
 
 def _forget_crashes(keys: Iterable[str], record: Record) -> None:
-    found = [record.get(key) for key in keys]
-    record.forget([evaluation.key for evaluation in found if evaluation is not None and has_crashed(evaluation)])
+    record.forget([key for key in keys if (found := record.get(key)) is not None and has_crashed(found)])
 
 
 def _refuse_crashes(found: Mapping[str, Evaluation]) -> None:
@@ -109,12 +101,11 @@ def _refuse_two_rows_of_one_model(keys: Mapping[str, str]) -> None:
     """Raise ValueError for rows with the same key: the split would be read once, and under one of their names."""
     rows: dict[str, str] = {}
     for row, key in keys.items():
-        if key in rows:
+        if rows.setdefault(key, row) != row:
             raise ValueError(
                 f"rows {rows[key]!r} and {row!r} report one model (equal cell and seed), for which the test split is "
                 "read once and under one name; leave one of them out"
             )
-        rows[key] = row
 
 
 def _refuse_other_models(task: TestableTask[Any], keys: Mapping[str, str], record: Record) -> None:

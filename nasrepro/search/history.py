@@ -71,10 +71,7 @@ class Search:
 
 
 def replay(record: Record, search: str, budget: int | None = None) -> Search:
-    """The search with this id as the record holds it, or its first `budget` candidates. Nothing is trained or ranked.
-
-    Raises RecordError for an id that the record does not hold.
-    """
+    """A search as the record holds it, or its first `budget` candidates. Raises RecordError for an unknown id."""
     known = record.searches()
     if search not in known:
         raise RecordError(f"{record!r} holds no search {search!r:.100}; it holds {', '.join(known) or 'none'}")

@@ -105,12 +105,7 @@ def search_identity(task: TaskIdentity, plan: SearchPlan[Any]) -> dict[str, Any]
     """What makes two searches the same one: the plan's identity, and what decides the results of trainings."""
     return {
         "search": plan.identity(),
-        "task": {
-            "name": task.name,
-            "version": task.version,
-            "settings": task.settings,
-            "data": task.data_hash,
-        },
+        "task": {"name": task.name, "version": task.version, "settings": task.settings, "data": task.data_hash},
     }
 
 

@@ -25,18 +25,15 @@ class Trial(Generic[C]):
     """A candidate that was tried."""
 
     candidate: C
-    loss: float | None
-    """The lower, the better; None where training failed."""
+    loss: float | None  # the lower, the better; None where training failed
 
 
 @dataclass(frozen=True)
 class History(Generic[C]):
     """All that a plan may know: what its earlier steps tried, and the facts that it told about them."""
 
-    trials: Sequence[Trial[C]] = ()
-    """In the order in which they were proposed."""
-    steps: Mapping[int, dict[str, Any]] = field(default_factory=dict)
-    """Facts by step, as JSON gives them back."""
+    trials: Sequence[Trial[C]] = ()  # in the order in which they were proposed
+    steps: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # facts by step, as JSON gives them back
 
     @cached_property
     def losses(self) -> dict[str, float | None]:
@@ -111,14 +108,11 @@ class SearchPlan(Protocol[C]):
 
 
 class ByHand(Generic[C]):
-    """A search step by step: ask what to try, try it, tell what came of it. Nothing is read or written.
-
-    `history` holds the steps that were told.
-    """
+    """A search step by step: ask what to try, try it, tell what came of it. Nothing is read or written."""
 
     def __init__(self, plan: SearchPlan[C]) -> None:
         self.plan = plan
-        self.history: History[C] = History()
+        self.history: History[C] = History()  # of the steps that were told
         self._propose = plan.proposer()
         self._step: Step[C]
         self._asked: list[Choice[C]] = []
@@ -135,10 +129,7 @@ class ByHand(Generic[C]):
         return [choice.candidate for choice in self._asked]
 
     def tell(self, losses: Sequence[float | None]) -> None:
-        """What came of the candidates that were asked for, in their order; None where training failed.
-
-        Raises ValueError where there are more or fewer losses than candidates.
-        """
+        """What came of the candidates, in their order, None for failures. Raises ValueError unless each has a loss."""
         if len(losses) != len(self._asked) or not losses:
             raise ValueError(f"{len(losses)} losses for {len(self._asked)} candidates: ask, then tell one for each")
         self._note(losses)

@@ -21,10 +21,7 @@ from nasrepro.trainers.settings import origin, use_declared_types
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a search goes. Each setting of S17's carries its origin (`settings.origins`).
-
-    Raises ValueError for numbers that make no search.
-    """
+    """How a search goes; S17's settings carry their origins. Raises ValueError for numbers that make no search."""
 
     method: Literal["ranked", "random"] = field(default="ranked", metadata=origin("stated", "3.2"))
     """Choose by the ranking function, or train whatever the generator draws: S17's missing control."""
@@ -58,15 +55,12 @@ class SearchSettings:
             raise ValueError(f"method is 'ranked' or 'random', got {self.method!r:.100}")
         if self.cells < 1 or self.step < 1 or self.memory_after < 0 or not 0 <= self.sampled <= self.step:
             raise ValueError(
-                f"cells={self.cells}, step={self.step}, sampled={self.sampled}, "
-                f"memory_after={self.memory_after}: a search trains 1 or more cells in steps of 1 or more, "
-                "of which 0 to all are sampled"
+                f"cells={self.cells}, step={self.step}, sampled={self.sampled}, memory_after={self.memory_after}: "
+                "a search trains 1 or more cells in steps of 1 or more, of which 0 to all are sampled"
             )
         if self.candidates < self.step or self.temperature <= 0:
-            raise ValueError(
-                f"candidates={self.candidates} must not be below step={self.step}, "
-                f"and temperature={self.temperature} must be above 0"
-            )
+            given = f"candidates={self.candidates} must not be below step={self.step}"
+            raise ValueError(f"{given}, and temperature={self.temperature} must be above 0")
 
     def identity(self) -> dict[str, Any]:
         """What makes two searches the same one: everything but the budget, which may be raised later.
@@ -99,24 +93,14 @@ def propose_cells(settings: SearchSettings, history: History[Cell], step: int) -
     is_ranked = settings.method == "ranked" and bool(valid)
 
     rng = random.Random(f"{settings.seed}/{step}")  # text seeds are hashed alike everywhere
-    drawn = draw_cells(
-        settings.candidates if is_ranked else settings.step,
-        rng,
-        settings.growth,
-        memory=memory,
-        seen={trial.candidate.hash for trial in history.trials},
-    )
+    count = settings.candidates if is_ranked else settings.step
+    drawn = draw_cells(count, rng, settings.growth, memory=memory, seen=history.losses)
     if is_ranked and drawn.cells:
         choices = rank(drawn.cells, history, settings, rng)
     else:
         choices = [Choice(cell, "random") for cell in drawn.cells]
-    facts = {
-        "candidates": len(drawn.cells),
-        "rejected": dict(drawn.rejected),
-        "memory": memory,
-        "exhausted": drawn.exhausted,
-    }
-    return Step(choices, facts)
+    facts = {"candidates": len(drawn.cells), "rejected": dict(drawn.rejected), "exhausted": drawn.exhausted}
+    return Step(choices, {**facts, "memory": memory})
 
 
 def rank(
@@ -132,8 +116,8 @@ def rank(
 def select(predicted: NDArray[np.float64], settings: SearchSettings, rng: random.Random) -> list[tuple[int, str]]:
     """Indices of the cells to train: the best predicted, then some sampled from the rest without replacement.
 
-    `predicted` (candidates,) are log perplexities. The n largest of (log weight + Gumbel noise) are a
-    weighted sample of n without replacement.
+    `predicted` (candidates,) are log perplexities. The n largest of (log weight + Gumbel noise) are a weighted sample
+    of n without replacement.
     """
     order = np.argsort(predicted, kind="stable")
     best, rest = np.split(order, [settings.step - settings.sampled])

@@ -1,7 +1,7 @@
 """The record: every evaluation ever made, found by its key before it is made again.
 
-One SQLite file is cache, resume point, replay and shipped data at once. A process killed at any moment
-loses at most what it was computing, because every fact is one transaction.
+One SQLite file is cache, resume point, replay and shipped data at once. A process killed at any moment loses at most
+what it was computing, because every fact is one transaction.
 """
 
 import json
@@ -19,7 +19,7 @@ from nasrepro.search.archive import RecordError as RecordError
 from nasrepro.search.archive import dumps
 from nasrepro.search.database import TABLES, Database, columns_of
 from nasrepro.search.plan import Step
-from nasrepro.trainers.outcome import Candidate, Loss, Outcome, TaskIdentity, TestSplit, whole
+from nasrepro.trainers.outcome import Candidate, Data, Loss, Outcome, TaskIdentity, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +37,8 @@ class Evaluation:
         task, version, settings, data: the task's name, version, settings and data hash.
         cell: the candidate's text as it was evaluated. canonical: its canonical text. hash: that text's.
         seed: the child's seed.
-        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics
-            that are not finite come back as nan.
+        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics that are
+            not finite come back as nan.
         created: when, UTC, ISO 8601.
     """
 
@@ -89,22 +89,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Proposal:
-    """One row: a candidate that a search chose to evaluate.
+    """One row: a candidate that a search chose to evaluate."""
 
-    Attributes:
-        number: place in the search, from 0.
-        step: the step of the search.
-        how, predicted: as in `plan.Choice`.
-        cell: the candidate's text.
-        key: of its evaluation.
-    """
-
-    number: int
-    step: int
-    how: str
-    cell: str
-    predicted: float | None
-    key: str
+    number: int  # place in the search, from 0
+    step: int  # of the search
+    how: str  # as in `plan.Choice`
+    cell: str  # the candidate's text
+    predicted: float | None  # as in `plan.Choice`
+    key: str  # of its evaluation
 
 
 def evaluation_key(task: TaskIdentity, candidate: Candidate, seed: int) -> str:
@@ -136,9 +128,8 @@ class Record:
     []
 
     One that may only be read, because of its file or its folder, is read all the same (where SQLite cannot follow what
-    others write to it, as it was when it was opened); every call that would write raises RecordError.
-
-    Raises RecordError when the file cannot be made, is no record, is of another version, or stays locked.
+    others write to it, as it was when it was opened); every call that would write raises RecordError. So does opening
+    a file that cannot be made, is no record, is of another version, or stays locked.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -195,7 +186,7 @@ class Record:
             return
         with self._db.transaction():
             for key in keys:
-                self._db.delete("evaluations", key=key)
+                self._db.delete("evaluations", "key", key)
 
     def demand_writable(self) -> None:
         """Raise RecordError at once where nothing can be written, instead of after hours of training."""
@@ -233,20 +224,19 @@ class Record:
         Choices are numbered here, so that of several who propose for one search none takes another's numbers. A step
         that is there already stays. Raises RecordError where that is another one, for then what is new would be lost.
         """
-        columns = ["how", "cell", "predicted", "key"]
-        choices = [
-            [choice.how, str(choice.candidate), choice.predicted, key]
+        chosen = [
+            {"how": choice.how, "cell": str(choice.candidate), "predicted": choice.predicted, "key": key}
             for choice, key in zip(new.choices, keys, strict=True)
         ]
         with self._db.transaction():
             if self._db.insert("steps", {"search": search, "step": step, "facts": new.facts}):
                 (used,) = self._db.rows("SELECT max(number) + 1 AS numbers FROM proposals WHERE search = ?", search)
-                for number, choice in enumerate(choices, start=used["numbers"] or 0):
-                    row = dict(zip(columns, choice, strict=True))
+                for number, row in enumerate(chosen, start=used["numbers"] or 0):
                     self._db.insert("proposals", {"search": search, "number": number, "step": step, **row})
                 return
-            known = [[getattr(proposal, name) for name in columns] for proposal in self.proposals(search, step)]
-            if dumps([known, self.steps(search)[step]]) != dumps(json.loads(dumps([choices, new.facts]))):
+            query = "SELECT how, cell, predicted, key FROM proposals WHERE search = ? AND step = ? ORDER BY number"
+            known = self._db.rows(query, search, step)
+            if dumps([known, self.steps(search)[step]]) != dumps(json.loads(dumps([chosen, new.facts]))):
                 raise RecordError(
                     f"step {step} of search {search!r:.100} was written by another program meanwhile, and differs: two "
                     "run this search at once and work it out unequally; let one of them run, then go on"
@@ -254,10 +244,9 @@ class Record:
 
     def proposals(self, search: str, step: int | None = None) -> list[Proposal]:
         """A search's proposals, or those of one step, ordered by number."""
-        rows = self._db.rows("SELECT * FROM proposals WHERE search = ? ORDER BY number", search)
-        names = [field.name for field in fields(Proposal)]
-        found = [Proposal(**{name: row[name] for name in names}) for row in rows]
-        return [proposal for proposal in found if step is None or proposal.step == step]
+        columns = ", ".join(field.name for field in fields(Proposal))
+        rows = self._db.rows(f"SELECT {columns} FROM proposals WHERE search = ? ORDER BY number", search)
+        return [Proposal(**row) for row in rows if step in (None, row["step"])]
 
     def steps(self, search: str) -> dict[int, dict[str, Any]]:
         """The facts that `propose` wrote, by step."""
@@ -266,7 +255,7 @@ class Record:
 
     # ---- the test split
 
-    def read_test(self, corpus: TestSplit, row: str, *, unfinished: bool = False) -> Any:
+    def read_test(self, corpus: Data, row: str, *, unfinished: bool = False) -> Any:
         """The test split of a corpus, ids (N,) or pairs, once for each row of results. The reading is written down.
 
         `unfinished` says that an earlier reading for this very row came to no result, because its process was killed.
@@ -289,20 +278,14 @@ class Record:
     # ---- as one compact file
 
     def export(self, path: str | Path) -> None:
-        """Write everything to a .jsonl.gz file. The same rows give the same bytes.
-
-        Raises RecordError where the file cannot be written.
-        """
+        """Write all rows to a .jsonl.gz file, the same rows as the same bytes. Raises RecordError where that fails."""
         with self._db.moment():
             rows = [(table, row) for table in TABLES for row in self._db.rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
         archive.write(user_path(path), rows)
 
     @classmethod
     def load(cls, paths: str | Path | Sequence[str | Path]) -> "Record":
-        """A record in memory with everything that the exported files hold.
-
-        Raises RecordError for a damaged file, as `import_` does.
-        """
+        """A record in memory with all that exported files hold. Raises RecordError as `import_` does."""
         record = cls()
         for path in [paths] if isinstance(paths, str | Path) else paths:
             record.import_(path)

@@ -1,8 +1,7 @@
 """Searches in a pool of cells that were all evaluated before: the same choices, no training.
 
-One search gives one number, and nobody trains a thousand cells fifty times. In a recorded pool a search
-costs only its rankings, so that ranked and random search can be compared over many seeds, with an interval:
-what S17 never did.
+One search gives one number, and nobody trains a thousand cells fifty times. In a recorded pool a search costs only its
+rankings, so that ranked and random search can be compared over many seeds, with an interval: what S17 never did.
 """
 
 import math
@@ -26,9 +25,8 @@ def simulate(
 ) -> pd.DataFrame:
     """Search a pool, and see how good the best cell is after so many evaluations.
 
-    Each step chooses among the cells of the pool not chosen yet, as `propose_cells` chooses among new cells;
-    every cell is admitted from the beginning. With one `settings.seed`, all methods begin with the same
-    cells.
+    Each step chooses among the cells of the pool not chosen yet, as `propose_cells` chooses among new cells; every cell
+    is admitted from the beginning. With one `settings.seed`, all methods begin with the same cells.
 
     Args:
         pool: (cell, validation perplexity or None for a failure) pairs, or a table with columns `cell` and `loss` such
@@ -82,14 +80,11 @@ def simulate_many(pool: Pool, variants: Mapping[str, SearchSettings], seeds: Ite
 
 
 def _distinct(pool: Pool) -> tuple[list[Cell], list[float | None]]:
-    if isinstance(pool, pd.DataFrame):
-        pairs = [(str(cell), float(ppl)) for cell, ppl in zip(pool["cell"], pool["loss"], strict=True)]
-    else:
-        pairs = [(str(cell), math.nan if ppl is None else ppl) for cell, ppl in pool]
+    pairs = list(zip(pool["cell"], pool["loss"], strict=True)) if isinstance(pool, pd.DataFrame) else pool
     if not pairs:
         raise ValueError("the pool is empty: there is nothing to search in")
     first: dict[str, tuple[Cell, float | None]] = {}
     for text, ppl in pairs:
-        cell = parse(text)
-        first.setdefault(cell.hash, (cell, ppl if math.isfinite(ppl) else None))
+        cell = parse(str(text))
+        first.setdefault(cell.hash, (cell, float(ppl) if ppl is not None and math.isfinite(ppl) else None))
     return [cell for cell, _ in first.values()], [ppl for _, ppl in first.values()]

@@ -1,8 +1,7 @@
-"""Local processes that evaluate cells: one that crashes, hangs or eats memory takes a process down, not the
-search.
+"""Local processes that evaluate cells: one that crashes, hangs or eats memory takes a process down, not the search.
 
-Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that
-loads the task once and evaluates the cells it is sent, one at a time.
+Nothing here trains. A worker is a fresh interpreter ("spawn": safe with threads, CUDA and notebooks) that loads the
+task once and evaluates the cells it is sent, one at a time.
 """
 
 import math
@@ -14,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -49,26 +48,21 @@ class Job(NamedTuple):
 class Answer:
     """What a worker process says: how a job has ended, or that its task is loaded, or why nothing can be evaluated."""
 
-    outcome: Outcome | None = None
-    """Of the job; None where there was none."""
-    is_fit: bool = True
-    """Whether the process can evaluate another cell."""
-    again_alone: bool = False
-    """Whether others may have caused this outcome: it counts only if the job ends so with nothing beside it."""
-    is_unread: bool = False
-    """Whether the process ended before it took the job."""
-    is_stopped: bool = False
-    """Whether the job has stopped at its checkpoint, because the time is up: it has no outcome yet."""
-    trouble: str = ""
-    """The message of a WorkerError."""
+    outcome: Outcome | None = None  # of the job; None where there was none
+    is_fit: bool = True  # whether the process can evaluate another cell
+    again_alone: bool = False  # others may have caused this: it counts if the job ends so with nothing beside it
+    is_unread: bool = False  # whether the process ended before it took the job
+    is_stopped: bool = False  # whether the job stopped at its checkpoint, the time being up: it has no outcome yet
+    trouble: str = ""  # the message of a WorkerError
 
 
+@dataclass(eq=False)
 class Workers:
     """`count` processes that evaluate cells for one task, from the first job until `close`.
 
     Results do not depend on `count`: every process computes with `threads` threads.
 
-    Args:
+    Attributes:
         task: is pickled and loaded once in each process.
         count: number of processes; 0 evaluates in this process, where nothing is isolated, for debugging.
         timeout_s: a cell that takes longer is killed and counts as failed ("timed out"); None waits for ever.
@@ -83,26 +77,20 @@ class Workers:
     ...         print(job.cell, outcome.metrics)
     """
 
-    def __init__(
-        self,
-        task: Task[Any],
-        count: int = 1,
-        timeout_s: float | None = None,
-        threads: int = 1,
-        memory_gb: float | None = None,
-        gpu_gb: float = GPU_GB,
-    ) -> None:
-        if count < 0 or threads < 1:
-            raise ValueError(f"a worker set has 0 or more workers of 1 or more threads, got {count} and {threads}")
-        if gpu_gb <= 0:
-            raise ValueError(f"gpu_gb is above 0, got {gpu_gb}")
+    task: Task[Any]
+    count: int = 1
+    timeout_s: float | None = None
+    threads: int = 1
+    memory_gb: float | None = None
+    gpu_gb: float = GPU_GB
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or self.threads < 1:
+            given = f"{self.count} and {self.threads}"
+            raise ValueError(f"a worker set has 0 or more workers of 1 or more threads, got {given}")
+        if self.gpu_gb <= 0:
+            raise ValueError(f"gpu_gb is above 0, got {self.gpu_gb}")
         fix_environment()
-        self.task = task
-        self.count = count
-        self.timeout_s = timeout_s
-        self.threads = threads
-        self.memory_gb = memory_gb
-        self.gpu_gb = gpu_gb
         self._workers: list[_Worker] = []
 
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -204,12 +192,8 @@ class Workers:
         """Wait until some workers have something to say, are dead or are out of time; return those."""
         first = min(worker.deadline for worker in self._workers)
         handles = [handle for worker in self._workers for handle in (worker.connection, worker.process.sentinel)]
-        ready = wait(handles, None if first == math.inf else max(0.0, first - time.monotonic()))
-        return [
-            worker
-            for worker in self._workers
-            if worker.connection in ready or worker.process.sentinel in ready or worker.is_late
-        ]
+        ready = {*wait(handles, None if first == math.inf else max(0.0, first - time.monotonic()))}
+        return [each for each in self._workers if each.is_late or ready & {each.connection, each.process.sentinel}]
 
     def close(self) -> None:
         """Kill the processes. A cell in progress is lost, and will be evaluated when it is next asked for."""
@@ -225,8 +209,7 @@ class Workers:
 
 
 class _Worker:
-    """The parent's view of one process: ready when its task is loaded, dead once it was killed or has
-    ended."""
+    """The parent's view of one process: ready when its task is loaded, dead once it was killed or has ended."""
 
     def __init__(self, task: Task[Any], threads: int, memory_gb: float | None, gpu_share: float | None) -> None:
         _demand_loadable_main()
@@ -235,7 +218,7 @@ class _Worker:
         # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
         self.process = context.Process(
             target=_work,
-            args=(theirs, _pack(task, "task"), threads, memory_gb, gpu_share),
+            args=(theirs, _pickled(pickle.dumps, task, "task"), threads, memory_gb, gpu_share),
             daemon=True,
             name="nasrepro worker",
         )
@@ -253,15 +236,12 @@ class _Worker:
     def send(self, job: Job, timeout_s: float | None) -> None:
         self.job, self.since = job, time.monotonic()
         self.deadline = math.inf if timeout_s is None else self.since + timeout_s
-        content = _pack(job, "cell")
+        content = _pickled(pickle.dumps, job, "cell")
         with suppress(OSError):  # it has just died: `receive` will say how
             self.connection.send_bytes(content)
 
     def receive(self) -> Answer:
-        """What the process has to say, or what its silence means.
-
-        Raises WorkerError when the process could not load the task, or when the machine has failed.
-        """
+        """What the process says, or what its silence means. Raises WorkerError where task or machine have failed."""
         seconds = time.monotonic() - self.since
         if self.is_late and not self.connection.poll():
             self.kill()
@@ -275,7 +255,7 @@ class _Worker:
             return Answer(is_unread=True)
         except (EOFError, OSError):
             return self._last_answer(seconds)
-        answer: Answer = _unpack(content, "outcome")
+        answer: Answer = _pickled(pickle.loads, content, "outcome")
         if answer.trouble:
             self.kill()
             raise WorkerError(answer.trouble)
@@ -314,11 +294,6 @@ def device_of(task: Task[Any]) -> str:
     return resolve(task.device) if task.device == "auto" else task.device
 
 
-def _is_part(share: float | None) -> bool:
-    """Whether others have a share of the GPU as well."""
-    return share is not None and share < 1
-
-
 def _no_gpu(device: str, error: Exception) -> str:
     cause = cut(message_of(error).partition("\n")[0])
     return (
@@ -349,27 +324,16 @@ def _demand_loadable_main() -> None:
         )
 
 
-def _pack(value: Any, what: str) -> bytes:
-    """A value as bytes, of which another process makes an equal one. Raises WorkerError, which calls it `what`."""
+def _pickled(convert: Callable[[Any], Any], value: Any, what: str) -> Any:
+    """What `pickle.dumps` or `pickle.loads` makes of a value. Raises WorkerError, which calls it `what`."""
     try:
-        return pickle.dumps(value)
+        return convert(value)
     except Exception as error:  # pickle lets through whatever the value's own methods raise
-        raise WorkerError(_unsendable(what, error)) from error
-
-
-def _unpack(content: bytes, what: str) -> Any:
-    """The value that `_pack` made bytes of in another process. Raises WorkerError as that does."""
-    try:
-        return pickle.loads(content)
-    except Exception as error:
-        raise WorkerError(_unsendable(what, error)) from error
-
-
-def _unsendable(what: str, error: Exception) -> str:
-    return (
-        f"the {what} cannot be sent between processes ({cut(f'{type(error).__name__}: {message_of(error)}')}): define "
-        "its class at the top level of a module, and keep open files, locks and lambdas out of it; or use workers=0"
-    )
+        told = cut(f"{type(error).__name__}: {message_of(error)}")
+        raise WorkerError(
+            f"the {what} cannot be sent between processes ({told}): define its class at the top level of a module, "
+            "and keep open files, locks and lambdas out of it; or use workers=0"
+        ) from error
 
 
 @contextmanager
@@ -400,10 +364,10 @@ def _work(
         try:
             task, room = _prepare(task_bytes, memory_gb, gpu_share)
         except WorkerError as error:
-            connection.send_bytes(_pack(Answer(trouble=str(error)), "message"))
+            connection.send_bytes(pickle.dumps(Answer(trouble=str(error))))
             return
         with torch_threads(threads):
-            connection.send_bytes(_pack(Answer(), "message"))
+            connection.send_bytes(pickle.dumps(Answer()))
             while True:
                 _take_job(connection, task, room)
 
@@ -415,37 +379,33 @@ def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None
         _ = task.data_hash  # loads the data now: missing data is not the first cell's fault, nor on its clock
         device = device_of(task)
     except Exception as error:
-        told = cut(traceback.format_exc(), 5_000)
-        raise WorkerError(f"the task cannot be loaded in a worker process:\n{told}{_hint(error)}") from error
+        told, hint = cut(traceback.format_exc(), 5_000), ""
+        if isinstance(error, AttributeError) and "__main__" in message_of(error):  # the task's class was typed in
+            hint = (
+                "Worker processes do not see what is defined at a prompt or in a notebook: put the task's class into a "
+                "module, a .py file that can be imported, or use workers=0"
+            )
+        raise WorkerError(f"the task cannot be loaded in a worker process:\n{told}{hint}") from error
     if gpu_share is not None:
         try:
             gpu.claim(device, gpu_share)
         except (RuntimeError, AssertionError) as error:
             raise WorkerError(_no_gpu(device, error)) from error
-    return task, Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=_is_part(gpu_share))
-
-
-def _hint(error: Exception) -> str:
-    """What to do where the task's class was typed in, and so is in no file that a worker could load."""
-    if isinstance(error, AttributeError) and "__main__" in message_of(error):
-        return (
-            "Worker processes do not see what is defined at a prompt or in a notebook: put the task's class into a "
-            "module, a .py file that can be imported, or use workers=0"
-        )
-    return ""
+    shares_gpu = gpu_share is not None and gpu_share < 1
+    return task, Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=shares_gpu)
 
 
 def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
     """Wait for a job, evaluate it, and send what came of it."""
     content = connection.recv_bytes()
     try:
-        outcome, is_fit = _attempt(task, _unpack(content, "cell"), room)
+        outcome, is_fit = _attempt(task, _pickled(pickle.loads, content, "cell"), room)
         again_alone = room.shares_gpu and outcome.reason == OUT_OF_MEMORY
-        reply = _pack(Answer(outcome, is_fit, again_alone), "outcome")
+        reply = _pickled(pickle.dumps, Answer(outcome, is_fit, again_alone), "outcome")
     except TimeIsUp:
-        reply = _pack(Answer(is_stopped=True), "message")
+        reply = pickle.dumps(Answer(is_stopped=True))
     except WorkerError as error:
-        reply = _pack(Answer(trouble=str(error)), "message")
+        reply = pickle.dumps(Answer(trouble=str(error)))
     connection.send_bytes(reply)
 
 
@@ -461,7 +421,8 @@ def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:
         seconds = time.monotonic() - start
         reason = cells_fault(error, room, str(job))
         if reason != OUT_OF_MEMORY:
-            _print_error(f"{job}:\n{traceback.format_exc()}")
+            with suppress(OSError, ValueError):  # who has closed standard error does not want to read it
+                print(f"{job}:\n{traceback.format_exc()}", file=sys.stderr)
     else:
         if not isinstance(outcome, Outcome):
             raise WorkerError(f"the task must return an Outcome, got {shown(outcome)} for {cut(str(job))}")
@@ -469,11 +430,6 @@ def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:
     if not room.process:  # else the process ends, and what it holds goes with it
         gpu.empty_caches()
     return Outcome("failed", reason, seconds=seconds), False
-
-
-def _print_error(text: str) -> None:
-    with suppress(OSError, ValueError):  # who has closed standard error does not want to read it
-        print(text, file=sys.stderr)
 
 
 def _die_with_parent() -> None:
@@ -486,12 +442,10 @@ def _die_with_parent() -> None:
 
 def _limit_memory(memory_gb: float | None) -> bool:
     """Set the limit, and say whether it holds."""
-    if memory_gb is None:
+    if memory_gb is None or sys.platform == "win32":  # where there is none to set
         return False
-    try:
-        import resource  # absent on Windows
-    except ImportError:
-        return False
+    import resource
+
     # Data rather than address space: CUDA reserves far more addresses than it ever uses.
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     wanted = int(memory_gb * 2**30)

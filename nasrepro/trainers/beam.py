@@ -1,5 +1,7 @@
 """Beam search: the most probable translation that a few hypotheses, extended side by side, lead to."""
 
+from itertools import takewhile
+
 import torch
 from torch import Tensor
 
@@ -48,8 +50,4 @@ def beam_search(
             break
         state = state.select((first_row + parent).flatten())
         last = word.view(1, -1)
-    return [_until(ids, end) for ids in words[:, 0].tolist()]
-
-
-def _until(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+    return [list(takewhile(lambda word: word != end, ids)) for ids in words[:, 0].tolist()]

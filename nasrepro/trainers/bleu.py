@@ -28,7 +28,9 @@ def bleu(hypotheses: Sequence[Sequence[str]], text: Sequence[str], language: str
         if not isinstance(sentence, str):
             raise TypeError(f"text[{place}] is {reprlib.repr(sentence)}: pass the sentence as published, a string")
     detokenise = _detokeniser(language).detokenize
-    return float(_sacrebleu().corpus_score([detokenise(list(tokens)) for tokens in hypotheses], [list(text)]).score)
+    return float(
+        BLEU(lowercase=True).corpus_score([detokenise(list(tokens)) for tokens in hypotheses], [list(text)]).score
+    )
 
 
 def multi_bleu(hypotheses: Sequence[Sequence[str]], tokens: Sequence[Sequence[str]]) -> float:
@@ -45,7 +47,7 @@ def multi_bleu(hypotheses: Sequence[Sequence[str]], tokens: Sequence[Sequence[st
 
 def signature() -> str:
     """sacrebleu's own description of what `bleu` computes, its version included."""
-    metric = _sacrebleu()
+    metric = BLEU(lowercase=True)
     metric.corpus_score(["."], [["."]])  # a signature names the number of references, known after a first score
     return str(metric.get_signature())
 
@@ -53,10 +55,6 @@ def signature() -> str:
 def _check(hypotheses: Sequence[object], references: Sequence[object]) -> None:
     if len(hypotheses) != len(references) or not hypotheses:
         raise ValueError(f"BLEU needs a reference for each translation, got {len(references)} for {len(hypotheses)}")
-
-
-def _sacrebleu() -> BLEU:
-    return BLEU(lowercase=True)
 
 
 @cache

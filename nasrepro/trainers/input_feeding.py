@@ -23,23 +23,17 @@ from torch.autograd.function import once_differentiable
 class DecoderWeights(NamedTuple):
     """What the loop multiplies by and adds; L layers of H units."""
 
-    recurrent: tuple[Tensor, ...]
-    """W_l (4H, 2H) of every layer, its rows in torch's order i, f, g, o."""
-    bias: tuple[Tensor, ...]
-    """bias_l (4H,) of the layers above the first; that one's is in `early`."""
-    attention: Tensor
-    """U (H, 2H)."""
+    recurrent: tuple[Tensor, ...]  # W_l of every layer (4H, 2H), its rows in torch's order i, f, g, o
+    bias: tuple[Tensor, ...]  # bias_l of the layers above the first (4H,); that one's is in `early`
+    attention: Tensor  # U (H, 2H)
 
 
 class Context(NamedTuple):
     """B source sentences of up to S words as the decoder sees them."""
 
-    values: Tensor
-    """The encoder's outputs (B, S, H)."""
-    keys: Tensor
-    """The same behind the attention's matrix (B, S, H)."""
-    padding: Tensor
-    """True where a sentence has ended (B, S)."""
+    values: Tensor  # the encoder's outputs (B, S, H)
+    keys: Tensor  # the same behind the attention's matrix (B, S, H)
+    padding: Tensor  # True where a sentence has ended (B, S)
 
     def repeat(self, times: int) -> "Context":
         """Every sentence `times` times in a row: (B * times, ...)."""
@@ -49,12 +43,9 @@ class Context(NamedTuple):
 class DecoderState(NamedTuple):
     """What the decoder carries from step to step: L layers of H units, for B sentences."""
 
-    h: Tensor
-    """Outputs of its layers (L, B, H)."""
-    c: Tensor
-    """Memories of its layers (L, B, H)."""
-    feed: Tensor
-    """The last feature (B, H)."""
+    h: Tensor  # outputs of its layers (L, B, H)
+    c: Tensor  # memories of its layers (L, B, H)
+    feed: Tensor  # the last feature (B, H)
 
     def select(self, rows: Tensor) -> "DecoderState":
         """The state of these rows of the batch (N,), in their order."""
@@ -62,11 +53,7 @@ class DecoderState(NamedTuple):
 
     def repeat(self, times: int) -> "DecoderState":
         """Every row of the batch `times` times in a row: B * times rows."""
-        return DecoderState(
-            self.h.repeat_interleave(times, dim=1),
-            self.c.repeat_interleave(times, dim=1),
-            self.feed.repeat_interleave(times, dim=0),
-        )
+        return self.select(torch.arange(len(self.feed), device=self.feed.device).repeat_interleave(times))
 
 
 def unroll(
@@ -133,17 +120,12 @@ class _Unrolled(torch.autograd.Function):
 def _forward(
     early: Tensor, weights: DecoderWeights, context: Context, state: DecoderState, masks: Tensor | None
 ) -> tuple[Tensor, DecoderState, _Kept]:
-    """All steps, as `unroll` describes them: features (T, B, H), the state after the last step, what backward needs.
-
-    early is (T, B, 4H), masks are (T, L, B, H) or None.
-    """
+    """All steps, as `unroll` describes them: features (T, B, H), the state after the last step, what backward needs."""
     T, B, _ = early.shape
     L, H = len(weights.recurrent), state.feed.shape[1]
     transposed = [w.t() for w in weights.recurrent]
 
-    def space(*shape: int) -> Tensor:
-        return early.new_empty(shape)
-
+    space = early.new_empty
     kept = _Kept(
         read=[space(T, B, 2 * H) for _ in range(L)],
         gates=[space(T, B, 4 * H) for _ in range(L)],
@@ -168,7 +150,8 @@ def _forward(
             c = torch.mul(f, kept.c[layer][t], out=kept.c[layer][t + 1]).addcmul_(i, g)  # (B, H)
             h[layer] = o * torch.tanh(c, out=kept.tanh_c[layer][t])
             below = h[layer] if masks is None or layer == L - 1 else h[layer] * masks[t, layer]
-        a = _attend(h[-1], context)  # (B, S)
+        scores = torch.bmm(context.keys, h[-1][:, :, None])[:, :, 0]  # (B, S), Luong's "general" attention
+        a = scores.masked_fill_(context.padding, -torch.inf).softmax(dim=1)  # (B, S), padding gets weight 0
         kept.attention[t] = a
         mixed = torch.bmm(a[:, None], context.values)[:, 0]  # (B, H)
         torch.cat((mixed, h[-1]), dim=1, out=kept.joined[t])
@@ -177,12 +160,6 @@ def _forward(
         feed.copy_(kept.out[t]) if masks is None else torch.mul(kept.out[t], masks[t, L - 1], out=feed)
     after = DecoderState(torch.stack(h), torch.stack([c[T] for c in kept.c]), feed.clone())
     return features, after, kept
-
-
-def _attend(query: Tensor, context: Context) -> Tensor:
-    """Luong's "general" attention: query (B, H) -> weights (B, S). Padding gets weight 0."""
-    scores = torch.bmm(context.keys, query[:, :, None])[:, :, 0]  # (B, S)
-    return scores.masked_fill_(context.padding, -torch.inf).softmax(dim=1)
 
 
 def _backward(
@@ -213,7 +190,8 @@ def _backward(
         torch.mul(d_feed + d_features[t], to_sums[t], out=d_out[t])
         torch.mm(d_out[t], weights.attention, out=d_joined[t])
         d_mixed, d_query = d_joined[t, :, :H], d_joined[t, :, H:]
-        d_scores[t] = _softmax_backward(torch.bmm(values, d_mixed[:, :, None])[:, :, 0], kept.attention[t])
+        scaled = torch.bmm(values, d_mixed[:, :, None])[:, :, 0] * kept.attention[t]  # d_a a (B, S)
+        d_scores[t] = scaled - kept.attention[t] * scaled.sum(dim=1, keepdim=True)  # back through the softmax
         d_h[-1] = d_h[-1] + d_query + torch.bmm(d_scores[t, :, None], keys)[:, 0]
         for layer in reversed(range(L)):
             slope, z = slopes[layer], d_z[layer][t].view(B, 4, H)
@@ -242,12 +220,6 @@ def _backward(
         *(d.sum(dim=(0, 1)) for d in d_z[1:]),
         _matrix(d_out, kept.joined),
     )
-
-
-def _softmax_backward(d_a: Tensor, a: Tensor) -> Tensor:
-    """The derivative by the scores (B, S), from that by the attention they make, a = softmax(scores) (B, S)."""
-    scaled = d_a * a
-    return scaled - a * scaled.sum(dim=1, keepdim=True)
 
 
 class _Slopes(NamedTuple):

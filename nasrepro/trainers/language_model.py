@@ -10,7 +10,7 @@ Read from top to bottom: settings, model, one epoch, evaluation, training, and t
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -31,7 +31,7 @@ from nasrepro.rnn.state import layers
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import PERPLEXITY, Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, NotebookTask, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
@@ -45,8 +45,7 @@ Rounding differs between machines, versions of torch, and backends; training amp
 class LanguageModelSettings:
     """How a candidate is trained. The defaults are the paper's; a scaled-down run says what it changes.
 
-    Each default from the paper carries its origin (`settings.origins`): stated by S17, or inferred from the PyTorch
-    example of 2017.
+    Each of the paper's carries its origin: stated by S17, or inferred from the PyTorch example of 2017.
     """
 
     layers: int = field(default=2, metadata=origin("stated", "B.1"))
@@ -117,20 +116,13 @@ class LanguageModel(nn.Module):
     def __init__(self, cell: Cell | str, words: int, settings: LanguageModelSettings, seed: int) -> None:
         super().__init__()
         self.settings = settings
-        generator = torch.Generator().manual_seed(seed)
-        reach = settings.embedding_range
-        embedding = torch.empty(words, settings.embedding).uniform_(-reach, reach, generator=generator)
-        self.embedding = nn.Parameter(embedding)
+        self.product_dtype = PRODUCT_DTYPES[settings.product_dtype]
+        E, H, L, reach = settings.embedding, settings.hidden, settings.layers, settings.embedding_range
+        drawn = torch.Generator().manual_seed(seed)
+        self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=drawn))
         self.bias = nn.Parameter(torch.zeros(words))
         self.rnn = RNN(
-            cell,
-            settings.embedding,
-            settings.hidden,
-            settings.layers,
-            last_size=settings.embedding,
-            dropout=settings.dropout,
-            product_dtype=PRODUCT_DTYPES[settings.product_dtype],
-            generator=generator,
+            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=drawn
         )
 
     def forward(
@@ -145,13 +137,8 @@ class LanguageModel(nn.Module):
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of features (T, B, embedding) against targets (T, B), in nats: ()."""
-        return linear_cross_entropy(
-            features.flatten(0, 1),
-            self.embedding,
-            self.bias,
-            targets.flatten(),
-            product_dtype=PRODUCT_DTYPES[self.settings.product_dtype],
-        )
+        rows, words = features.flatten(0, 1), targets.flatten()
+        return linear_cross_entropy(rows, self.embedding, self.bias, words, product_dtype=self.product_dtype)
 
 
 def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -187,7 +174,7 @@ class TrainingStep(GradientStep[LanguageModel]):
     def __init__(self, model: LanguageModel, generator: torch.Generator) -> None:
         # A timestep is no tensor: where it counts, no step is like another.
         recorded = "PosEnc" not in model.rnn.cell.sources
-        super().__init__(model, model.settings.clip, generator, self._descend, recorded)
+        super().__init__(model, model.settings.clip, generator, recorded)
         self.state = model.rnn.initial_state(model.settings.batch)
 
     def begin(self, learning_rate: float) -> None:
@@ -196,9 +183,9 @@ class TrainingStep(GradientStep[LanguageModel]):
         for part in self.state:
             for tensor in layers(part):
                 tensor.zero_()
-        self._go_to(0)
+        self.state = self.state.replace(t=0)
 
-    def _descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
+    def descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
         """inputs and targets (T, B) -> loss and norm (2,)."""
         features, after = self.model(inputs, self.state, self.generator)
         loss = self.model.loss(features, targets)
@@ -206,11 +193,8 @@ class TrainingStep(GradientStep[LanguageModel]):
         for part, new in zip(self.state, after, strict=True):
             for tensor, value in zip(layers(part), layers(new), strict=True):
                 tensor.copy_(value.detach())
-        self._go_to(after.t)
+        self.state = self.state.replace(t=after.t)
         return numbers
-
-    def _go_to(self, t: int) -> None:
-        self.state = self.state.replace(t=t)
 
 
 def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tuple[float, bool]:
@@ -241,7 +225,7 @@ def train(
     seed: int = 0,
     *,
     device: str = "auto",
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[Outcome, LanguageModel]:
     """Train a cell as a language model; the outcome, and the model with the weights of its best epoch.
@@ -300,19 +284,15 @@ def _corpus(name: str, level: str, vocab_size: int | None) -> Corpus:
 
 
 @dataclass(frozen=True)
-class LanguageModelTask:
-    """Judging cells as language models on one corpus: what a search runs. Pickles by its settings, not its data, unless
-    the data is one's own.
-    """
+class LanguageModelTask(NotebookTask[Cell]):
+    """Judging cells as language models on one corpus. Pickles by its settings alone, unless the data is one's own."""
 
     corpus_name: str = "pydoc"
     level: str = "word"
     vocab_size: int | None = None
     training: LanguageModelSettings = field(default_factory=LanguageModelSettings)
     device: str = "auto"
-    """Where `hardware.resolve` lets it train. Changes numbers by their rounding and the masks of dropout alone."""
     checkpoints: str | None = None
-    """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
     own: Corpus | None = None
     """A corpus of one's own, such as `corpus_from_text` makes: name and level are then its, and it goes along when the
     task is pickled."""
@@ -366,22 +346,11 @@ class LanguageModelTask:
             f"{self.corpus_name}"
         )
 
-    @property
-    def data_hash(self) -> str:
-        """Hash of the corpus, vocabulary and all splits."""
-        return self.corpus.hash
-
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
-        """Train the cell under this task's settings."""
-        return self.train(cell, seed, on_epoch)[0]
-
-    def train(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, LanguageModel]:
+    def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, LanguageModel]:
         """What `evaluate` does, and the model that came of it."""
         device = resolve(self.device)
         identity = (cell, seed, self.settings, self.data_hash, self.version)

@@ -6,6 +6,7 @@ loss is, and backpropagation only hands them out.
 """
 
 import ctypes
+import math
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -52,42 +53,39 @@ def linear_cross_entropy(
     in torch.compile, torch.func and the like (see `native.readable`).
     """
     autocast = autocast_dtype(features) is not None
-    rounds = _check_product_dtype(product_dtype, features, autocast) == torch.bfloat16
-    _check(features, weight, bias, targets, autocast)
-    if autocast or not native.readable(features, weight, bias, targets):
+    _check_product_dtype(product_dtype, features, autocast)
+    tensors = (features, weight, bias, targets)
+    _check(*tensors, autocast)
+    if autocast or not native.readable(*tensors):
         return F.cross_entropy(F.linear(features, weight, bias), targets)
     _check_vocabulary(targets, len(weight))
-    wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in (features, weight, bias)]
+    wanted = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in tensors[:3]]
+    rounds = product_dtype == torch.bfloat16
     if any(wanted):
-        return _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            wanted, rounds, features, weight, bias, targets
-        )
-    return _loss_and_gradients(wanted, rounds, features, weight, bias, targets)[0]
+        return _LinearCrossEntropy.apply(wanted, rounds, *tensors)  # type: ignore[no-untyped-call]
+    return _loss_and_gradients(wanted, rounds, *tensors)[0]
 
 
-def _check_product_dtype(product_dtype: torch.dtype, features: Tensor, autocast: bool) -> torch.dtype:
+def _check_product_dtype(product_dtype: torch.dtype, features: Tensor, autocast: bool) -> None:
     if product_dtype not in PRODUCT_DTYPES.values():
         raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype!r:.100}")
     if product_dtype == torch.bfloat16 and features.dtype != torch.float32 and not autocast:
         raise ValueError(f"features are {features.dtype}: bfloat16 products are for float32 ones")
-    return product_dtype
 
 
 def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, autocast: bool) -> None:
+    shape, of_weight = tuple(features.shape), tuple(weight.shape)
     rows, width = features.shape if features.ndim == 2 else (0, 0)
     if not (rows and width):
-        raise ValueError(f"features are {tuple(features.shape)}: they must be (rows, width), at least one of each")
+        raise ValueError(f"features are {shape}: they must be (rows, width), at least one of each")
     if weight.ndim != 2 or weight.shape[1] != width:
-        raise ValueError(
-            f"weight is {tuple(weight.shape)}: with features {tuple(features.shape)} it must be (words, {width})"
-        )
+        raise ValueError(f"weight is {of_weight}: with features {shape} it must be (words, {width})")
     words = weight.shape[0]
     if bias is not None and bias.shape != (words,):
-        raise ValueError(f"bias is {tuple(bias.shape)}: with weight {tuple(weight.shape)} it must be ({words},)")
+        raise ValueError(f"bias is {tuple(bias.shape)}: with weight {of_weight} it must be ({words},)")
     if targets.shape != (rows,) or targets.dtype != torch.int64:
-        raise ValueError(
-            f"targets are {tuple(targets.shape)} of {targets.dtype}: they must be ({rows},) of torch.int64"
-        )
+        given = f"{tuple(targets.shape)} of {targets.dtype}"
+        raise ValueError(f"targets are {given}: they must be ({rows},) of torch.int64")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None or (autocast and tensor.device == features.device):  # it makes the types equal
             continue
@@ -100,12 +98,12 @@ def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
 
 
 def _check_vocabulary(targets: Tensor, words: int) -> None:
-    if targets.device.type == "cpu":
-        lowest, highest = (int(target) for target in targets.aminmax())
-        if lowest < 0 or highest >= words:
-            wrong = lowest if lowest < 0 else highest
+    if targets.device.type != "cpu":
+        return
+    for target in map(int, targets.aminmax()):
+        if not 0 <= target < words:
             raise IndexError(
-                f"target {wrong} is outside the vocabulary of {words} words: it must be in 0 .. {words - 1}"
+                f"target {target} is outside the vocabulary of {words} words: it must be in 0 .. {words - 1}"
             )
 
 
@@ -114,25 +112,16 @@ _Gradients = list[Tensor | None]  # of features, weight and bias; None where nob
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        wanted: list[bool],
-        rounds: bool,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-    ) -> Tensor:
-        loss, gradients = _loss_and_gradients(wanted, rounds, features, weight, bias, targets)
+    def forward(ctx: Any, wanted: list[bool], rounds: bool, *tensors: Any) -> Tensor:
+        loss, gradients = _loss_and_gradients(wanted, rounds, *tensors)
         # Saved tensors are let go of before they reach the parameters, which so take them over without a copy.
         ctx.save_for_backward(*gradients)
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
-        native.refuse_second_derivative(
-            "linear_cross_entropy", "F.cross_entropy(F.linear(features, weight, bias), targets)"
-        )
+        instead = "F.cross_entropy(F.linear(features, weight, bias), targets)"
+        native.refuse_second_derivative("linear_cross_entropy", instead)
         gradients = ctx.saved_tensors
         # On a GPU, to look whether it is 1 would mean to wait for all that was sent there; a batch is not one number.
         if d_loss.device.type != "cpu" or not native.in_memory(d_loss) or d_loss != 1:
@@ -143,10 +132,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The loss (), and the wanted gradients, each of the shape of its tensor.
+    """The loss (), and the gradients by features, weight and bias that are wanted, each of the shape of its tensor.
 
-    Shapes are those of `linear_cross_entropy`. `wanted` says of which of features, weight and bias the gradient is
-    wanted; `rounds`, whether products take bfloat16.
+    Shapes are those of `linear_cross_entropy`; `rounds` says whether products take bfloat16.
     """
     if features.dtype == torch.float32 and features.device.type == "cpu" and rounds not in _failed:
         try:
@@ -160,8 +148,7 @@ def _loss_and_gradients(
 def _rows_at_once(rows: int, words: int, bytes_per_logit: int) -> int:
     """Rows of a chunk, all chunks being equally long."""
     most = max(1, _LOGIT_BYTES // (words * bytes_per_logit))
-    chunks = -(-rows // most)
-    return -(-rows // chunks)
+    return math.ceil(rows / math.ceil(rows / most))
 
 
 # --- by compiled C -----------------------------------------------------------------------------------------

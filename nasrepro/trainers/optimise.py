@@ -21,24 +21,19 @@ class GradientStep(Generic[Model]):
         model: what learns.
         clip: bound on the gradient's global norm.
         generator: draws the dropout masks, on the model's device.
-        descend: a trainer's own work on the tensors of a batch; it ends with `update`, and returns what that returns.
         recorded: False where not all steps of a size do the same work.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        clip: float,
-        generator: torch.Generator,
-        descend: Callable[..., tuple[Tensor, ...]],
-        recorded: bool = True,
-    ) -> None:
+    descend: Callable[..., tuple[Tensor]]
+    """A trainer's own work on the tensors of a batch; it ends with `update`, and returns what that returns."""
+
+    def __init__(self, model: Model, clip: float, generator: torch.Generator, recorded: bool = True) -> None:
         self.model = model
         self.clip = clip
         self.generator = generator
         self.parameters = list(model.parameters())
         self.learning_rate = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
-        self._step = RecordedFunction(descend, [generator]) if recorded else descend
+        self._step = RecordedFunction(self.descend, [generator]) if recorded else self.descend
 
     def __call__(self, *batch: Tensor) -> tuple[float, float]:
         """A step: the batch's mean loss in nats, and the gradient's norm."""
@@ -74,17 +69,13 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float | Tensor, 
     """One step of gradient descent with the gradient's global norm clipped to `clip`; gradients are cleared.
 
     A learning rate that changes while the step is replayed as a CUDA graph is a tensor (), on the weights' device.
-
-    Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm
-    and stops. On a GPU nothing waits for the norm.
+    Returns the norm before clipping, (). A step whose norm is not finite changes nothing: the caller sees the norm and
+    stops. On a GPU nothing waits for the norm.
     """
-    weights: list[Tensor] = []
-    gradients: list[Tensor] = []
-    for parameter in parameters:
-        if parameter.grad is not None:
-            weights.append(parameter)
-            gradients.append(parameter.grad)
-            parameter.grad = None
+    weights: list[Tensor] = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    for weight in weights:
+        weight.grad = None
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if norm.is_cuda:
         _step_by_tensors(weights, gradients, learning_rate * (clip / (norm + 1e-6)).clamp(max=1.0), norm)

@@ -74,28 +74,23 @@ class Outcome:
         object.__setattr__(self, "seconds", float(number(self.seconds, "seconds")))
 
 
-class Judged(Protocol):
+class _Judged(Protocol):
     """What a loss is read from: an `Outcome`, or a record's `Evaluation`."""
 
     @property
-    def status(self) -> str:
-        """Either "ok" or "failed"."""
-
+    def status(self) -> str: ...
     @property
-    def metrics(self) -> dict[str, float]:
-        """Final numbers by name."""
+    def metrics(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
 class Loss:
     """The number that a task judges candidates by: the lower, the better."""
 
-    metric: str
-    """Its name among the metrics."""
-    words: str
-    """What it is called for people."""
+    metric: str  # its name among the metrics
+    words: str  # what it is called for people
 
-    def of(self, judged: Judged) -> float | None:
+    def of(self, judged: _Judged) -> float | None:
         """The loss, or None for a failure, whatever its metrics say, and for what is not finite."""
         value = judged.metrics.get(self.metric, math.nan)
         return value if judged.status == "ok" and math.isfinite(value) else None
@@ -106,6 +101,10 @@ PERPLEXITY = Loss("valid_ppl", "validation perplexity")
 
 
 # ---- tasks
+
+OnEpoch = Callable[[dict[str, float]], None]
+"""What is called with each new entry of a curve. What it raises is a failure of the candidate ("crashed"), but for
+errors of files, data, libraries and devices: those are the machine's, and stop a search."""
 
 
 class TaskIdentity(Protocol):
@@ -142,17 +141,11 @@ class Task(TaskIdentity, Protocol[C]):
     def read(self, text: str) -> C:
         """The candidate that a text in a record says. Raises ValueError where it says none."""
 
-    def evaluate(
-        self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> Outcome:
-        """Train and validate one candidate. The same candidate and seed give the same metrics.
-
-        `on_epoch` is called with each new entry of the curve. What it raises is a failure of the candidate ("crashed"),
-        but for errors of files, data, libraries and devices: those are the machine's, and stop a search.
-        """
+    def evaluate(self, candidate: C, /, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
+        """Train and validate one candidate. The same candidate and seed give the same metrics."""
 
 
-class TestSplit(Protocol):
+class Data(Protocol):
     """Data of which a part is kept back: the test split, which is read through `Record.read_test` alone."""
 
     @property
@@ -164,31 +157,37 @@ class TestSplit(Protocol):
         """Of the vocabulary and all splits."""
 
     @property
-    def _test(self) -> Any: ...
-
-
-class Data(TestSplit, Protocol):
-    """Data as provenance names it."""
-
-    @property
     def note(self) -> str:
         """Labels such as "stand-in"; may be empty."""
 
+    @property
+    def _test(self) -> Any: ...
+
 
 class TestableTask(Task[C], Protocol[C]):
-    """A task whose models can be measured on the test split as well: what rows of results ask for besides."""
+    """A task whose models can be measured on the test split as well: what rows of results ask for besides.
+
+    A class that inherits this one need not define `data_hash` and `evaluate`.
+    """
 
     @property
     def corpus(self) -> Data:
         """The data, its test split under lock, loaded when first asked for. `settings` name it, as "corpus"."""
 
-    def train(
-        self, candidate: C, /, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, Any]:
+    def train(self, candidate: C, /, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Any]:
         """What `evaluate` does, and the model that came of it."""
 
     def test(self, model: Any, split: Any, /) -> dict[str, float]:
         """The model's numbers on a test split, named "test_...": such as test_ppl."""
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the corpus, vocabularies and all splits."""
+        return self.corpus.hash
+
+    def evaluate(self, candidate: C, /, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
+        """What `train` says of it."""
+        return self.train(candidate, seed, on_epoch)[0]
 
 
 class NotebookTask(TestableTask[C], Protocol[C]):

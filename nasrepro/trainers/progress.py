@@ -12,7 +12,7 @@ An epoch is whatever the trainer validates after: a pass over the text, or so ma
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nasrepro.deadline import demand_time
 from nasrepro.hardware import device_name
 from nasrepro.trainers.checkpoint import load_checkpoint, save_checkpoint
-from nasrepro.trainers.outcome import Outcome
+from nasrepro.trainers.outcome import OnEpoch, Outcome
 
 
 @dataclass
@@ -32,56 +32,31 @@ class Progress:
     A trainer whose schedule has to remember more adds fields in a subclass: tensors, numbers, text, lists and dicts.
     """
 
-    learning_rate: float
-    """Of the next epoch."""
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """The model's `state_dict` after its best epoch; before any, as it began."""
-    best_loss: float = math.inf
-    """The lowest validation loss of any epoch."""
-    reason: str = ""
-    """Why the training has failed; "" while it has not."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """A point for each epoch with a finite loss."""
-    seconds: float = 0.0
-    """Wall time until then, that of interrupted processes included."""
-    devices: list[str] = field(default_factory=list)
-    """By name, those that epochs were trained on: a training may go on where there is another GPU."""
+    learning_rate: float  # of the next epoch
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # after the best epoch; before any, as it began
+    best_loss: float = math.inf  # the lowest validation loss of any epoch
+    reason: str = ""  # why the training has failed; "" while it has not
+    curve: list[dict[str, float]] = field(default_factory=list)  # a point for each epoch with a finite loss
+    seconds: float = 0.0  # wall time until then, that of interrupted processes included
+    devices: list[str] = field(default_factory=list)  # by name: a training may go on where there is another GPU
 
 
+@dataclass
 class Training:
-    """A training in progress, its epochs one by one.
+    """A training in progress, its epochs one by one."""
 
-    Args:
-        model: what is trained.
-        generator: what draws the dropout masks: a checkpoint keeps its state.
-        progress: as it is at the beginning; the weights are taken from the model.
-        identity: which training this is, in words: the checkpoint of another one is refused.
-        device: where it is trained, one of `hardware.resolve`.
-        checkpoint: where it is kept after every epoch, and gone on with; None for nowhere.
-        on_epoch: called with each point of the curve as it is made.
-        started: `time.perf_counter()` when it began; None for now.
-    """
+    model: nn.Module  # what is trained
+    generator: torch.Generator  # what draws the dropout masks: a checkpoint keeps its state
+    progress: Progress  # as it is at the beginning; the weights are taken from the model
+    identity: str  # which training this is, in words: the checkpoint of another one is refused
+    device: str = "cpu"  # where it is trained, one of `hardware.resolve`
+    checkpoint: Path | None = None  # where it is kept after every epoch, and gone on with; None for nowhere
+    on_epoch: OnEpoch | None = None  # called with each point of the curve as it is made
+    started: float = field(default_factory=time.perf_counter)  # when it began
 
-    def __init__(
-        self,
-        model: nn.Module,
-        generator: torch.Generator,
-        progress: Progress,
-        identity: str,
-        device: str = "cpu",
-        checkpoint: Path | None = None,
-        on_epoch: Callable[[dict[str, float]], None] | None = None,
-        started: float | None = None,
-    ) -> None:
-        self.model = model
-        self.generator = generator
-        self.progress = progress
-        self.identity = identity
-        self.device = device_name(device)
-        self.checkpoint = checkpoint
-        self.on_epoch = on_epoch
-        self.started = time.perf_counter() if started is None else started
-        progress.best_weights = _weights(model)
+    def __post_init__(self) -> None:
+        self._device_name = device_name(self.device)
+        self.progress.best_weights = _weights(self.model)
 
     def epochs(self, most: int, lowest_rate: float = 0.0) -> Iterator[int]:
         """The numbers of the epochs to train, from 1, or from the one after the checkpoint's last.
@@ -99,8 +74,8 @@ class Training:
             if is_kept:
                 demand_time()
             before = len(progress.curve)
-            if self.device not in progress.devices:
-                progress.devices.append(self.device)
+            if self._device_name not in progress.devices:
+                progress.devices.append(self._device_name)
             yield before + 1
             if self.on_epoch is not None and len(progress.curve) > before:
                 self.on_epoch(progress.curve[-1])
@@ -139,7 +114,7 @@ class Training:
             metrics=metrics,
             curve=progress.curve,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            device=", ".join(progress.devices) or self.device,
+            device=", ".join(progress.devices) or self._device_name,
             seconds=self._seconds(),
         )
 

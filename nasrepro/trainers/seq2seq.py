@@ -33,12 +33,7 @@ class Sizes:
 
     Attributes:
         source_words, target_words: of the two vocabularies.
-        hidden: width of embeddings and of every layer; S17's found cells mix input and output, so the two are equal.
-        layers: of the encoder, and as many of the decoder.
-        dropout: rate between layers and on the features.
-        bptt: decoder steps between truncations of backpropagation.
-        init_range: every weight starts from U(-range, range).
-        bridge: what the decoder's memory starts from when the encoder's cell has none: zeros, or a copy of its output.
+        hidden, layers, dropout, bptt, init_range, bridge: as in `translation.TranslationSettings`.
     """
 
     source_words: int
@@ -52,10 +47,7 @@ class Sizes:
 
 
 class Seq2Seq(nn.Module):
-    """An attentional encoder-decoder with input feeding, its encoder a stack of any cell.
-
-    Raises CellError for a cell that cannot run.
-    """
+    """An attentional encoder-decoder whose encoder is a stack of any cell. Raises CellError for one that cannot run."""
 
     def __init__(self, cell: Cell | str, sizes: Sizes, seed: int) -> None:
         super().__init__()

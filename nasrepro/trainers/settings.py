@@ -50,9 +50,6 @@ def _declared(value: Any, kind: Any, name: str) -> Any:
     return bool(value) if kind is bool else value
 
 
-# ---- how settings are told
-
-
 def counted(number: int | None, what: str) -> str:
     """A number and its noun, which is given in the singular: "1 epoch", "29,000 pairs"; for None "all pairs"."""
     if number is None:

@@ -10,7 +10,7 @@ runs. The model is in `seq2seq.py`.
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.bleu import bleu, multi_bleu
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.optimise import GradientStep
-from nasrepro.trainers.outcome import PERPLEXITY, Outcome, perplexity
+from nasrepro.trainers.outcome import PERPLEXITY, NotebookTask, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
 from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
@@ -40,12 +40,11 @@ VERSION = 1
 class TranslationSettings:
     """How an encoder is judged. The defaults are the paper's for Multi30k; a scaled-down run says what it changes.
 
-    Each default from the paper carries its origin (`settings.origins`): stated by S17, inferred from OpenNMT-py of
-    mid-2017, or guessed.
+    Each of the paper's carries its origin: stated by S17, inferred from OpenNMT-py of mid-2017, or guessed.
     """
 
     hidden: int = field(default=300, metadata=origin("stated", "4.2"))
-    """Width of embeddings and of every layer."""
+    """Width of embeddings and of every layer: S17's found cells mix input and output, so the two are equal."""
     layers: int = field(default=2, metadata=origin("stated", "4.2"))
     """Of the encoder, and as many of the decoder."""
     dropout: float = field(
@@ -107,16 +106,11 @@ class TranslationSettings:
 class Batch(NamedTuple):
     """Sentence pairs side by side, padded at their ends."""
 
-    source: Tensor
-    """(S, B)"""
-    lengths: Tensor
-    """Of the sources (B,)."""
-    inputs: Tensor
-    """What the decoder reads: BOS and the target (T, B)."""
-    targets: Tensor
-    """What it shall predict: the target and EOS (T, B)."""
-    places: Tensor
-    """Where `targets` is no padding: places in its T * B numbers, counted row by row, ascending (words,)."""
+    source: Tensor  # (S, B)
+    lengths: Tensor  # of the sources (B,)
+    inputs: Tensor  # what the decoder reads: BOS and the target (T, B)
+    targets: Tensor  # what it shall predict: the target and EOS (T, B)
+    places: Tensor  # where `targets` is no padding: places in its T * B numbers, row by row, ascending (words,)
 
     @property
     def words(self) -> int:
@@ -183,10 +177,7 @@ class TrainingStep(GradientStep[Seq2Seq]):
     As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
     """
 
-    def __init__(self, model: Seq2Seq, clip: float, generator: torch.Generator) -> None:
-        super().__init__(model, clip, generator, self._descend)
-
-    def _descend(
+    def descend(
         self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
     ) -> tuple[Tensor]:
         """The parts of a batch -> loss and norm (2,)."""
@@ -260,18 +251,16 @@ def train(
     seed: int = 0,
     *,
     device: str = "auto",
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[Outcome, Seq2Seq]:
     """Train a translation model with `cell` as its encoder; the outcome, and the model with its best epoch's weights.
 
     The outcome's metrics: `valid_ppl`, the best perplexity over the epochs, and by that epoch's weights `valid_bleu`
     (sacrebleu's) and `valid_multi_bleu`. It has failed when loss or gradient is no longer finite ("exploded"), or by
-    the rule on `fail_above`. `on_epoch` sees every point of the curve as it is made. With a `checkpoint` path,
-    training that was interrupted goes on after its last whole epoch to the same numbers.
+    the rule on `fail_above`. `device`, `on_epoch` and `checkpoint` are those of `language_model.train`.
 
-    It runs on a `device` of `hardware.resolve`, where the model stays; `language_model.train` says what differs between
-    devices. Raises ValueError where there is no pair to train or to validate on, CellError for a cell that cannot run,
+    Raises ValueError where there is no pair to train or to validate on, CellError for a cell that cannot run,
     CheckpointError for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or TranslationSettings(), resolve(device)
@@ -281,13 +270,9 @@ def train(
     started = time.perf_counter()
     model = make_model(cell, corpus, settings, seed).to(device)
     masks = torch.Generator(device).manual_seed(seed)
-    train_batches, valid_batches = (
-        [batch for _, batch in make_batches(pairs, corpus.target_vocab, size, device)]
-        for pairs, size in (
-            (corpus.train[: settings.train_pairs], settings.batch),
-            (corpus.valid[: settings.valid_pairs], settings.eval_batch),
-        )
-    )
+    train_pairs, valid_pairs = corpus.train[: settings.train_pairs], corpus.valid[: settings.valid_pairs]
+    train_batches = [batch for _, batch in make_batches(train_pairs, corpus.target_vocab, settings.batch, device)]
+    valid_batches = [batch for _, batch in make_batches(valid_pairs, corpus.target_vocab, settings.eval_batch, device)]
 
     step = TrainingStep(model, settings.clip, masks)
     progress = _Progress(settings.learning_rate)
@@ -308,7 +293,7 @@ def train(
         training.fail(f"above {settings.fail_above:g} at the end")
     metrics = {"valid_ppl": reached} if math.isfinite(reached) else {}
     if not progress.reason:
-        found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
+        found = scores(model, valid_pairs, corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
     return training.outcome(metrics), model
 
@@ -317,10 +302,8 @@ def train(
 class _Progress(Progress):
     """With what the learning rate depends on."""
 
-    last_loss: float = math.inf
-    """Of the epoch before."""
-    halving: bool = False
-    """Has it begun? Then it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`)."""
+    last_loss: float = math.inf  # of the epoch before
+    halving: bool = False  # once begun, it goes on after every epoch, better or not (OpenNMT-py of 2017, `Optim.py`)
 
 
 @lru_cache(maxsize=4)
@@ -329,17 +312,13 @@ def _corpus(name: str, vocab_size: int) -> ParallelCorpus:
 
 
 @dataclass(frozen=True)
-class TranslationTask:
-    """Judging cells as encoders of a translation model: what a search runs. Pickles by its settings, not its data,
-    unless the data is one's own.
-    """
+class TranslationTask(NotebookTask[Cell]):
+    """Judging cells as encoders of a translation model. Pickles by its settings alone, unless the data is one's own."""
 
     corpus_name: str = "captions"
     training: TranslationSettings = field(default_factory=TranslationSettings)
     device: str = "auto"
-    """Where `hardware.resolve` lets it train. Changes numbers by their rounding and the masks of dropout alone."""
     checkpoints: str | None = None
-    """Folder for checkpoints of trainings in progress; None for trainings so short that they may as well begin anew."""
     own: ParallelCorpus | None = None
     """A corpus of one's own, such as `parallel_from_text` makes: the name is then its, the vocabularies are as it has
     them, and it goes along when the task is pickled."""
@@ -388,22 +367,11 @@ class TranslationTask:
             f"{counted(chosen.epochs_at_most, 'epoch')} over {read} of {self.corpus_name}"
         )
 
-    @property
-    def data_hash(self) -> str:
-        """Hash of the corpus, vocabularies and all splits."""
-        return self.corpus.hash
-
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
 
-    def evaluate(self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None) -> Outcome:
-        """Train the cell under this task's settings."""
-        return self.train(cell, seed, on_epoch)[0]
-
-    def train(
-        self, cell: Cell, seed: int, on_epoch: Callable[[dict[str, float]], None] | None = None
-    ) -> tuple[Outcome, Seq2Seq]:
+    def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Seq2Seq]:
         """What `evaluate` does, and the model that came of it."""
         device = resolve(self.device)
         identity = (cell, seed, self.settings, self.data_hash, self.version)
@@ -411,10 +379,7 @@ class TranslationTask:
             return train(cell, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
 
     def test(self, model: Seq2Seq, split: Pairs) -> dict[str, float]:
-        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu` of the model on a test split.
-
-        Raises ValueError for one without pairs.
-        """
+        """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu`. Raises ValueError for a split without pairs."""
         if not split:
             raise ValueError("the test split has no pairs: take one with 1 or more")
         batches = make_batches(split, self.corpus.target_vocab, self.training.eval_batch, model.source_embedding.device)

@@ -17,12 +17,20 @@ from nasrepro.deadline import VARIABLE
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, evaluation_key, gpu
 from nasrepro.search.plan import Choice, Step
-from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
+from nasrepro.search.workers import Job
+from nasrepro.trainers.outcome import PERPLEXITY, Candidate, Loss, Outcome, TestableTask
 
 
 def fake_perplexity(cell: Cell, seed: int) -> float:
     """A number that depends on the cell's structure and, a little, on chance."""
     return 100.0 + 5.0 * str(cell).count("MM(") + (int(cell.hash, 16) + 7919 * seed) % 1000 / 100
+
+
+def evaluate_test(task: TestableTask[Any], cell: Candidate, seed: int, record: Record, row: str) -> Evaluation:
+    """A single row of `evaluate_tests`, in this process."""
+    from nasrepro.search.held_out import evaluate_tests  # which loads torch
+
+    return evaluate_tests(task, {row: Job(cell, seed)}, record, workers=0)[row]
 
 
 @dataclass

@@ -13,9 +13,10 @@ from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError
 from nasrepro.search.faults import WorkerError
-from nasrepro.search.held_out import evaluate_test, evaluate_tests
+from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
+from tests.search.fakes import evaluate_test
 from tests.search.toy import SpellingTask, Word
 
 SMOKE = experiments.load("s17_language_model").sizes["smoke"].task

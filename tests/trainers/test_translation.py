@@ -15,7 +15,6 @@ from nasrepro.datasets import ParallelCorpus
 from nasrepro.datasets.parallel import BOS, EOS, PAD, parallel_from_text
 from nasrepro.dsl import parse, zoo
 from nasrepro.search import Record, RecordError
-from nasrepro.search.held_out import evaluate_test
 from nasrepro.trainers import translation
 from nasrepro.trainers.translation import (
     TranslationSettings,
@@ -26,6 +25,7 @@ from nasrepro.trainers.translation import (
     train,
     translate,
 )
+from tests.search.fakes import evaluate_test
 
 TINY = TranslationSettings(
     hidden=12, layers=1, batch=8, epochs=3, eval_batch=5, beam=2, longest=12, fail_above=1e9, init_range=0.3
