@@ -1,45 +1,38 @@
 """What `make bench` and `make bench-gpu` have measured, as the README's tables."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from nasrepro.report import markdown
 from nasrepro.report import provenance as origin
+
+_MODEL = "language model of 2 x 200 units, tokens per second"
 
 
 def speed_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of one layer, milliseconds and, in brackets, over nn.LSTM's."""
     layers = pd.read_csv(folder / "layers.csv")
-    measured = json.loads((folder / "device.json").read_text("utf-8"))["layers"]
-    sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
-    rows = ["| one layer, milliseconds | " + " | ".join(f"H {h}, B {b}, T {t}" for h, b, t in sizes) + " |"]
-    rows.append("|---|" + "---|" * len(sizes))
-    for name, part in layers.groupby("layer", sort=False):
-        of = {
-            (row["H"], row["B"], row["T"]): f"{_milliseconds(row['median ms'])} ({row['ratio']:.2f})"
-            for _, row in part.iterrows()
-        }
-        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
-    return "\n".join([*rows, "", _when_and_where(measured)])
+    sizes = [f"H {h}, B {b}, T {t}" for h, b, t in zip(layers["H"], layers["B"], layers["T"], strict=True)]
+    times = [f"{_milliseconds(ms)} ({over:.2f})" for ms, over in zip(layers["median ms"], layers["ratio"], strict=True)]
+    table = markdown.crossed("one layer, milliseconds", layers["layer"], sizes, times)
+    return f"{table}\n\n{_when_and_where(folder, 'layers')}"
 
 
 def model_speed_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of whole training steps: tokens per second, and over torch's."""
     models = pd.read_csv(folder / "model.csv")
-    measured = json.loads((folder / "device.json").read_text("utf-8"))["model"]
-    sizes = list(dict.fromkeys(models["words"]))
-    rows = [
-        "| language model of 2 x 200 units, tokens per second | " + " | ".join(f"{w:,} words" for w in sizes) + " |"
-    ]
-    rows.append("|---|" + "---|" * len(sizes))
-    for name, part in models.groupby("model", sort=False):
-        # `ratio` is of times, and the table of speeds.
-        of = {row["words"]: f"{row['tokens per second']:,.0f} ({1 / row['ratio']:.2f})" for _, row in part.iterrows()}
-        rows.append(f"| {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
-    return "\n".join([*rows, "", _when_and_where(measured)])
+    sizes = [f"{words:,} words" for words in models["words"]]
+    speeds = _speeds(models["tokens per second"], models["ratio"])
+    table = markdown.crossed(_MODEL, models["model"], sizes, speeds)
+    return f"{table}\n\n{_when_and_where(folder, 'model')}"
+
+
+def _speeds(tokens: Iterable[float], over: Iterable[float]) -> list[str]:
+    """Tokens per second and, in brackets, how many times as many as the first's, over which the times are given."""
+    return [f"{speed:,.0f} ({1 / ratio:.2f})" for speed, ratio in zip(tokens, over, strict=True)]
 
 
 def gpu_section(folder: Path) -> str:
@@ -54,8 +47,9 @@ def gpu_section(folder: Path) -> str:
     for names, words in _GPU_PARTS.items():
         found = [name for name in names if name in done]
         if found:
-            origins = dict.fromkeys(_gpu_origin(done[name]) for name in found)
-            paragraphs.append(words(table[table["part"].isin(found)]) + f" Measured {'; '.join(origins)}.")
+            measured = "{time:.10} on {device}, commit {commit}"
+            origins = dict.fromkeys(measured.format_map(done[name]) for name in found)
+            paragraphs.append(f"{words(table[table['part'].isin(found)])} Measured {'; '.join(origins)}.")
     unknown = [words for name, words in _NOT_YET.items() if name not in done]
     if unknown:
         paragraphs.append(f"Not measured yet: {'; '.join(unknown)}.")
@@ -64,24 +58,19 @@ def gpu_section(folder: Path) -> str:
 
 def _gpu_speeds(rows: pd.DataFrame) -> str:
     """Tokens per second of training steps by their median times, and in brackets over torch's in the same rounds."""
-    sizes = list(dict.fromkeys(zip(rows["words"], rows["TF32"], strict=True)))
-    heads = [f"{words:,.0f} words{', TF32' if allowed else ''}" for words, allowed in sizes]
-    lines = ["| language model of 2 x 200 units, tokens per second | " + " | ".join(heads) + " |"]
-    lines.append("|---|" + "---|" * len(sizes))
-    for (how, name), part in rows.groupby(["how", "what"], sort=False):
-        # "over the first" is of times, and the table of speeds.
-        of = {
-            (row["words"], row["TF32"]): f"{row['tokens per s']:,.0f} ({1 / row['over the first']:.2f})"
-            for _, row in part.iterrows()
-        }
-        whose = "torch" if how == "torch" else "ours"
-        lines.append(f"| {whose}: {name} | " + " | ".join(of.get(size, "") for size in sizes) + " |")
+    sizes = [
+        f"{words:,.0f} words{', TF32' if on else ''}" for words, on in zip(rows["words"], rows["TF32"], strict=True)
+    ]
+    names = [
+        f"{'torch' if how == 'torch' else 'ours'}: {what}" for how, what in zip(rows["how"], rows["what"], strict=True)
+    ]
+    speeds = _speeds(rows["tokens per s"], rows["over the first"])
     slowest = (rows["max ms"] / rows["median ms"]).max()
     words = (
         f"Medians of rounds, of which the slowest took up to {slowest:.1f} times as long; here a step launches its "
         "layers' graphs, and the kernels between them, one after the other."
     )
-    return "\n".join([*lines, "", words])
+    return f"{markdown.crossed(_MODEL, names, sizes, speeds)}\n\n{words}"
 
 
 def _gpu_launches(rows: pd.DataFrame) -> str:
@@ -119,12 +108,9 @@ _NOT_YET = {
 }
 
 
-def _gpu_origin(entry: Mapping[str, Any]) -> str:
-    return f"{entry['time'][:10]} on {entry['device']}, commit {entry['commit']}"
-
-
-def _when_and_where(measured: Mapping[str, Any]) -> str:
+def _when_and_where(folder: Path, part: str) -> str:
     """When a part of the benchmark was measured, and on what."""
+    measured = json.loads((folder / "device.json").read_text("utf-8"))[part]
     rounds, load = measured["parameters"]["rounds"], measured["load before"]
     return f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
 
