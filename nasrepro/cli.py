@@ -18,6 +18,9 @@ from nasrepro.profiles import load, profiles, project_root
 NOT_FINISHED = 75
 """The exit status of a command that has stopped at its deadline: EX_TEMPFAIL of sysexits.h."""
 
+_DRESSES = ("text", "svg", "latex", "mermaid", "pytorch", "json")
+"""What a cell is shown as: its text, or by its method `to_...`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. Errors that a user can mend are one message, not a traceback."""
@@ -45,83 +48,67 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=about, description=about)
+    def command(name: str, run: Any, about: str, *shared: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about, parents=shared)
         sub.set_defaults(run=run)
         return sub
 
-    def add_device(sub: argparse.ArgumentParser) -> None:
-        about = "where cells are trained: auto (a GPU where torch sees one), cpu, cuda, or cuda:N (default: auto)"
-        sub.add_argument("--device", default="auto", help=about)
+    def option(name: str, **settings: Any) -> argparse.ArgumentParser:
+        """An option that several commands share."""
+        parent = argparse.ArgumentParser(add_help=False)
+        parent.add_argument(name, **settings)
+        return parent
 
-    def add_profile(sub: argparse.ArgumentParser, default: str = "quick") -> None:
-        sub.add_argument("--profile", default=default, help=f"one of {', '.join(profiles)} (default: {default})")
+    one_of = f"one of {', '.join(profiles)} (default: %(default)s)"
+    profile = option("--profile", default="quick", help=one_of)
+    about = "where cells are trained: auto (a GPU where torch sees one), cpu, cuda, or cuda:N (default: auto)"
+    device = option("--device", default="auto", help=about)
+    workers = option("--workers", type=int, default=2, help="processes that train (default: 2; 0: this one)")
+    yes = option("--yes", action="store_true", help="begin even what is forecast to take longer than a night")
+    about = f"stop after so many, at the next checkpoint; exit status {NOT_FINISHED}, and the same command goes on"
+    minutes = option("--minutes", type=float, metavar="N", help=about)
 
-    def add_workers(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--workers", type=int, default=2, help="processes that train (default: 2; 0: this one)")
-
-    def add_yes(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--yes", action="store_true", help="begin even what is forecast to take longer than a night")
-
-    def add_minutes(sub: argparse.ArgumentParser) -> None:
-        about = f"stop after so many, at the next checkpoint; exit status {NOT_FINISHED}, and the same command goes on"
-        sub.add_argument("--minutes", type=float, metavar="N", help=about)
-
-    reproduce = command("reproduce", _reproduce, "run the notebooks and write the report")
-    add_profile(reproduce)
+    about = "run the notebooks and write the report"
+    reproduce = command("reproduce", _reproduce, about, profile, device, yes, minutes)
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
     reproduce.add_argument(
         "--fresh", action="store_true", help="train anew; the old record is kept as record.before.sqlite"
     )
-    add_yes(reproduce)
     reproduce.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )
-    add_device(reproduce)
-    add_minutes(reproduce)
 
-    forecast = command("forecast", _forecast, "say how long a profile's trainings would take here, and how much memory")
-    add_profile(forecast)
-    add_workers(forecast)
-    add_device(forecast)
+    about = "say how long a profile's trainings would take here, and how much memory"
+    command("forecast", _forecast, about, profile, device, workers)
 
-    record = command("record", _record, "make all trainings of an experiment without its notebooks, and export them")
+    about = "make all trainings of an experiment without its notebooks, and export them"
+    record = command("record", _record, about, profile, device, workers, yes, minutes)
     record.add_argument("experiment", help="its name; an unknown one is answered with the list")
-    add_profile(record)
-    add_workers(record)
-    add_yes(record)
-    add_device(record)
-    add_minutes(record)
     record.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
 
-    train = command("train", _train, "train one candidate as an experiment does, and write it into the record")
+    about = "train one candidate as an experiment does, and write it into the record"
+    train = command("train", _train, about, profile, device, minutes)
     train.add_argument("candidate", help="its text, such as a cell of the language, or its name, such as BC3")
-    train.add_argument("--experiment", default="s17_language_model", help="whose task (default: s17_language_model)")
+    train.add_argument("--experiment", default="s17_language_model", help="whose task (default: %(default)s)")
     train.add_argument("--seed", type=int, default=1, help="of weights and masks (default: 1)")
-    add_profile(train)
-    add_device(train)
-    add_minutes(train)
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks")
     lab.add_argument("arguments", nargs="*", help="behind --, for JupyterLab itself, such as -- --no-browser")
 
     show = command("show", _show, "print a cell in all its dresses")
     show.add_argument("cell", help="text of the language, or a name from the zoo")
-    show.add_argument(
-        "--as", dest="dress", default="text", choices=["text", "svg", "latex", "mermaid", "pytorch", "json"]
-    )
+    show.add_argument("--as", dest="dress", default="text", choices=_DRESSES)
 
     data = command("data", _data, "list data sets, or fetch one")
     data.add_argument("action", choices=["list", "fetch"])
     data.add_argument("name", nargs="?")
 
-    ship = command("ship", _ship, "for maintainers: copy a run's findings and times to results/records and the README")
-    add_profile(ship, "course")
+    about = "for maintainers: copy a run's findings and times to results/records and the README"
+    ship = command("ship", _ship, about, option("--profile", default="course", help=one_of))
     ship.add_argument("--tests-seconds", type=float, help="how long `make test` took here")
     ship.add_argument("--benchmarks", action="store_true", help="only the README's tables from results/benchmarks")
 
-    report = command("report", _report, "make the report of a profile's results again")
-    add_profile(report)
+    command("report", _report, "make the report of a profile's results again", profile)
     return parser
 
 
@@ -266,15 +253,7 @@ def _show(options: argparse.Namespace) -> None:
     from nasrepro.dsl import parse, zoo
 
     cell = zoo[options.cell] if options.cell in zoo else parse(options.cell)
-    dress = {
-        "text": lambda: str(cell),
-        "svg": cell.to_svg,
-        "latex": cell.to_latex,
-        "mermaid": cell.to_mermaid,
-        "pytorch": cell.to_pytorch,
-        "json": cell.to_json,
-    }
-    print(dress[options.dress]())
+    print(str(cell) if options.dress == "text" else getattr(cell, f"to_{options.dress}")())
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nasrepro.experiments import EXPERIMENTS
 from nasrepro.files import write_atomically
-from nasrepro.report import papers
+from nasrepro.report import markdown, papers
 from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
 from nasrepro.report.speed import gpu_section, model_speed_table, speed_table
 
@@ -37,37 +37,31 @@ def ship(folder: Path, records: Path) -> list[str]:
     return list(found)
 
 
-def timings_table(timings: dict[str, Any]) -> str:
+def timings_table(timings: Mapping[str, Any]) -> str:
     """A Markdown table of the measured minutes: one row per profile, and one for the tests."""
-    rows = ["| command | what it does | minutes | measured on |", "|---|---|---|---|"]
     about = {
         "tests": ("make test", "lint, types, every test, every notebook at `smoke`"),
         "quick": ("make reproduce", "every notebook on text that comes with Python"),
         "course": ("make reproduce PROFILE=course", "every notebook on recorded searches, Penn Treebank and Multi30k"),
     }
+    rows = []
     for profile, (command, words) in about.items():
-        parts = timings.get(profile, {})
-        if parts:
-            minutes = math.ceil(sum(part["seconds"] for part in parts.values()) / 60)
-            device = ", ".join(sorted({part["device"] for part in parts.values()}))
-            rows.append(f"| `{command}` | {words} | {minutes} | {device} |")
-    return "\n".join(rows)
+        if parts := timings.get(profile, {}).values():
+            minutes = math.ceil(sum(part["seconds"] for part in parts) / 60)
+            rows.append((f"`{command}`", words, minutes, ", ".join(sorted({part["device"] for part in parts}))))
+    return markdown.table(["command", "what it does", "minutes", "measured on"], rows)
 
 
 def findings_table(found: Mapping[str, Finding]) -> str:
     """A Markdown table of the shipped findings on claims of the papers, with their verdicts."""
-    rows = ["| claim | ours | 95% interval | verdict |", "|---|---|---|---|"]
-    known = papers.load()
+    rows = []
     for name, finding in found.items():
-        entry = known[name]
-        if entry.kind != "claim" or not isinstance(finding.value, float):
-            continue
-        spread = "too few seeds" if finding.interval is None else "{:+.3f} to {:+.3f}".format(*finding.interval)
-        rows.append(
-            f"| {entry.text.split(' The paper gives')[0]} | {finding.value:+.3f} {finding.unit} | {spread} | "
-            f"{verdict(entry, finding).word} |"
-        )
-    return "\n".join(rows)
+        entry = papers.load()[name]
+        if entry.kind == "claim" and isinstance(finding.value, float):
+            claim, ours = entry.text.split(" The paper gives")[0], f"{finding.value:+.3f} {finding.unit}"
+            spread = "too few seeds" if finding.interval is None else "{:+.3f} to {:+.3f}".format(*finding.interval)
+            rows.append((claim, ours, spread, verdict(entry, finding).word))
+    return markdown.table(["claim", "ours", "95% interval", "verdict"], rows)
 
 
 def fill(text: str, name: str, content: str) -> str:

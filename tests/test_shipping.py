@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nasrepro.experiments.s17_language_model.readme import words_of
+from nasrepro.experiments.s17_language_model.readme import record_words
 from nasrepro.experiments.s17_language_model.sizes import SIZES
 from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
@@ -26,12 +26,13 @@ def test_the_readme_holds_the_numbers_of_the_shipped_files() -> None:
     assert filled_readme(readme, RECORDS) == readme, "run `nasrepro ship` again"
 
 
-def test_every_search_of_a_record_is_counted_two_of_one_method_too() -> None:
+def test_every_search_of_a_record_is_counted_two_of_one_method_too(tmp_path: Path) -> None:
     record, task = Record(), FakeTask(settings=SIZES["smoke"].search_task.settings)
     for seed, cells in ((0, 3), (1, 4)):
         settings = SearchSettings(method="random", cells=cells, step=4, seed=seed)
         search(task, settings, record, workers=0, progress=False)
-    assert words_of(record).startswith("7 distinct cells (3 random and 4 random search), 1 x 12 units")
+    record.export(tmp_path / "ptb-chars-search.jsonl.gz")
+    assert record_words(tmp_path).startswith("7 distinct cells (3 random and 4 random search), 1 x 12 units")
 
 
 def test_minutes_are_summed_over_notebooks_and_rounded_up() -> None:

@@ -1,13 +1,14 @@
 """The figures: functions from tables to matplotlib figures. None of them reads a file or trains anything."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from nasrepro.report import style
 from nasrepro.report.stats import interval
@@ -21,11 +22,9 @@ def best_so_far(
     budget: str = "cells trained",
     best: str = "best validation log perplexity",
 ) -> Figure:
-    """Mean over seeds of the best result so far against budget, one line per method, bootstrap 95% interval
-    as band.
+    """Mean over seeds of the best so far against budget: a line per method, with a band, its bootstrap 95% interval.
 
-    `runs` has columns budget, seed, method, best. Single seeds are drawn thin; there is no band for fewer
-    than three.
+    `runs` has columns budget, seed, method, best. Single seeds are drawn thin; fewer than three have no band.
     """
     fig, ax = new_axes(style.WIDE, budget, best, title)
     methods = list(dict.fromkeys(runs["method"]))
@@ -33,13 +32,8 @@ def best_so_far(
         table = runs[runs["method"] == method].pivot_table(index="budget", columns="seed", values="best")
         table = table.ffill().dropna()
         ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.35)
-        ax.plot(
-            table.index,
-            table.mean(axis=1),
-            color=colour,
-            linewidth=2,
-            label=f"{method}, mean of {table.shape[1]} seed{'s' if table.shape[1] != 1 else ''}",
-        )
+        label = f"{method}, mean of {table.shape[1]} seed{'s' if table.shape[1] != 1 else ''}"
+        ax.plot(table.index, table.mean(axis=1), color=colour, linewidth=2, label=label)
         if table.shape[1] >= 3:
             band = np.array([interval(row, resamples=999) for row in table.to_numpy()])  # (budgets, 2)
             ax.fill_between(table.index, band[:, 0], band[:, 1], color=colour, alpha=0.18, linewidth=0)
@@ -57,8 +51,7 @@ def failure_bars(counts: Mapping[str, int] | pd.Series, title: str = "") -> Figu
 def operator_counts(
     counts: Mapping[str, float] | pd.DataFrame, title: str = "", share: str = "share of operators"
 ) -> Figure:
-    """How often each operator occurs. A mapping gives one bar per operator; a frame, operators as index,
-    groups of bars.
+    """How often each operator occurs: a bar for each of a mapping; of a frame, operators as index, groups of bars.
 
     The columns of a frame are its groups, such as "best 10%" and "all", and `share` says what its numbers are.
     """
@@ -79,8 +72,7 @@ def operator_counts(
 def training_curves(
     curves: pd.DataFrame, title: str = "", y: str = "valid_ppl", label: str = "validation perplexity"
 ) -> Figure:
-    """Validation perplexity by epoch, log scale. Columns: name (one line each), epoch, `y`; seed if there are
-    several.
+    """Validation perplexity by epoch, log scale; columns name (one line each), epoch, `y`, seed if there are several.
 
     With seeds, the thick line is their mean and the thin ones are the seeds.
     """
@@ -94,20 +86,9 @@ def training_curves(
             mean = table.mean(axis=1)
         else:
             mean = part.set_index("epoch")[y].sort_index()
-        ax.plot(
-            mean.index,
-            mean,
-            color=colour,
-            linewidth=1.8,
-            marker=style.MARKERS[i % len(style.MARKERS)],
-            markersize=4,
-            label=str(name),
-        )
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(MaxNLocator(6))
-    ax.tick_params(which="minor", labelsize=8)
+        marks: dict[str, Any] = {"marker": style.MARKERS[i % len(style.MARKERS)], "markersize": 4}
+        ax.plot(mean.index, mean, color=colour, linewidth=1.8, label=str(name), **marks)
+    style.log_scale(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     legend_below(ax)
     return fig
@@ -120,28 +101,22 @@ def over_reference(layers: pd.DataFrame, reference: str, title: str = "") -> Fig
     `layers` has columns H, B, T, layer, ratio, "ratio q1" and "ratio q3"; each size (H, B, T) has a colour, whiskers
     span the quartiles, and the first layer is on top.
     """
-    names = [name for name in dict.fromkeys(layers["layer"]) if name != reference]
+    rivals = layers[layers["layer"] != reference]
+    names = list(rivals["layer"].unique())
     sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
     fig, ax = new_axes((7.2, 1.4 + 0.38 * len(names)), f"time over {reference}'s: less is faster", "", title)
     height = 0.8 / len(sizes)
     for number, (colour, (hidden, batch, steps)) in enumerate(zip(colours(sizes), sizes, strict=True)):
-        part = layers[(layers["H"] == hidden) & (layers["B"] == batch) & (layers["T"] == steps)]
-        part = part[part["layer"] != reference]
+        part = rivals[(rivals["H"] == hidden) & (rivals["B"] == batch) & (rivals["T"] == steps)]
         rows = -np.array([names.index(name) for name in part["layer"]]) + 0.4 - height * (number + 0.5)
         whiskers = [part["ratio"] - part["ratio q1"], part["ratio q3"] - part["ratio"]]
         label = f"H {hidden}, B {batch}, T {steps}"
         ax.barh(rows, part["ratio"] - 1, 0.9 * height, left=1, color=colour, alpha=0.8, label=label)
         ax.errorbar(part["ratio"], rows, xerr=whiskers, fmt="none", ecolor=style.BLACK, elinewidth=0.8)
         for row, ratio, end in zip(rows, part["ratio"], part[["ratio q1", "ratio q3"]].to_numpy(), strict=True):
-            ax.annotate(
-                f"{ratio:.2f}",
-                (min(end) if ratio < 1 else max(end), row),
-                xytext=(-3 if ratio < 1 else 3, 0),
-                textcoords="offset points",
-                ha="right" if ratio < 1 else "left",
-                va="center",
-                fontsize=6.5,
-            )
+            x, away, side = (min(end), -3, "right") if ratio < 1 else (max(end), 3, "left")
+            aside: dict[str, Any] = {"xytext": (away, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+            ax.annotate(f"{ratio:.2f}", (x, row), fontsize=6.5, **aside)
     ax.axvline(1, color=style.BLACK, linewidth=1)
     ax.set_xscale("log")
     low, high = layers["ratio q1"].min(), layers["ratio q3"].max()
@@ -171,11 +146,10 @@ def pipeline(samples: Sequence[tuple[str, float]] = (), title: str = "") -> Figu
     _box(ax, 2, 11, 22, 10, "learned generator\n(REINFORCE)", style.BLUE)
     _box(ax, 34, 18, 18, 10, "ranking function", style.ORANGE)
     _box(ax, 61, 18, 14, 10, "training", style.GREEN)
-    _box(ax, 82, 15, 16, 16, "results\n" + _lines(samples), style.GREY)
-    _arrow(ax, (24, 30), (34, 25))
-    _arrow(ax, (24, 16), (34, 21))
-    _arrow(ax, (52, 23), (61, 23))
-    _arrow(ax, (75, 23), (82, 23))
+    best = [f"{name}: {value:.1f}" for name, value in samples[:4]]
+    _box(ax, 82, 15, 16, 16, "\n".join(["results", *best]), style.GREY)
+    for start, end in (((24, 30), (34, 25)), ((24, 16), (34, 21)), ((52, 23), (61, 23)), ((75, 23), (82, 23))):
+        _arrow(ax, start, end)
     ax.text(29.5, 33.5, "candidates", ha="center", fontsize=8, color=style.GREY)
     ax.text(56.5, 29.5, "the most\npromising", ha="center", fontsize=8, color=style.GREY)
     ax.plot([90, 90, 13], [15, 4, 4], color=style.BLACK, linewidth=1.2)
@@ -200,21 +174,10 @@ def _bars(counts: Mapping[str, float] | pd.Series, unit: str, colour: str, title
 
 
 def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
-    shape = FancyBboxPatch(
-        (x, y),
-        width,
-        height,
-        boxstyle="round,pad=0,rounding_size=1.5",
-        facecolor=f"{colour}22",
-        edgecolor=colour,
-    )
-    ax.add_patch(shape)
+    corners, fill = "round,pad=0,rounding_size=1.5", f"{colour}22"
+    ax.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=corners, facecolor=fill, edgecolor=colour))
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, color=style.BLACK, linewidth=1.2))
-
-
-def _lines(samples: Sequence[tuple[str, float]]) -> str:
-    return "\n".join(f"{name}: {value:.1f}" for name, value in samples[:4])

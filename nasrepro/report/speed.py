@@ -1,33 +1,37 @@
 """What `make bench` and `make bench-gpu` have measured, as the README's tables."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from nasrepro.report import markdown
 from nasrepro.report import provenance as origin
+
+_MODEL = "language model of 2 x 200 units, tokens per second"
 
 
 def speed_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of one layer, milliseconds and, in brackets, over nn.LSTM's."""
     layers = pd.read_csv(folder / "layers.csv")
-    cells = {
-        (row["layer"], f"H {row['H']}, B {row['B']}, T {row['T']}"): _milliseconds(row["median ms"], row["ratio"])
-        for _, row in layers.iterrows()
-    }
-    return "\n".join([*_grid("one layer, milliseconds", cells), "", _when_and_where(folder, "layers")])
+    times = _times(layers["median ms"], layers["ratio"])
+    table = markdown.crossed("one layer, milliseconds", layers["layer"], _sizes(layers), times)
+    return f"{table}\n\n{_when_and_where(folder, 'layers')}"
 
 
 def model_speed_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of whole training steps: tokens per second, and over torch's."""
     models = pd.read_csv(folder / "model.csv")
-    cells = {
-        (row["model"], f"{row['words']:,} words"): _speed(row["tokens per second"], row["ratio"])
-        for _, row in models.iterrows()
-    }
-    return "\n".join([*_grid(_MODEL, cells), "", _when_and_where(folder, "model")])
+    sizes = [f"{words:,} words" for words in models["words"]]
+    speeds = _speeds(models["tokens per second"], models["ratio"])
+    table = markdown.crossed(_MODEL, models["model"], sizes, speeds)
+    return f"{table}\n\n{_when_and_where(folder, 'model')}"
+
+
+def _speeds(tokens: Iterable[float], over: Iterable[float]) -> list[str]:
+    """Tokens per second and, in brackets, how many times as many as the first's, over which the times are given."""
+    return [f"{speed:,.0f} ({1 / ratio:.2f})" for speed, ratio in zip(tokens, over, strict=True)]
 
 
 def gpu_section(folder: Path) -> str:
@@ -42,8 +46,9 @@ def gpu_section(folder: Path) -> str:
     for names, words in _GPU_PARTS.items():
         found = [name for name in names if name in done]
         if found:
-            origins = dict.fromkeys(_gpu_origin(done[name]) for name in found)
-            paragraphs.append(words(table[table["part"].isin(found)]) + f" Measured {'; '.join(origins)}.")
+            measured = "{time:.10} on {device}, commit {commit}"
+            origins = dict.fromkeys(measured.format_map(done[name]) for name in found)
+            paragraphs.append(f"{words(table[table['part'].isin(found)])} Measured {'; '.join(origins)}.")
     unknown = [words for name, words in _NOT_YET.items() if name not in done]
     if unknown:
         paragraphs.append(f"Not measured yet: {'; '.join(unknown)}.")
@@ -54,13 +59,9 @@ def _gpu_layers(rows: pd.DataFrame) -> str:
     """Milliseconds of one layer, forward and backward, and in brackets over those of cuDNN's LSTM."""
     is_told = rows["how"].isin(["cuDNN", "fused", "fused, bfloat16 products"]) | rows["what"].eq("LSTM")
     shown = rows[is_told & ~rows["TF32"].astype(bool) & ~rows["what"].str.startswith("random")]
-    cells = {
-        (_whose(row), f"H {row['H']:.0f}, B {row['B']:.0f}, T {row['T']:.0f}"): _milliseconds(
-            row["median ms"], row["over the first"]
-        )
-        for _, row in shown.iterrows()
-    }
-    return "\n".join([*_grid("one layer on a GPU, milliseconds", cells), "", "Forward and backward, medians."])
+    times = _times(shown["median ms"], shown["over the first"])
+    table = markdown.crossed("one layer on a GPU, milliseconds", _names(shown), _sizes(shown), times)
+    return f"{table}\n\nForward and backward, medians."
 
 
 def _gpu_compiled(rows: pd.DataFrame) -> str:
@@ -71,27 +72,25 @@ def _gpu_compiled(rows: pd.DataFrame) -> str:
 
 def _gpu_speeds(rows: pd.DataFrame) -> str:
     """Tokens per second of training steps by their median times, and in brackets over torch's in the same rounds."""
-    cells = {
-        (_whose(row), f"{row['words']:,.0f} words{', TF32' if row['TF32'] else ''}"): _speed(
-            row["tokens per s"], row["over the first"]
-        )
-        for _, row in rows.iterrows()
-    }
+    sizes = [
+        f"{words:,.0f} words{', TF32' if on else ''}" for words, on in zip(rows["words"], rows["TF32"], strict=True)
+    ]
+    speeds = _speeds(rows["tokens per s"], rows["over the first"])
     slowest = (rows["max ms"] / rows["median ms"]).max()
     words = (
         f"Medians of rounds, of which the slowest took up to {slowest:.1f} times as long; here a step launches its "
         "layers' graphs, and the kernels between them, one after the other."
     )
-    return "\n".join([*_grid(_MODEL, cells), "", words])
+    return f"{markdown.crossed(_MODEL, _names(rows), sizes, speeds)}\n\n{words}"
 
 
-def _whose(row: "pd.Series[Any]") -> str:
-    """What a row of the GPU's benchmark is called: torch's own, or ours and how it was run."""
-    if row["how"] in ("torch", "cuDNN"):
-        return f"torch: {row['what']}"
-    return (
-        f"ours: {row['what']}{row['how'].removeprefix('fused')}" if row["how"] != "eager" else f"eager: {row['what']}"
-    )
+def _names(rows: pd.DataFrame) -> list[str]:
+    """What rows of the GPU's benchmark are called: torch's own, or ours and how they were run."""
+    ours = {"torch": "torch: {}", "cuDNN": "torch: {}", "eager": "eager: {}"}
+    return [
+        ours.get(how, f"ours: {{}}{how.removeprefix('fused')}").format(what)
+        for how, what in zip(rows["how"], rows["what"], strict=True)
+    ]
 
 
 def _gpu_launches(rows: pd.DataFrame) -> str:
@@ -131,10 +130,6 @@ _NOT_YET = {
 }
 
 
-def _gpu_origin(entry: Mapping[str, Any]) -> str:
-    return f"{entry['time'][:10]} on {entry['device']}, commit {entry['commit']}"
-
-
 def _when_and_where(folder: Path, part: str) -> str:
     """When a part of the benchmark was measured, and on what."""
     measured = json.loads((folder / "device.json").read_text("utf-8"))[part]
@@ -142,21 +137,12 @@ def _when_and_where(folder: Path, part: str) -> str:
     return f"Measured {measured['time'][:10]}, {rounds} rounds, load before {load}: {origin.caption(measured)}."
 
 
-_MODEL = "language model of 2 x 200 units, tokens per second"
+def _sizes(rows: pd.DataFrame) -> list[str]:
+    """The sizes of layers: units, columns of text, steps."""
+    return [f"H {h:.0f}, B {b:.0f}, T {t:.0f}" for h, b, t in zip(rows["H"], rows["B"], rows["T"], strict=True)]
 
 
-def _grid(head: str, cells: Mapping[tuple[str, str], str]) -> list[str]:
-    """The lines of a Markdown table: (row, column) -> what stands there, rows and columns in order of appearance."""
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-    lines = [f"| {head} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-    return lines + [f"| {row} | {' | '.join(cells.get((row, column), '') for column in columns)} |" for row in rows]
-
-
-def _milliseconds(median: float, ratio: float) -> str:
-    """A time, and in brackets how many times another's it is."""
-    return f"{median:.3g} ({ratio:.2f})" if median < 100 else f"{median:,.0f} ({ratio:.2f})"
-
-
-def _speed(tokens: float, ratio: float) -> str:
-    """A speed, and in brackets how many times another's it is, of which `ratio` is that of times."""
-    return f"{tokens:,.0f} ({1 / ratio:.2f})"
+def _times(medians: Iterable[float], over: Iterable[float]) -> list[str]:
+    """Milliseconds and, in brackets, how many times as long as the first's."""
+    shown = (f"{median:.3g}" if median < 100 else f"{median:,.0f}" for median in medians)
+    return [f"{median} ({ratio:.2f})" for median, ratio in zip(shown, over, strict=True)]

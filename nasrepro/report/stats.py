@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.stats
@@ -30,17 +30,17 @@ def interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resamples: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # BCa warns on near-constant samples, where we fall back to percentiles
         for method in ("BCa", "percentile"):
-            found = scipy.stats.bootstrap(
-                (sample,),
-                np.mean,
-                confidence_level=level,
-                n_resamples=resamples,
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
+            drawn: dict[str, Any] = {"n_resamples": resamples, "method": method, "rng": np.random.default_rng(seed)}
+            found = scipy.stats.bootstrap((sample,), np.mean, confidence_level=level, **drawn).confidence_interval
             if np.isfinite([found.low, found.high]).all():
                 break
     return float(found.low), float(found.high)
+
+
+def over_seeds(values: ArrayLike) -> dict[str, Any]:
+    """What a finding says of values (n,), one for each seed: value (their mean), interval and seeds (how many)."""
+    sample = np.asarray(values, dtype=float)
+    return {"value": float(sample.mean()), "interval": interval(sample), "seeds": len(sample)}
 
 
 def paired_difference(

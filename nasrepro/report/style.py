@@ -7,27 +7,25 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 P = ParamSpec("P")
 
 # Okabe & Ito 2008, "Color Universal Design"; the yellow is left out, too pale for lines on white.
-BLUE, ORANGE, GREEN, RED, SKY, PURPLE, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#000000",
-)
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+SKY, PURPLE, BLACK = "#56B4E9", "#CC79A7", "#000000"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#666666"
+
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+"""Writes numbers of a logarithmic axis as they are, and not as powers of ten."""
 
 WIDE = (7.2, 4.0)  # inches; at 150 dpi about the 900 pixels of a notebook's column
 
@@ -63,6 +61,24 @@ def new_axes(size: tuple[float, float], x: str, y: str, title: str) -> tuple[Fig
     return fig, ax
 
 
+def new_panels(
+    size: tuple[float, float], title: str, rows: int, columns: int, **shared: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure of `size` inches with axes (rows, columns) under one title; `shared` goes to `Figure.subplots`."""
+    fig = Figure(figsize=size, layout="constrained")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return fig, fig.subplots(rows, columns, squeeze=False, **shared)
+
+
+def log_scale(ax: Axes) -> None:
+    """A logarithmic y axis with plain numbers, between powers of ten too."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(PLAIN)
+    ax.yaxis.set_minor_formatter(PLAIN)
+    ax.yaxis.set_minor_locator(MaxNLocator(6))
+    ax.tick_params(which="minor", labelsize=8)
+
+
 def colours(names: Sized) -> list[str]:
     """A colour for each name, in the palette's order."""
     return [PALETTE[i % len(PALETTE)] for i in range(len(names))]
@@ -77,15 +93,7 @@ def legend_below(ax: Axes) -> None:
 
 def failed_ticks(ax: Axes, places: NDArray[Any], height: float) -> None:
     """A tick for each failure, at `height` of the axes, 0 to 1; nothing where none has failed."""
-    if not len(places):
-        return
-    ax.scatter(
-        places,
-        [height] * len(places),
-        transform=ax.get_xaxis_transform(),
-        marker="|",
-        s=26,
-        color=GREY,
-        label=f"failed ({len(places)})",
-    )
-    ax.margins(y=0.1)
+    if len(places):
+        line: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "marker": "|", "s": 26, "color": GREY}
+        ax.scatter(places, np.full(len(places), height), label=f"failed ({len(places)})", **line)
+        ax.margins(y=0.1)

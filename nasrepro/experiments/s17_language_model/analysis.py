@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from nasrepro.dsl import parse
 from nasrepro.ranking import OperatorRidge, ProductCount, Ranker, RankerSettings
 from nasrepro.ranking.validation import Predictor
-from nasrepro.report.stats import kendall_interval, paired_difference
+from nasrepro.report.stats import kendall_interval, over_seeds
 
 # ---- training one cell
 
@@ -25,16 +25,14 @@ def clipping(runs: pd.DataFrame) -> dict[str, Any]:
     `runs` has columns seed, clipped and exploded; every seed is run with and without clipping.
     """
     by_seed = runs.pivot(index="seed", columns="clipped", values="exploded").astype(float)
-    saved, edges = paired_difference(by_seed[False].tolist(), by_seed[True].tolist())
-    return {
-        "value": saved,
-        "interval": edges,
+    facts = over_seeds(by_seed[False] - by_seed[True])
+    saves = facts["value"] > 0
+    return facts | {
         "unit": "share of runs that clipping saves from exploding",
-        "seeds": len(by_seed),
-        "supports": saved > 0,
+        "supports": saves,
         "against": 0.0,
         "reason": "clipping keeps the ReLU RNN from exploding"
-        if saved > 0
+        if saves
         else "at this size the ReLU RNN does not explode more often without clipping",
     }
 
@@ -132,13 +130,11 @@ def ranked_ahead(runs: pd.DataFrame) -> dict[str, Any]:
     """
     budget = runs["budget"].max()
     ends = runs[runs["budget"] == budget].pivot(index="seed", columns="method", values="best").dropna()
-    ahead, edges = paired_difference(ends["random"].tolist(), ends["ranked"].tolist()) if len(ends) else (None, None)
-    return {
-        "value": ahead,
-        "interval": edges,
+    ahead = ends["random"] - ends["ranked"]
+    facts: dict[str, Any] = over_seeds(ahead) if len(ahead) else {"value": None, "interval": None}
+    return facts | {
         "unit": "difference of log perplexity",
-        "supports": None if ahead is None else ahead > 0,
-        "seeds": max(1, len(ends)),
+        "supports": bool(ahead.mean() > 0) if len(ahead) else None,
         "reason": f"simulated in the recorded pool at {budget} cells; interval over seeds of the search",
     }
 

@@ -1,10 +1,10 @@
 """The figures of the language model's searches: their progress, and how well the ranking function predicts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
@@ -25,35 +25,28 @@ def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Seq
     fig, ax = new_axes(style.WIDE, "architecture number, in order of training", "validation log perplexity", title)
     methods = list(dict.fromkeys(evaluations["method"]))
     for colour, method in zip(colours(methods), methods, strict=True):
-        for memory, marker, words in ((False, "o", "$h_t$ only"), (True, "^", "with $c_t$")):
-            part = ok[(ok["method"] == method) & (ok["memory"].astype(bool) == memory)]
-            if len(part):
-                label = f"{method}, {words}" if len(methods) > 1 else words
-                shade = style.ORANGE if memory and len(methods) == 1 else colour
-                ax.scatter(
-                    part["number"],
-                    part["log_ppl"],
-                    s=18,
-                    marker=marker,
-                    color=shade,
-                    alpha=0.65,
-                    linewidths=0,
-                    label=f"{label} ({len(part)})",
-                )
-        best = ok[ok["method"] == method]
-        ax.step(
-            best["number"],
-            best["log_ppl"].cummin(),
-            where="post",
-            color=colour if len(methods) > 1 else style.BLACK,
-            linewidth=1.4,
-            label="best so far" if len(methods) == 1 else f"{method}, best so far",
+        # A single method has its kinds of cells in two colours, and needs no name.
+        name, shades, line = (
+            (f"{method}, ", (colour, colour), colour) if len(methods) > 1 else ("", (colour, style.ORANGE), style.BLACK)
         )
+        found = ok[ok["method"] == method]
+        for memory, marker, shade, words in (
+            (False, "o", shades[0], "$h_t$ only"),
+            (True, "^", shades[1], "with $c_t$"),
+        ):
+            part = found[found["memory"].astype(bool) == memory]
+            if len(part):
+                points: dict[str, Any] = {"s": 18, "marker": marker, "color": shade, "alpha": 0.65, "linewidths": 0}
+                ax.scatter(part["number"], part["log_ppl"], label=f"{name}{words} ({len(part)})", **points)
+        best = found["log_ppl"].cummin()
+        ax.step(found["number"], best, where="post", color=line, linewidth=1.4, label=f"{name}best so far")
     style.failed_ticks(ax, evaluations.loc[evaluations["status"] != "ok", "number"].to_numpy(), height=0.97)
     if paper_ticks is not None:
         low, high = min(*paper_ticks, ok["log_ppl"].min()), max(*paper_ticks, ok["log_ppl"].max())
         ax.set_ylim(low - 0.03 * (high - low), high + 0.06 * (high - low))  # room for the failed ones on top
-    _second_axis_in_perplexity(ax)
+    perplexities = ax.secondary_yaxis("right")  # few people read nats
+    perplexities.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):,.0f}"))
+    perplexities.set_ylabel("perplexity")
     legend_below(ax)
     return fig
 
@@ -77,10 +70,3 @@ def rank_scatter(
     ax.plot([], [], " ", label=f"Kendall's tau {tau:.2f}{spread}, n = {len(measured)}")
     ax.legend(loc="upper left")
     return fig
-
-
-def _second_axis_in_perplexity(ax: Axes) -> None:
-    """Perplexity at the right of a log-perplexity axis: few people read nats."""
-    twin = ax.secondary_yaxis("right")
-    twin.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{np.exp(value):,.0f}"))
-    twin.set_ylabel("perplexity")

@@ -22,11 +22,11 @@ class LanguageModelSizes:
     """What a search trains and judges cells by: in S17 the same."""
     search: SearchSettings
     """The search; its control, random search, differs in `method` alone."""
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of every comparison that is reported with an interval."""
-    pool_seeds: int
+    pool_seeds: int = 10
     """Simulated searches per method on the pool of trained cells, for the interval of random against ranked."""
-    folds: int
+    folds: int = 5
     """Parts of the cross-validation of the ranking function."""
     ranker: RankerSettings = field(default_factory=RankerSettings)
     """The ranking function that is measured, by cross-validation and in simulated searches."""
@@ -114,30 +114,17 @@ SIZES: Mapping[str, LanguageModelSizes] = {
         task=_PYDOC_QUICK,
         search_task=_PYDOC_QUICK,
         search=SearchSettings(cells=48, step=8, sampled=1, candidates=2_000, memory_after=16),
-        seeds=(1, 2, 3),
-        pool_seeds=10,
-        folds=5,
     ),
     "course": LanguageModelSizes(
         task=_PTB_CHARACTERS,
         search_task=_PTB_CHARACTERS,
-        search=SearchSettings(
-            cells=224,
-            candidates=10_000,
-            memory_after=64,
-            ranker=RankerSettings(epochs=25),  # as recorded
-        ),
-        seeds=(1, 2, 3),
-        pool_seeds=10,
-        folds=5,
+        # The ranking function as it was when the search was recorded.
+        search=SearchSettings(cells=224, candidates=10_000, memory_after=64, ranker=RankerSettings(epochs=25)),
     ),
     "night": LanguageModelSizes(
         task=_WIKITEXT2,
         search_task=_WIKITEXT2_SHORT,
         search=SearchSettings(cells=64, step=16, sampled=2, candidates=10_000, memory_after=32),
-        seeds=(1, 2, 3),
-        pool_seeds=10,
-        folds=5,
     ),
     "paper": LanguageModelSizes(
         task=_WIKITEXT2,

@@ -1,22 +1,24 @@
 """The figures of the agent's search: functions from tables to matplotlib figures, as in `report.figures`."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nasrepro.controllers import reward
 from nasrepro.controllers.tree_agent import top_down
 from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.dress.svg import COLOURS, TOP, kind_of, lay_out
 from nasrepro.report import style
-from nasrepro.report.style import legend_below, new_axes, styled
+from nasrepro.report.style import legend_below, new_axes, new_panels, styled
 
 _SHOWN = 5
 """Words that get a bar of their own at each decision."""
@@ -58,14 +60,14 @@ def decisions(tree: Node, chances: pd.DataFrame, before: pd.DataFrame | None = N
         bars = axes(0.78, high + 0.15, 1.45, 0.95)
         _word_bars(bars, chances.iloc[number], word, None if before is None else before.iloc[number])
         bars.set_xlabel("probability" if number + _COLUMNS >= len(words) else "", fontsize=7, labelpad=1)
-    handles = [Patch(color=style.RED, label="the word that was drawn"), Patch(color=style.BLUE, label="other words")]
-    if before is not None:
-        tick = Line2D([], [], color=style.BLACK, marker="|", linestyle="", markersize=8, label="before it learned")
-        handles.append(tick)  # type: ignore[arg-type]
+    handles: list[Artist] = [
+        Patch(color=style.RED, label="the word that was drawn"),
+        Patch(color=style.BLUE, label="other words"),
+        Line2D([], [], color=style.BLACK, marker="|", linestyle="", markersize=8, label="before it learned"),
+    ]
     # Anchored to the figure itself: what is printed below it widens the saved picture, not the figure.
-    fig.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0, 0), bbox_transform=fig.transFigure, ncols=3, fontsize=8
-    )
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 0), "bbox_transform": fig.transFigure}
+    fig.legend(handles=handles[: 2 if before is None else 3], ncols=3, fontsize=8, **place)
     return fig
 
 
@@ -84,13 +86,8 @@ def _partial_tree(ax: Axes, tree: Node, placed: int) -> None:
         fill, ink = COLOURS[kind_of(place.node)] if number < placed else ("white", style.BLACK)
         edge, line = (style.RED, 1.6) if number == placed else (style.GREY, 0.6)
         text = place.node.op if number < placed else "T" if number == placed else "  "
-        box = {
-            "boxstyle": "round,pad=0.25",
-            "facecolor": fill,
-            "edgecolor": edge,
-            "linewidth": line,
-            "linestyle": "-" if number <= placed else ":",
-        }
+        box = {"boxstyle": "round,pad=0.25", "facecolor": fill, "edgecolor": edge, "linewidth": line}
+        box["linestyle"] = "-" if number <= placed else ":"
         ax.text(place.x, place.y, _as_math(text), ha="center", va="center", fontsize=6, color=ink, bbox=box, zorder=2)
     ax.set(xlim=(0, width), ylim=(height, TOP))  # nothing stands in the room for h_t
     ax.axis("off")
@@ -107,9 +104,8 @@ def _word_bars(ax: Axes, chances: pd.Series, chosen: str, before: pd.Series | No
     shades = [style.RED if word == chosen else "#BBBBBB" if word == rest else style.BLUE for word in shown]
     ax.barh(rows, list(shown.values()), 0.75, color=shades)
     end = (max(shown[chosen], 0 if before is None else before[chosen]), words.index(chosen))  # clear of the tick
-    ax.annotate(
-        f"{shown[chosen]:.0%}", end, (5, 0), textcoords="offset points", va="center", fontsize=7, color=style.RED
-    )
+    aside: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7}
+    ax.annotate(f"{shown[chosen]:.0%}", end, (5, 0), color=style.RED, **aside)
     if before is not None:
         earlier = [*(float(before[word]) for word in words), float(before.drop(words).sum())]
         ax.scatter(earlier, rows, marker="|", s=36, color=style.BLACK, linewidths=1.1, zorder=3)
@@ -137,9 +133,7 @@ def reward_curve(checks: Mapping[float, float], losses: Sequence[float] = (), ti
     """
     curve = pd.DataFrame({"loss": np.linspace(0, 140, 1401)})
     curve["reward"] = curve["loss"].map(reward)
-    fig = Figure(figsize=(7.2, 3.6), layout="constrained")
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    whole, near = fig.subplots(1, 2)
+    fig, ((whole, near),) = new_panels((7.2, 3.6), title, 1, 2)
     for ax in (whole, near):
         ax.plot(curve["loss"], curve["reward"], color=style.BLUE, linewidth=1.8, label="reward")
         ax.set(xlabel="loss: validation perplexity", ylabel="reward")
@@ -188,22 +182,21 @@ def word_shares(shares: pd.DataFrame, late: Collection[str], title: str = "") ->
     `shares` has a row per step and a column per word, the rows summing to 1; words of `late`, S17's extended ones,
     stand below a line.
     """
-    words = [*(word for word in shares.columns if word not in late), *(word for word in shares.columns if word in late)]
-    core = len(words) - sum(word in late for word in words)
-    fig = Figure(figsize=(7.2, 1.9 + 0.22 * len(words)), layout="constrained")
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    above, below = fig.subplots(2, 1, sharex=True, height_ratios=[0.22 * len(words), 1.3])
+    core, extended = ([word for word in shares.columns if (word in late) == is_late] for is_late in (False, True))
+    words = core + extended
+    heights = [0.22 * len(words), 1.3]
+    fig, ((above,), (below,)) = new_panels((7.2, 1.9 + heights[0]), title, 2, 1, sharex=True, height_ratios=heights)
     steps = np.asarray(shares.index, dtype=float)
     edges = np.append(steps, steps[-1] + 1) - 0.5
     image = above.pcolormesh(edges, np.arange(len(words) + 1) - 0.5, shares[words].T, cmap=_SHADES, vmin=0)
     above.set_yticks(range(len(words)), [_as_math(word) for word in words], fontsize=8)
     for label, word in zip(above.get_yticklabels(), words, strict=True):
-        label.set_color(style.RED if word in late else style.BLACK)
+        label.set_color(style.RED if word in extended else style.BLACK)
     above.invert_yaxis()
-    above.axhline(core - 0.5, color=style.BLACK, linewidth=1.2)
+    above.axhline(len(core) - 0.5, color=style.BLACK, linewidth=1.2)
     above.grid(visible=False)
     fig.colorbar(image, ax=above, format=PercentFormatter(1.0, decimals=0), label="share of the step's words", pad=0.02)
-    together = shares[[word for word in words if word in late]].sum(axis=1)
+    together = shares[extended].sum(axis=1)
     below.plot(steps, together, color=style.RED, marker="o", markersize=4)
     below.set(xlabel="step of the search", ylabel="extended words", ylim=(0, max(0.05, 1.15 * together.max())))
     below.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -232,22 +225,12 @@ def rewards(trees: pd.DataFrame, updates: pd.DataFrame | None = None, window: in
         (explored, "^", style.ORANGE, "exploration: epsilon drew a word"),
     ):
         some = chosen & valid
-        label = f"{words} ({some.sum()})"
-        ax.scatter(
-            numbers[some], values[some], s=20, marker=marker, color=colour, alpha=0.75, linewidths=0, label=label
-        )
+        points: dict[str, Any] = {"s": 20, "marker": marker, "color": colour, "alpha": 0.75, "linewidths": 0}
+        ax.scatter(numbers[some], values[some], label=f"{words} ({some.sum()})", **points)
     running = pd.Series(values[valid]).rolling(window, min_periods=1).mean()
     ax.plot(numbers[valid], running, color=style.BLACK, linewidth=1.6, label=f"running mean of {window} trees")
     if updates is not None and len(updates):
-        ax.plot(
-            updates["tree"],
-            updates["baseline"],
-            color=style.RED,
-            linestyle="--",
-            linewidth=1.3,
-            marker=".",
-            label="baseline",
-        )
+        ax.plot(updates["tree"], updates["baseline"], ".--", color=style.RED, linewidth=1.3, label="baseline")
     style.failed_ticks(ax, numbers[~valid], height=0.03)
     ax.set_xlim(-1, len(trees))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -264,23 +247,16 @@ def beside_reference(cells: pd.DataFrame, reference: Sequence[float], name: str 
     """
     fig, ax = new_axes(style.WIDE, "cells, from best to worst", "validation perplexity", title)
     order = cells.dropna(subset="valid_ppl").sort_values("valid_ppl", kind="stable").reset_index(drop=True)
-    for (kind, part), marker in zip(order.groupby("kind", sort=True), style.MARKERS, strict=False):
-        number = sorted(order["kind"].unique()).index(kind)
-        ax.scatter(
-            part.index + 1, part["valid_ppl"], s=20, marker=marker, color=style.PALETTE[number], linewidths=0,
-            label=f"{kind} ({len(part)})",
-        )  # fmt: skip
+    kinds = order.groupby("kind", sort=True)
+    for (kind, part), marker, colour in zip(kinds, style.MARKERS, style.PALETTE, strict=False):
+        points: dict[str, Any] = {"s": 20, "marker": marker, "color": colour, "linewidths": 0}
+        ax.scatter(part.index + 1, part["valid_ppl"], label=f"{kind} ({len(part)})", **points)
     middle = float(np.mean(reference))
     ax.axhline(middle, color=style.BLACK, linestyle=(0, (5, 3)), linewidth=1.2, label=f"{name}: {middle:.1f}")
     if len(reference) > 1:
-        ax.axhspan(
-            min(reference), max(reference), color=style.BLACK, alpha=0.1, linewidth=0, label="range of its seeds"
-        )
-    ax.set_yscale("log")
-    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(MaxNLocator(6))
-    ax.tick_params(which="minor", labelsize=8)
+        low, high = min(reference), max(reference)
+        ax.axhspan(low, high, color=style.BLACK, alpha=0.1, linewidth=0, label="range of its seeds")
+    style.log_scale(ax)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(ax)
     return fig

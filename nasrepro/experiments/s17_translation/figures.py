@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,14 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from nasrepro.datasets.strings import refuse_string
 from nasrepro.report import style
-from nasrepro.report.style import colours, legend_below, new_axes, styled
+from nasrepro.report.style import colours, legend_below, new_axes, new_panels, styled
 
-_PAPERS = {"facecolors": "none", "edgecolors": style.RED}  # what is printed in the paper
+# How the drawing of Table 3 marks a seed, a mean, and what is printed in the paper.
+_SEED: dict[str, Any] = {"s": 16, "color": style.BLUE, "alpha": 0.75, "linewidths": 0}
+_MEAN: dict[str, Any] = {"color": style.BLUE, "linewidth": 2}
+_PAPERS: dict[str, Any] = {"s": 34, "marker": "D", "facecolors": "none", "edgecolors": style.RED}
+
+_MAP: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
 
 
 @styled
@@ -30,21 +36,18 @@ def encoders(
     mean of the first encoder, which the others are held against. Axes in `log` are logarithmic.
     """
     cells = list(dict.fromkeys(cell for ours, _ in panels.values() for cell in ours.index))
-    fig = Figure(figsize=(7.2, 1.7 + 0.36 * len(cells)), layout="constrained")
-    axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    fig, (axes,) = new_panels((7.2, 1.7 + 0.36 * len(cells)), title, 1, len(panels), sharey=True)
     for ax, (panel, (ours, paper)) in zip(axes, panels.items(), strict=True):
         means = ours.groupby(level=0).mean()
         for row, cell in enumerate(cells):
             values = ours[ours.index == cell].to_numpy()
             # Seeds stand one under the other, so that equal ones do not hide each other.
-            ax.scatter(
-                values, row + 0.18 * np.linspace(-1, 1, len(values)), s=16, color=style.BLUE, alpha=0.75, linewidths=0
-            )
+            ax.scatter(values, row + 0.18 * np.linspace(-1, 1, len(values)), **_SEED)
             if len(values):
-                ax.vlines(means[cell], row - 0.32, row + 0.32, color=style.BLUE, linewidth=2)
+                ax.vlines(means[cell], row - 0.32, row + 0.32, **_MEAN)
         known = pd.Series(dtype=float) if paper is None else paper[paper.index.isin(cells)]
         rows = [cells.index(cell) for cell in known.index]
-        ax.scatter(known, rows, s=34, marker="D", linewidths=1.4, **_PAPERS)
+        ax.scatter(known, rows, linewidths=1.4, **_PAPERS)
         if cells[0] in means:
             ax.axvline(means[cells[0]], color=style.GREY, linestyle=":", linewidth=1.2, zorder=0)
         if panel in log:
@@ -53,12 +56,11 @@ def encoders(
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(range(len(cells)), cells)
     axes[0].set_ylim(len(cells) - 0.5, -0.5)  # the first row on top
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     has_paper = any(paper is not None for _, paper in panels.values())
     marks = [
-        axes[0].scatter([], [], s=16, color=style.BLUE, alpha=0.75, linewidths=0, label="ours, one seed"),
-        axes[0].vlines([], 0, 1, color=style.BLUE, linewidth=2, label="ours, mean"),
-        *([axes[0].scatter([], [], s=34, marker="D", label="S17, Table 3", **_PAPERS)] if has_paper else []),
+        axes[0].scatter([], [], label="ours, one seed", **_SEED),
+        axes[0].vlines([], 0, 1, label="ours, mean", **_MEAN),
+        *([axes[0].scatter([], [], label="S17, Table 3", **_PAPERS)] if has_paper else []),
         axes[0].plot([], [], color=style.GREY, linestyle=":", label=f"our {cells[0]}, mean")[0],
     ]
     # In a strip of its own, and by coordinates: matplotlib moves other legends of a figure when it is saved "tight".
@@ -77,16 +79,12 @@ def hidden_traces(traces: Mapping[str, ArrayLike], words: Sequence[str], title: 
     """
     columns = min(2, len(traces))
     lines = -(-len(traces) // columns)
-    fig = Figure(figsize=(7.2, 0.9 + 2.0 * lines), layout="constrained")
-    axes = fig.subplots(lines, columns, sharex=True, squeeze=False)
+    fig, axes = new_panels((7.2, 0.9 + 2.0 * lines), title, lines, columns, sharex=True)
     for ax, (name, trace) in zip(axes.flat, traces.items(), strict=False):
         units = np.asarray(trace, dtype=float).T  # (units, words)
         bound = float(np.abs(units).max()) or 1.0
-        picture = ax.imshow(
-            units[np.argsort(units.mean(axis=1))], aspect="auto", cmap="RdBu_r", vmin=-bound, vmax=bound,
-            interpolation="nearest",
-        )  # fmt: skip
-        _colour_bar(fig, ax, picture)
+        ordered = units[np.argsort(units.mean(axis=1))]
+        _colour_bar(fig, ax, ax.imshow(ordered, cmap="RdBu_r", vmin=-bound, vmax=bound, **_MAP))
         ax.set_title(name)
         ax.set_xticks(range(len(words)), words, rotation=90, fontsize=8)
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -95,7 +93,6 @@ def hidden_traces(traces: Mapping[str, ArrayLike], words: Sequence[str], title: 
         ax.set_visible(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("unit, by mean")
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return fig
 
 
@@ -109,17 +106,9 @@ def attention_maps(
     """
     greatest = max(float(np.asarray(weights).max()) for _, weights in maps.values())
     longest = max(len(written) for written, _ in maps.values())
-    fig = Figure(figsize=(7.2, 1.6 + 0.21 * max(6, longest)), layout="constrained")
-    axes = fig.subplots(1, len(maps), squeeze=False)[0]
+    fig, (axes,) = new_panels((7.2, 1.6 + 0.21 * max(6, longest)), title, 1, len(maps))
     for ax, (name, (written, weights)) in zip(axes, maps.items(), strict=True):
-        picture = ax.imshow(
-            np.asarray(weights, dtype=float),
-            aspect="auto",
-            cmap="Blues",
-            vmin=0,
-            vmax=greatest,
-            interpolation="nearest",
-        )
+        picture = ax.imshow(np.asarray(weights, dtype=float), cmap="Blues", vmin=0, vmax=greatest, **_MAP)
         ax.set_xticks(range(len(source)), source, rotation=90, fontsize=8)
         ax.set_yticks(range(len(written)), written, fontsize=8)
         ax.set_title(name)
@@ -127,7 +116,6 @@ def attention_maps(
         ax.grid(visible=False)
     axes[0].set_ylabel("word written")
     _colour_bar(fig, list(axes), picture).set_label("attention", fontsize=9)
-    fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return fig
 
 
@@ -175,7 +163,7 @@ def _log_axis(ax: Axes) -> None:
         digits = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5)
         ticks = [digit * 10.0**power for power in range(-2, 6) for digit in digits]
         ax.set_xticks([tick for tick in ticks if low <= tick <= high])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_major_formatter(style.PLAIN)
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 

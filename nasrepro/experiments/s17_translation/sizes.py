@@ -30,10 +30,6 @@ class TranslationSizes:
 
     task: TranslationTask
     """What the encoders of Table 3 are compared on."""
-    seeds: tuple[int, ...]
-    """Seeds of each of them."""
-    search_seeds: tuple[int, ...]
-    """Seeds of the LSTM that the cells of the search are held against."""
     search_task: TranslationTask
     """What the agent's search trains and judges cells on: as S17's, the same task, but smaller here."""
     search: AgentSearchSettings
@@ -42,9 +38,13 @@ class TranslationSizes:
     """What the agent is compared with its control on; several searches of each must fit."""
     control: AgentSearchSettings
     """The searches of that comparison, once for each seed and method."""
-    control_seeds: tuple[int, ...]
-    """Their seeds."""
 
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of each encoder of Table 3."""
+    search_seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of the LSTM that the cells of the search are held against."""
+    control_seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of the searches that compare the agent with its control."""
     control_workers: int = 2
     """Processes of each of them; 0 trains in the notebook's own, where to start others takes longer than to train."""
     larger_task: TranslationTask | None = None
@@ -154,45 +154,33 @@ SIZES: Mapping[str, TranslationSizes] = {
     ),
     "quick": TranslationSizes(
         task=replace(_CAPTIONS, training=replace(_CAPTIONS.training, train_pairs=500, init_range=0.4)),
-        seeds=(1, 2, 3),
-        search_seeds=(1, 2, 3),
         search_task=_CAPTIONS_QUICK_SEARCH,
         search=_QUICKEST_AGENT,
         control_task=_CAPTIONS_QUICK_SEARCH,
         control=replace(_QUICKEST_AGENT, cells=4),
-        control_seeds=(1, 2, 3),
         control_workers=0,
     ),
     "course": TranslationSizes(
         task=_MULTI30K,
-        seeds=(1, 2, 3),
-        search_seeds=(1, 2, 3),
         search_task=_MULTI30K_SEARCH,
         search=_COURSE_AGENT,
         control_task=_CAPTIONS_SEARCH,
         control=replace(_QUICK_AGENT, cells=20, priors=PriorSettings(largest=12, weights=_SELDOM_DIV)),
-        control_seeds=(1, 2, 3),
         smaller_task=_MULTI30K_SMALLER,
     ),
     "night": TranslationSizes(
         task=_MULTI30K,
-        seeds=(1, 2, 3),
-        search_seeds=(1, 2, 3),
         search_task=_MULTI30K_SHORT,
         search=replace(_COURSE_AGENT, cells=100),
         control_task=_MULTI30K_SHORT,
         control=replace(_COURSE_AGENT, cells=30),
-        control_seeds=(1, 2, 3),
     ),
     "paper": TranslationSizes(
         task=_MULTI30K,
-        seeds=(1, 2, 3),
-        search_seeds=(1, 2, 3),
         search_task=TranslationTask("multi30k"),
         search=AgentSearchSettings(),
         control_task=TranslationTask("multi30k"),
         control=AgentSearchSettings(cells=500),
-        control_seeds=(1, 2, 3),
         larger_task=TranslationTask("iwslt2016", TranslationSettings(hidden=600)),
     ),
 }

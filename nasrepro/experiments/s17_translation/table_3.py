@@ -46,10 +46,8 @@ def split_sizes(corpus: ParallelCorpus) -> pd.DataFrame:
     """How much text a corpus has to train and to validate on: a row for each split and language, lengths in tokens."""
     rows = []
     for split, pairs in (("train", corpus.train), ("valid", corpus.valid)):
-        for language, vocab, side in (
-            ("English", corpus.source_vocab, pairs.source),
-            ("German", corpus.target_vocab, pairs.target),
-        ):
+        sides = {"English": (corpus.source_vocab, pairs.source), "German": (corpus.target_vocab, pairs.target)}
+        for language, (vocab, side) in sides.items():
             lengths = [len(ids) for ids in side]
             unknown = sum(ids.count(vocab[UNK]) for ids in side)
             rows.append(
@@ -192,9 +190,9 @@ def gains(learned: pd.DataFrame) -> pd.DataFrame:
     paper, paired = printed()["multi30k_bleu"], over_lstm(learned)
     rows = []
     for name, part in paired[paired.index != "LSTM"].groupby("cell", sort=False):
-        low, high = stats.interval(part["gain"]) or (math.nan, math.nan)
-        ours = (name, part["valid_multi_bleu"].mean(), part["gain"].mean(), low, high, len(part))
-        rows.append((*ours, paper[name] - paper["LSTM"]))
+        edges = stats.interval(part["gain"]) or (math.nan, math.nan)
+        ours = (part["valid_multi_bleu"].mean(), part["gain"].mean(), *edges, len(part))
+        rows.append((name, *ours, paper[name] - paper["LSTM"]))
     columns = ["cell", "valid multi-bleu", "gain over LSTM", "low", "high", "seeds", "S17: gain"]
     return pd.DataFrame(rows, columns=columns).set_index("cell")
 
@@ -227,11 +225,7 @@ def best(table: pd.DataFrame) -> str:
 
 def spread(interval: stats.Interval | None) -> str:
     """An interval over seeds in words."""
-    return (
-        "too few seeds for an interval"
-        if interval is None
-        else f"95% interval {interval[0]:+.2f} to {interval[1]:+.2f}"
-    )
+    return "95% interval {:+.2f} to {:+.2f}".format(*interval) if interval else "too few seeds for an interval"
 
 
 def entries(learned: pd.DataFrame) -> dict[str, Facts]:
@@ -253,16 +247,10 @@ def entries(learned: pd.DataFrame) -> dict[str, Facts]:
 def _row(name: str, measure: str, part: pd.DataFrame, lstm: pd.DataFrame, paper: pd.Series) -> Facts:
     mean, rival = float(part[measure].mean()), float(lstm[measure].mean())
     ahead = mean < rival if measure == "valid_ppl" else mean > rival
-    facts = {
-        "value": mean,
-        "interval": stats.interval(part[measure]),
-        "unit": "perplexity" if measure == "valid_ppl" else "multi-bleu",
-        "seeds": len(part),
-    }
+    facts = stats.over_seeds(part[measure]) | {"unit": "perplexity" if measure == "valid_ppl" else "multi-bleu"}
     if name == "LSTM":
-        return facts | {
-            "reason": f"{mean - paper[name]:+.2f} beside the paper's; the row that the others are held against"
-        }
+        words = f"{mean - paper[name]:+.2f} beside the paper's; the row that the others are held against"
+        return facts | {"reason": words}
     words = f"{'ahead of the LSTM, as' if ahead else 'not ahead of the LSTM, unlike'} in the paper ({rival:.2f} here)"
     return facts | {"supports": ahead, "against": rival, "reason": words}
 
@@ -326,13 +314,10 @@ def loss_not_bleu(found: Agreement) -> Facts:
     with each other less than either does with itself; two seeds decide nothing.
     """
     border = min(found.perplexity, found.bleu)
-    mean = statistics.mean(found.within)
-    return {
-        "value": mean,
-        "interval": stats.interval(found.within),
+    facts = stats.over_seeds(found.within)
+    return facts | {
         "unit": "Kendall's tau of perplexity with BLEU",
-        "seeds": len(found.within),
-        "supports": mean < border if len(found.within) > 2 else None,
+        "supports": facts["value"] < border if facts["seeds"] > 2 else None,
         "against": border,
         "reason": f"over {found.cells} cells; to show that the measures differ and not the seeds, tau has to be below "
         f"{border:.2f}, the tau of a measure with itself from seed to seed",
@@ -349,11 +334,8 @@ def no_transfer(larger: pd.DataFrame) -> Facts | None:
         return None
     rival = best(table)
     leads = -paired.loc[paired.index == rival, "gain"]
-    return {
-        "value": float(leads.mean()),
-        "interval": stats.interval(leads),
+    return stats.over_seeds(leads) | {
         "unit": "test multi-bleu",
-        "seeds": len(leads),
         "supports": bool(leads.mean() > 0),
         "reason": f"LSTM less {rival}, the best of {', '.join(table.index)} by validation BLEU there, by seed",
     }
@@ -368,13 +350,8 @@ def larger_entries(larger: pd.DataFrame) -> dict[str, Facts]:
     facts = {}
     for name, values in bleus.items():
         gap, in_paper = values.mean() - bleus["LSTM"].mean(), paper[name] - paper["LSTM"]
-        facts[entry(name, LARGER)] = {
-            "value": float(values.mean()),
-            "interval": stats.interval(values),
-            "unit": "multi-bleu",
-            "seeds": len(values),
-            "reason": f"{gap:+.2f} over the LSTM's, in the paper {in_paper:+.2f}; the claim has an entry of its own",
-        }
+        words = f"{gap:+.2f} over the LSTM's, in the paper {in_paper:+.2f}; the claim has an entry of its own"
+        facts[entry(name, LARGER)] = stats.over_seeds(values) | {"unit": "multi-bleu", "reason": words}
     return facts
 
 
@@ -388,9 +365,5 @@ def on_larger(task: TranslationTask, evaluations: Iterable[Evaluation]) -> Facts
     with suppress(DataError):
         is_own = "stand-in" not in task.corpus.note and {e.data for e in evaluations} == {task.corpus.hash}
         budget = share_of_translation(task)
-    return {
-        "budget": budget,
-        "budget_words": task.words(),
-        "data": task.data_words + ("" if is_own else ", or Tatoeba's pairs in its place"),
-        "device": devices(evaluations),
-    }
+    data = task.data_words if is_own else f"{task.data_words}, or Tatoeba's pairs in its place"
+    return {"budget": budget, "budget_words": task.words(), "data": data, "device": devices(evaluations)}
