@@ -12,8 +12,9 @@ import pandas as pd
 from gpu_checks import ROOT
 from gpu_parts import OutOfTime, Part
 
+from nasrepro.datasets import DATASETS
 from nasrepro.experiments import EXPERIMENTS
-from nasrepro.experiments.experiment import Experiment, Means, Trainings, on_device, resumable
+from nasrepro.experiments.experiment import Experiment, Resources, Trainings, on_device, resumable
 from nasrepro.search.record import Record
 
 RECORD = "gpu-record.jsonl.gz"
@@ -30,7 +31,8 @@ def parts() -> list[Part]:
     found = []
     for name, experiment in EXPERIMENTS.items():
         for number, trainings in enumerate(experiment.trainings(experiment.at("night"))):
-            work, data = partial(night, name, number), trainings.task.corpus_name
+            work, corpus = partial(night, name, number), trainings.task.settings.get("corpus", "")
+            data = corpus if corpus in DATASETS else ""
             part = Part(f"night: {trainings.words}", "night", 60, work, data, takes_workers=True)
             per_training = 0.0 if values else len(trainings.answers) / trainings.count
             found.append((-values.get((name, trainings.words), per_training), len(found), part))
@@ -73,11 +75,11 @@ def night(name: str, number: int, device: str, small: bool, folder: Path, worker
     experiment = EXPERIMENTS[name]
     trainings = _trainings(experiment, device, small, folder / "work")[number]
     with open_record(folder) as record:
-        for path in (SHIPPED_RECORDS / file for file in experiment.shipped.get("night", ())):
-            if any(e.settings == trainings.task.settings for e in Record.load(path).evaluations()):
+        for path in experiment.shipped_files("night", SHIPPED_RECORDS):
+            if trainings.left([Record.load(path)]) < trainings.count:
                 record.import_(path)
         try:
-            trainings.make(Means(record, workers))
+            trainings.make(Resources(record, workers))
         except OutOfTime as stop:
             stop.rows = _rows(experiment, trainings, record)
             raise

@@ -11,6 +11,7 @@ from typing import Any
 
 from nasrepro.datasets import DataError
 from nasrepro.deadline import TimeIsUp, set_deadline
+from nasrepro.errors import known
 from nasrepro.files import fix_environment, make_writable, user_path
 from nasrepro.hardware import device_name, resolve
 from nasrepro.profiles import load, profiles, project_root
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     profile = option("--profile", default="quick", help=one_of)
     about = "where cells are trained: auto (a GPU where torch sees one), cpu, cuda, or cuda:N (default: auto)"
     device = option("--device", default="auto", help=about)
-    workers = option("--workers", type=int, default=2, help="processes that train (default: 2; 0: this one)")
+    workers = option("--workers", type=_workers, default=2, help="processes that train (default: 2; 0: this one)")
     yes = option("--yes", action="store_true", help="begin even what is forecast to take longer than a night")
     about = f"stop after so many, at the next checkpoint; exit status {NOT_FINISHED}, and the same command goes on"
     minutes = option("--minutes", type=float, metavar="N", help=about)
@@ -84,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     about = "make all trainings of an experiment without its notebooks, and export them"
     record = command("record", _record, about, profile, device, workers, yes, minutes)
     record.add_argument("experiment", help="its name; an unknown one is answered with the list")
-    record.add_argument("--export", type=Path, help="where to write the compact record (.jsonl.gz)")
+    record.add_argument("--fresh", action="store_true", help="make anew what shipped records hold")
+    record.add_argument("--export", type=Path, help="where to write what it has recorded, compact (.jsonl.gz)")
 
     about = "train one candidate as an experiment does, and write it into the record"
     train = command("train", _train, about, profile, device, minutes)
@@ -112,15 +114,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r:.100} is no number of processes, 0 or more")
+    return int(text)
+
+
+def _demand_consent(options: argparse.Namespace, workers: int, **which: Any) -> None:
+    """Forecast what is left of a profile, or part of it, and ask before a night is spent on it."""
+    from nasrepro.experiments.forecasts import demand_consent, forecast
+    from nasrepro.notebook import known_records, results_folder
+
+    profile, device = load(options.profile), resolve(options.device)
+    if profile.hours is not None:
+        records, folder = known_records(profile.name, options.fresh), results_folder() / profile.name
+        make_writable(folder)
+        demand_consent(profile, forecast(profile, device, records, folder, **which), device, workers, options.yes)
+
+
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.experiments.forecasts import demand_consent
     from nasrepro.notebook import WORKERS, results_folder
     from nasrepro.reproduce import run_notebooks
 
     profile, device = load(options.profile), resolve(options.device)
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
-    demand_consent(profile, device, WORKERS, options.yes, {path.name[:2] for path in notebooks})
+    _demand_consent(options, WORKERS, notebooks={path.name[:2] for path in notebooks})
     folder = results_folder() / profile.name
     parameters = {"PROFILE": profile.name, "DEVICE": device, **given}
     started = time.perf_counter()
@@ -193,32 +212,42 @@ def _lab(options: argparse.Namespace) -> None:
 
 def _forecast(options: argparse.Namespace) -> None:
     from nasrepro.experiments.forecasts import describe, forecast
+    from nasrepro.notebook import known_records
 
     profile, device = load(options.profile), resolve(options.device)
-    print(describe(profile, forecast(profile, device), device, options.workers))
+    print(describe(profile, forecast(profile, device, known_records(profile.name)), device, options.workers))
 
 
 def _record(options: argparse.Namespace) -> None:
     from nasrepro import experiments
-    from nasrepro.experiments.experiment import Means, on_device, resumable
-    from nasrepro.experiments.forecasts import demand_consent
+    from nasrepro.experiments.experiment import Resources, on_device, resumable
     from nasrepro.notebook import results_folder
-    from nasrepro.search import Record
 
     experiment, profile, device = experiments.load(options.experiment), load(options.profile), resolve(options.device)
-    sizes = experiment.at(profile.name)
+    sizes, folder = experiment.at(profile.name), results_folder() / profile.name
     export = user_path(options.export) if options.export else None
     if export:
         make_writable(export.parent)  # now, not after days of training
-    demand_consent(profile, device, options.workers, options.yes, experiment=experiment.name)
-    folder = results_folder() / profile.name
-    record = Record(folder / "record.sqlite")
-    for trainings in experiment.trainings(resumable(on_device(sizes, device), folder)):
-        print(f"{trainings.words}: {trainings.count} trainings, {trainings.task.words()}", flush=True)
-        trainings.make(Means(record, options.workers, profile.timeout_s))
+    _demand_consent(options, options.workers, experiment=experiment.name)
+    record = _own_record(experiment, profile.name, options.fresh)
+    trainings = experiment.trainings(resumable(on_device(sizes, device), folder))
+    for each in trainings:
+        print(f"{each.words}: {each.count} trainings, {each.task.words()}", flush=True)
+        each.make(Resources(record, options.workers, profile.timeout_s))
     if export:
-        record.export(export)
+        record.export(export, {each.task.name for each in trainings})
         print(f"wrote {export}")
+
+
+def _own_record(experiment: Any, profile: str, fresh: bool = False) -> Any:
+    """A profile's record, with what ships of the experiment, unless that is to be made anew."""
+    from nasrepro.notebook import records_folder, results_folder
+    from nasrepro.search import Record
+
+    record = Record(results_folder() / profile / "record.sqlite")
+    for path in () if fresh else experiment.shipped_files(profile, records_folder()):
+        record.import_(path)
+    return record
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -227,13 +256,15 @@ def _train(options: argparse.Namespace) -> None:
     from nasrepro import experiments
     from nasrepro.experiments.experiment import on_device, resumable
     from nasrepro.notebook import results_folder
-    from nasrepro.search import Record
     from nasrepro.search.record import Evaluation, evaluation_key
 
-    experiment, folder = experiments.load(options.experiment), results_folder() / load(options.profile).name
-    task = resumable(on_device(experiment.at(options.profile), resolve(options.device)), folder).task
-    candidate = experiment.named.get(options.candidate) or task.read(options.candidate)
-    record, key = Record(folder / "record.sqlite"), evaluation_key(task, candidate, options.seed)
+    experiment, profile = experiments.load(options.experiment), load(options.profile).name
+    sizes = on_device(experiment.at(profile), resolve(options.device))
+    task, text = resumable(sizes, results_folder() / profile).task, options.candidate
+    is_name = text in experiment.named or (text.isidentifier() and experiment.named)
+    candidate = experiment.named[known(text, experiment.named, "name")] if is_name else task.read(text)
+    record = _own_record(experiment, profile)
+    key = evaluation_key(task, candidate, options.seed)
     print(f"{candidate}: {task.words()}, seed {options.seed}, on {device_name(task.device)}", flush=True)
     found = record.get(key)
     if found is None:
@@ -281,7 +312,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _ship(options: argparse.Namespace) -> None:
     from nasrepro.notebook import note_seconds, records_folder, results_folder
-    from nasrepro.shipping import is_shipped, ship, update_readme
+    from nasrepro.shipping import ship, update_readme
 
     name, records = load(options.profile).name, records_folder()
     timings = records / "timings.json"
@@ -289,7 +320,7 @@ def _ship(options: argparse.Namespace) -> None:
         note_seconds(timings, "tests", "all", options.tests_seconds, device_name())
     elif not options.benchmarks:
         # Only a profile that replays a shipped record speaks for the project; the others differ by machine.
-        found = ship(results_folder() / name, records) if is_shipped(name) else []
+        found = ship(results_folder() / name, records) if load(name).speaks else []
         measured = json.loads((results_folder() / name / "timings.json").read_text("utf-8"))
         for notebook, row in measured[name].items():
             note_seconds(timings, name, notebook, row["seconds"], row["device"])

@@ -45,7 +45,7 @@ def resolve(device: str = "auto") -> str:
     if named is None:
         raise DeviceError(f"{asked} is unknown: choose auto, cpu, cuda, or cuda:N for the GPU of that number")
     if not torch.cuda.is_available():
-        raise DeviceError(f"{asked} was asked for, but {_why_no_cuda()}, or choose auto or cpu")
+        raise DeviceError(f"{asked} was asked for, but {why_no_cuda()}, or choose auto or cpu")
     count = torch.cuda.device_count()
     if named[1] is not None and int(named[1]) >= count:
         seen = "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
@@ -53,8 +53,8 @@ def resolve(device: str = "auto") -> str:
     return device
 
 
-def _why_no_cuda() -> str:
-    """What torch sees instead, and what to do about it."""
+def why_no_cuda() -> str:
+    """Why torch offers no GPU, and what to do about it."""
     import torch
 
     if torch.version.cuda is None and torch.version.hip is None:

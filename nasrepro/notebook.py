@@ -38,7 +38,6 @@ from nasrepro.search.loop import evaluate, search, search_id, search_identity
 from nasrepro.search.plan import SearchPlan
 from nasrepro.search.record import Evaluation, Record, RecordError
 from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.language_model import data_words
 from nasrepro.trainers.outcome import C, Candidate, NotebookTask, TaskIdentity
 
 WORKERS = min(2, os.cpu_count() or 1)
@@ -58,8 +57,8 @@ class RecordedData:
     note: str
     device: str
     """What the evaluations ran on."""
-    level: str = "word"
-    """As of a corpus: "word" or "char"."""
+    words: str
+    """What the papers' entries call it."""
 
 
 def results_folder() -> Path:
@@ -70,6 +69,14 @@ def results_folder() -> Path:
 def records_folder() -> Path:
     """Where the records lie that ship with the project."""
     return profiles.project_root() / "results" / "records"
+
+
+def known_records(profile: str, fresh: bool = False) -> list[Record]:
+    """What need not be trained again: this machine's record of a profile, and the shipped ones; none when fresh."""
+    own = results_folder() / profile / "record.sqlite"
+    every = experiments.EXPERIMENTS.values()
+    shipped = [path for experiment in every for path in experiment.shipped_files(profile, records_folder())]
+    return [] if fresh else [Record.load(shipped), *([Record(own)] if own.exists() else [])]
 
 
 def set_aside(folder: Path) -> None:
@@ -236,7 +243,7 @@ class Run:
                 found += Record.load(self._shipped_files()).evaluations()
             if (self.folder / "record.sqlite").exists():
                 found += self.record.evaluations()
-        made_on = _devices(one for one in found if one.task.startswith(self.task.name))
+        made_on = _devices(one for one in found if one.task in (self.task.name, HeldOut(self.task).name))
         return ", ".join(sorted(made_on - {device_name(self._device)}))
 
     # ---- searches
@@ -250,7 +257,7 @@ class Run:
         shipped = self.shipped_search(plan, task)
         if shipped is not None and not self._has_begun(plan, task):
             replayed = [evaluation for _, evaluation in shipped.trials]
-            self._use(_recorded_data(replayed), replayed)
+            self._use(_recorded_data(replayed, task), replayed)
             return shipped
         made = search(task, plan, self.record, workers, self.profile.timeout_s)
         self._use(task.corpus, [evaluation for _, evaluation in made.trials])
@@ -276,9 +283,7 @@ class Run:
         return self._replayed
 
     def _shipped_files(self) -> list[Path]:
-        shipped = () if self.experiment is None else self.experiment.shipped.get(self.profile.name, ())
-        paths = [records_folder() / name for name in shipped]
-        return [path for path in paths if path.exists()]
+        return [] if self.experiment is None else self.experiment.shipped_files(self.profile.name, records_folder())
 
     def _has_begun(self, plan: SearchPlan[C], task: NotebookTask[C]) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
@@ -302,9 +307,9 @@ class Run:
         if not (isinstance(cells, list | tuple) and isinstance(seeds, list | tuple | range)):
             raise TypeError(f"cells and seeds are lists, got {cells!r:.100} and {seeds!r:.100}: pass [cell], [seed]")
         task = task or self.task
-        data: Data | None
         jobs = [Job(cell, seed) for cell in cells for seed in seeds]
-        found, data = self._shipped_evaluations(task, jobs)
+        found = self._shipped_evaluations(task, jobs)
+        data: Data | None = _recorded_data(list(found.values()), task) if found else None
         missing = [job for job in jobs if (job.cell.hash, job.seed) not in found]
         try:
             if missing:
@@ -331,8 +336,8 @@ class Run:
         a row has to be trained and the data is not here: without it, the keys of this machine's record, which hold the
         data's hash, cannot be told.
         """
-        data: Data | None
-        found, data = self._shipped_evaluations(HeldOut(self.task), rows.values())
+        found = self._shipped_evaluations(HeldOut(self.task), rows.values())
+        data: Data | None = _recorded_data(list(found.values()), self.task) if found else None
         missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
         made = {}
         if missing and found and self.profile.only_replays and self.task.is_long:
@@ -349,26 +354,15 @@ class Run:
     def recorded(self, task: TaskIdentity) -> list[Evaluation]:
         """What the shipped record and this machine's own hold of a task. Nothing is trained, and no data is needed."""
         shipped = None if self.fresh else self._shipped_record()
-        same = (task.name, task.version, task.settings)
         found = [*(shipped.evaluations() if shipped is not None else ()), *self.record.evaluations()]
-        return [one for one in found if (one.task, one.version, one.settings) == same]
+        return [one for one in found if one.is_by(task)]
 
-    def _shipped_evaluations(
-        self, task: TaskIdentity, jobs: Iterable[Job]
-    ) -> tuple[dict[tuple[str, int], Evaluation], RecordedData | None]:
-        """What the shipped record holds of these, by the cell's hash and the seed, and the data that it names.
-
-        Nothing and None when the run is fresh.
-        """
+    def _shipped_evaluations(self, task: TaskIdentity, jobs: Iterable[Job]) -> dict[tuple[str, int], Evaluation]:
+        """What the shipped record holds of these, by the candidate's hash and the seed; nothing for a fresh run."""
         shipped = None if self.fresh else self._shipped_record()
-        same = (task.name, task.version, task.settings)
         wanted = {(job.cell.hash, job.seed) for job in jobs}
-        found = {
-            (e.hash, e.seed): e
-            for e in (shipped.evaluations() if shipped is not None else ())
-            if (e.task, e.version, e.settings) == same and (e.hash, e.seed) in wanted
-        }
-        return found, _recorded_data(list(found.values())) if found else None
+        held = [] if shipped is None else [one for one in shipped.evaluations() if one.is_by(task)]
+        return {(one.hash, one.seed): one for one in held if (one.hash, one.seed) in wanted}
 
     # ---- results
 
@@ -448,7 +442,7 @@ class Run:
         """The data in use, in the words that the ledger compares."""
         if self.data is None:
             return "" if self.experiment is None else self.task.data_words
-        return data_words(self.data.name, getattr(self.data, "level", "word"))
+        return getattr(self.data, "words", self.data.name)
 
 
 def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
@@ -473,11 +467,10 @@ def note_seconds(path: Path, profile: str, notebook: str, seconds: float, device
     write_json(path, timings)
 
 
-def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
-    first = evaluations[0]
-    devices = ", ".join(sorted(_devices(evaluations)))
-    level = first.settings.get("level", "word")  # sentence pairs have none
-    return RecordedData(first.settings["corpus"], first.data, f"recorded {first.created[:10]}", devices, level)
+def _recorded_data(evaluations: Sequence[Evaluation], task: NotebookTask[Any]) -> RecordedData:
+    first, devices = evaluations[0], ", ".join(sorted(_devices(evaluations)))
+    name = first.settings.get("corpus", task.name)
+    return RecordedData(name, first.data, f"recorded {first.created[:10]}", devices, task.data_words)
 
 
 def _devices(evaluations: Iterable[Evaluation]) -> set[str]:

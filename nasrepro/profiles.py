@@ -24,12 +24,16 @@ class Profile:
     about: str
     """A few words for people."""
     hours: float | None = None
-    """It is forecast before anything begins, and where it would take longer, it begins only when told so; None where
-    nothing is forecast, because it takes minutes."""
+    """What it may take without being agreed to: more than that by its forecast needs `--yes`. None for a profile of
+    minutes, which is not forecast."""
     timeout_s: float | None = None
     """A candidate that a search trains for longer has failed."""
     only_replays: bool = False
     """Whether long trainings that its shipped records lack are left out rather than begun."""
+    speaks: bool = False
+    """Whether its findings are the project's own, which ship: they come from shipped records, wherever it runs."""
+    for_gpu: bool = False
+    """Whether it is made for a machine with a GPU."""
 
 
 _PROFILES = (
@@ -40,9 +44,15 @@ _PROFILES = (
         "real data (Penn Treebank by characters, Multi30k), replayed from shipped records",
         timeout_s=600,
         only_replays=True,
+        speaks=True,
     ),
-    Profile("night", "one GPU, one night: published cells by their full recipe, searches at a share of it", hours=12),
-    Profile("paper", "the papers' own settings: weeks, or many GPUs", hours=12),
+    Profile(
+        "night",
+        "one GPU, one night: published cells by their full recipe, searches at a share of it",
+        hours=12,
+        for_gpu=True,
+    ),
+    Profile("paper", "the papers' own settings: weeks, or many GPUs", hours=12, for_gpu=True),
 )
 
 profiles: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in _PROFILES})

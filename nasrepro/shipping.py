@@ -16,11 +16,6 @@ from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, writ
 from nasrepro.report.speed import gpu_section, model_speed_table, speed_table
 
 
-def is_shipped(profile: str) -> bool:
-    """Whether a profile replays shipped records: then it speaks for the project, where others differ by machine."""
-    return any(profile in experiment.shipped for experiment in EXPERIMENTS.values())
-
-
 def ship(folder: Path, records: Path) -> list[str]:
     """Copy the findings of a profile's results (as shipped ones) and the README's pictures to the records' folder.
 
@@ -41,8 +36,8 @@ def timings_table(timings: Mapping[str, Any]) -> str:
     """A Markdown table of the measured minutes: one row per profile, and one for the tests."""
     about = {
         "tests": ("make test", "lint, types, every test, every notebook at `smoke`"),
-        "quick": ("make reproduce", "every notebook on text that comes with Python"),
-        "course": ("make reproduce PROFILE=course", "every notebook on recorded searches, Penn Treebank and Multi30k"),
+        "quick": ("make reproduce", "every notebook on data that comes with Python and nasrepro"),
+        "course": ("make reproduce PROFILE=course", "every notebook on recorded searches of real data"),
     }
     rows = []
     for profile, (command, words) in about.items():

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -418,7 +419,7 @@ def test_shipped_times_keep_the_device_they_were_measured_on(tmp_path: Path, mon
 def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A language model takes 2 hours, an encoder 1."""
 
-    def known(seconds: Callable[..., float], *_: object) -> forecasts.Cost:
+    def known(seconds: Callable[..., float], _task: object) -> forecasts.Cost:
         is_text = seconds.__module__.endswith("language_model")
         return forecasts.Cost(7200.0 if is_text else 3600.0, 1_500_000_000, None)
 
@@ -450,18 +451,18 @@ def test_days_of_training_need_consent(
 @pytest.mark.parametrize(
     ("arguments", "trains", "total"),
     [
-        # 20 cells compared and 2,000 of the searches, of 2 hours; 3,450 and 3 LSTMs, 3,000 of the controls, 21 encoders
-        # and 9 on the larger set, of 1 hour. By 16 workers, by 2 where none are named.
-        (["record", "s17_language_model", "--workers", "16"], {"20", "2000"}, "16 workers, .* together 11 days"),
+        # 20 cells compared, one measured on the test text and 2,000 of the searches, of 2 hours; 3,450 and 3 LSTMs,
+        # 3,000 of the controls, 21 encoders and 9 on the larger set, of 1 hour. By 2 workers where none are named.
+        (["record", "s17_language_model", "--workers", "16"], {"20", "1", "2000"}, "16 workers:.* together 11 days"),
         (
             ["record", "s17_translation", "--workers", "16"],
             {"3453", "3000", "21", "9"},
-            "16 workers, .* together 17 days",
+            "16 workers:.* together 17 days",
         ),
         (["record", "s17_translation", "--workers", "0"], {"3453", "3000", "21", "9"}, "together 270 days"),
-        (["reproduce", "--notebook", "04"], {"2000"}, "2 workers, .* together 83 days"),
-        (["reproduce", "--notebook", "06"], {"3453", "3000"}, "2 workers, .* together 134 days"),
-        (["reproduce", "--notebook", "07"], {"21", "9"}, "2 workers, .* together 15.0 hours"),
+        (["reproduce", "--notebook", "04"], {"2000"}, "2 workers:.* together 83 days"),
+        (["reproduce", "--notebook", "06"], {"3453", "3000"}, "2 workers:.* together 134 days"),
+        (["reproduce", "--notebook", "07"], {"21", "9"}, "2 workers:.* together 15.0 hours"),
     ],
 )
 def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
@@ -472,9 +473,10 @@ def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
+    monkeypatch.setattr("nasrepro.notebook.known_records", lambda *_: [])
     assert cli.main([*arguments, "--profile", "paper", "--device", "cpu"]) == 1
     said = capsys.readouterr()
-    assert set(re.findall(r", (\d+) trainings of \d\.0 hours, 1.5 GB of memory", said.out)) == trains
+    assert set(re.findall(r", (\d+) trainings, \d\.0 hours and 1.5 GB of memory each", said.out)) == trains
     assert re.search(total, said.out, re.DOTALL)
     assert "nothing was begun: paper shall" in said.err
 
@@ -485,14 +487,17 @@ def test_a_forecast_is_for_the_device_that_would_train(
 ) -> None:
     _two_gpus(monkeypatch)
     told = []
-    monkeypatch.setattr(forecasts, "_measured", lambda _, __, device: told.append(device) or forecasts.Cost(1e9, 1, 2))
+    monkeypatch.setattr(
+        forecasts, "_measured", lambda _, task: told.append(task.device) or forecasts.Cost(1e9, 10**9, None)
+    )
     assert cli.main(["forecast", "--profile", "night", *given]) == 0
     for name in experiments.EXPERIMENTS:
-        assert cli.main(["record", name, "--profile", "paper", *given]) == 1
+        assert cli.main(["record", name, "--profile", "paper", "--fresh", *given]) == 1
     assert set(told) == {meant}
     said = capsys.readouterr().out
-    assert f"forecast for paper on {device_name(meant)}, 2 workers" in said
+    assert f"forecast for paper on {device_name(meant)}, 2 workers:" in said
     assert ("workers that share a GPU" in said) == (meant == "cuda")
+    assert ("paper is made for a GPU, and this is a processor: --device cuda takes" in said) == (meant == "cpu")
 
 
 @pytest.mark.parametrize("profile", ["smoke", "quick", "course"])
@@ -516,6 +521,40 @@ def test_a_cell_is_trained_once_and_kept_in_the_record(project: Path, capsys: py
     assert cli.main(["train", str(zoo["GRU"].canonical()), "--profile", "smoke", "--device", "cpu"]) == 0
     again = capsys.readouterr().out.splitlines()
     assert again[1:] == said[2:], "from the record"
+
+
+def test_a_name_like_no_candidates_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    train = ("train", "MT6", "--experiment", "s17_translation", "--profile", "smoke")
+    assert "unknown name 'MT6': did you mean 'MT5'?" in fails(capsys, *train)
+
+
+def test_no_number_of_workers_below_zero_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["record", "s17_translation", "--workers", "-1"])
+    assert "'-1' is no number of processes, 0 or more" in capsys.readouterr().err
+
+
+def test_what_ships_is_not_made_again_and_another_experiments_rows_are_not_exported(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = tmp_path / "records"
+    monkeypatch.setattr("nasrepro.notebook.records_folder", lambda: records)
+    ships = {"smoke": ("cells.jsonl.gz",)}
+    for name, experiment in experiments.EXPERIMENTS.items():
+        compared = [each for each in experiment.trainings(experiment.at("smoke")) if each.notebook in ("03", "07")][:1]
+        short = replace(experiment, trainings=lambda _, compared=compared: compared, shipped=ships)
+        monkeypatch.setitem(experiments.EXPERIMENTS, name, short)
+    make = ("--profile", "smoke", "--device", "cpu", "--workers", "0")
+    assert cli.main(["train", "BC3", "--experiment", "s17_translation", "--profile", "smoke", "--device", "cpu"]) == 0
+    assert cli.main(["record", "s17_language_model", *make, "--export", str(records / "cells.jsonl.gz")]) == 0
+    shipped = Record.load(records / "cells.jsonl.gz").evaluations()
+    assert len(shipped) == 8
+    assert {one.task for one in shipped} == {"language model"}
+
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("nasrepro.trainers.language_model.train", lambda *_, **__: pytest.fail("trained"))
+    assert cli.main(["record", "s17_language_model", *make]) == 0
+    assert cli.main(["train", "GRU", "--profile", "smoke", "--device", "cpu"]) == 0
 
 
 def test_a_wrong_experiment_or_candidate_is_answered(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -300,7 +300,9 @@ def test_a_shipped_record_is_replayed_without_its_data_and_not_when_fresh(
     monkeypatch.setattr(LanguageModelTask, "corpus", property(missing))
     alone = begin("03", SHIPPED)
     assert alone.evaluations([zoo["GRU"], zoo["LSTM"]], (1, 2)) == [marked]
-    assert alone.data == RecordedData("pydoc", made.data, f"recorded {made.created[:10]}", made.device, "char")
+    assert alone.data == RecordedData(
+        "pydoc", made.data, f"recorded {made.created[:10]}", made.device, "pydoc-characters"
+    )
     assert (
         "Nothing can be trained here, going on with what is recorded. ptb is not here; fetch it"
         in capsys.readouterr().out
@@ -365,11 +367,11 @@ def test_cells_of_another_task_are_trained_by_that_task(run: Run) -> None:
     ("data", "words"),
     [
         (None, "pydoc-characters"),  # the task's
-        (SimpleNamespace(name="ptb", hash="0", note="", level="word"), "ptb"),
-        (SimpleNamespace(name="ptb", hash="0", note="", level="char"), "ptb-characters"),
+        (SimpleNamespace(name="ptb", hash="0", note="", words="ptb"), "ptb"),
+        (SimpleNamespace(name="ptb", hash="0", note="", words="ptb-characters"), "ptb-characters"),
         (SimpleNamespace(name="captions", hash="0", note=""), "captions"),
-        (RecordedData("ptb", "0", "", "a machine", "char"), "ptb-characters"),
-        (RecordedData("multi30k", "0", "", "a machine"), "multi30k"),
+        (RecordedData("ptb", "0", "", "a machine", "ptb-characters"), "ptb-characters"),
+        (RecordedData("multi30k", "0", "", "a machine", "multi30k"), "multi30k"),
     ],
 )
 def test_a_finding_names_the_data_in_use(run: Run, data: Any, words: str) -> None:
@@ -396,7 +398,7 @@ def test_rows_of_the_shipped_record_are_stamped_with_its_data_and_others_with_th
     replayed = begin("07", SHIPPED)
     assert replayed.test_evaluation(zoo["LSTM"], 1, "LSTM, seed 1").device == "a machine far away"
     assert replayed.data == RecordedData(
-        "pydoc", made.data, f"recorded {made.created[:10]}", "a machine far away", "char"
+        "pydoc", made.data, f"recorded {made.created[:10]}", "a machine far away", "pydoc-characters"
     )
     assert replayed.provenance()["device"] == "a machine far away"
     assert replayed.record.test_reads() == []
@@ -428,7 +430,7 @@ def test_without_its_data_a_row_comes_from_the_shipped_record_or_not_at_all(
 
 def test_looking_into_the_shipped_record_does_not_change_the_data_in_use(run: Run) -> None:
     used = run.data = TASK.corpus
-    assert run._shipped_evaluations(HeldOut(TASK), [Job(zoo["LSTM"], 1)]) == ({}, None)
+    assert run._shipped_evaluations(HeldOut(TASK), [Job(zoo["LSTM"], 1)]) == {}
     assert run.data is used
 
 

@@ -61,10 +61,20 @@ class Corpus:
     note: str
     _test: Tensor
 
+    @property
+    def words(self) -> str:
+        """What the papers' entries call it, such as "ptb-characters" (see `data_words`)."""
+        return data_words(self.name, self.level)
+
     def __repr__(self) -> str:
         sizes = f"train={len(self.train):,}, valid={len(self.valid):,}, vocab={len(self.vocab):,}"
         note = f", note={self.note!r}" if self.note else ""
         return f"Corpus({self.name!r}, level={self.level!r}, {sizes}, hash={self.hash[:12]!r}{note})"
+
+
+def data_words(corpus: str, level: str) -> str:
+    """What the papers' entries call a text: its name, and that it is read letter by letter where it is."""
+    return f"{corpus}-characters" if level == "char" else corpus
 
 
 def load(

@@ -4,11 +4,12 @@ What all experiments share (notebooks, the command, records, the report) iterate
 new experiment is a folder of its own, a notebook, and a line of registration in `experiments/__init__.py`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from nasrepro.search.held_out import HeldOut
 from nasrepro.search.record import Record
 from nasrepro.trainers.outcome import Candidate, NotebookTask
 
@@ -29,8 +30,8 @@ S = TypeVar("S", bound=Sizes)
 
 
 @dataclass(frozen=True)
-class Means:
-    """What trainings are made with."""
+class Resources:
+    """What trainings are made with: a record and processes."""
 
     record: Record
     """Where results are written, and where those are found that need not be made again."""
@@ -42,19 +43,27 @@ class Means:
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings of one kind that an experiment makes: what is forecast, and made into a record."""
+    """All trainings by one task that a notebook shows: what is forecast, and made into a record."""
 
     notebook: str
-    """The number of the one that asks for them."""
+    """The notebook's number."""
     words: str
     """Such as "encoders of Table 3"."""
     task: NotebookTask[Any]
     count: int
     """How many there are at most."""
-    make: Callable[[Means], object]
+    make: Callable[[Resources], object]
     """Make those that the record lacks."""
     answers: Sequence[str] = ()
     """Identifiers of the papers' entries that these answer."""
+    is_tested: bool = False
+    """Whether each is measured on the test split too, and so recorded as a `HeldOut` task's."""
+
+    def left(self, records: Iterable[Record]) -> int:
+        """How many of these none of the records holds."""
+        task = HeldOut(self.task) if self.is_tested else self.task
+        found = {one.key for record in records for one in record.evaluations() if one.is_by(task)}
+        return max(0, self.count - len(found))
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ class Experiment(Generic[S]):
     trainings: Callable[[S], list[Trainings]]
     """What it trains at some sizes, in the order in which a record is made."""
     seconds: Callable[[Any, str], float]
-    """(task, device) -> how long one training of a typical candidate takes here. A module's function: it is called in
-    another process, which measures its memory."""
+    """(task, device) -> how long one training of a typical candidate takes here. It is a function of a module, no
+    lambda, because another process calls it and measures its memory."""
     shipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By the name of the profile, files in results/records/ that notebooks replay; none where they run themselves."""
     named: Mapping[str, Candidate] = field(default_factory=dict)
@@ -80,6 +89,14 @@ class Experiment(Generic[S]):
     """By the name of a place in the README, what stands there; made from the folder of the shipped records."""
     picture: str = ""
     """The figure that the README shows, if any: the name of its file."""
+
+    def __post_init__(self) -> None:
+        if "<" in self.seconds.__qualname__:  # <lambda>, <locals>
+            raise ValueError(f"{self.name}: seconds is called in another process, so define it at the top of a module")
+
+    def shipped_files(self, profile: str, folder: Path) -> list[Path]:
+        """The shipped records of a profile, as far as they are in the folder."""
+        return [path for name in self.shipped.get(profile, ()) if (path := folder / name).exists()]
 
     def at(self, profile: str) -> S:
         """The sizes for a profile. Raises ValueError, which lists those that there are, where it is left out."""
@@ -93,14 +110,23 @@ D = TypeVar("D", bound="DataclassInstance")
 
 def on_device(sizes: D, device: str) -> D:
     """Sizes with all their tasks on a device. No key of a record depends on it."""
-    return _with_tasks(sizes, device=device)
+    return _with_tasks(sizes, lambda task: replace(task, device=device))
 
 
 def resumable(sizes: D, folder: Path) -> D:
     """Sizes whose tasks keep checkpoints under `folder` where one training may take hours; short ones begin anew."""
-    return _with_tasks(sizes, lambda task: task.is_long, checkpoints=str(folder / "checkpoints"))
+    kept = str(folder / "checkpoints")
+    return _with_tasks(sizes, lambda task: replace(task, checkpoints=kept) if task.is_long else task)
 
 
-def _with_tasks(sizes: D, is_chosen: Callable[[Any], bool] = lambda _: True, **changes: str) -> D:
-    tasks = {each.name: task for each in fields(sizes) if hasattr(task := getattr(sizes, each.name), "evaluate")}
-    return replace(sizes, **{name: replace(task, **changes) for name, task in tasks.items() if is_chosen(task)})
+def _with_tasks(sizes: D, change: Callable[[Any], Any]) -> D:
+    """Sizes with other tasks, those in tuples and mappings too."""
+
+    def changed(value: Any) -> Any:
+        if hasattr(value, "evaluate"):
+            return change(value)
+        if isinstance(value, Mapping):
+            return {key: changed(one) for key, one in value.items()}
+        return tuple(map(changed, value)) if type(value) is tuple else value
+
+    return replace(sizes, **{each.name: changed(getattr(sizes, each.name)) for each in fields(sizes)})

@@ -1,23 +1,29 @@
-"""How long a profile's trainings would take here, and how much memory, before any of them begins.
+"""How long the trainings that are left of a profile would take here, and how much memory, before any of them begins.
 
 Of each kind of training a few steps of one are timed, in a process of its own, so that its memory can be told from
-everything else's.
+everything else's. What was measured is kept beside the profile's results: the next command reads it.
 """
 
+import json
+import math
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from nasrepro.deadline import demand_time
 from nasrepro.errors import MachineError, cut, message_of
 from nasrepro.experiments import EXPERIMENTS
-from nasrepro.experiments.experiment import Trainings, on_device
-from nasrepro.hardware import device_name
+from nasrepro.experiments.experiment import Experiment, Trainings, on_device
+from nasrepro.files import write_json
+from nasrepro.hardware import device_name, why_no_cuda
 from nasrepro.profiles import Profile
+from nasrepro.search.record import Record
 from nasrepro.threads import torch_threads
 
 
@@ -34,58 +40,80 @@ class Cost:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What trainings of one kind would take, or why that cannot be told."""
+    """What trainings of one kind would take, or why that is not known."""
 
     trainings: Trainings
+    left: int
+    """How many of them no record holds."""
     cost: Cost | None
     unknown: str = ""
 
     def hours(self, workers: int) -> float:
-        """Of all of them, made by so many processes; 0 where it cannot be told.
+        """Of those that are left, made by so many processes; infinite where it is not known.
 
         Processes that share a GPU are counted as one: together they are faster than one alone, but not so many times.
         """
         side_by_side = max(1, workers) if self.trainings.task.device == "cpu" else 1
-        return 0.0 if self.cost is None else self.trainings.count * self.cost.seconds / 3600 / side_by_side
+        return math.inf if self.cost is None else self.left * self.cost.seconds / 3600 / side_by_side
 
 
 def forecast(
-    profile: Profile, device: str, notebooks: Collection[str] | None = None, experiment: str | None = None
+    profile: Profile,
+    device: str,
+    records: Sequence[Record] = (),
+    folder: Path | None = None,
+    notebooks: Collection[str] | None = None,
+    experiment: str | None = None,
 ) -> list[Forecast]:
     """What a profile's experiments would train, each kind with its forecast; or these notebooks, or one experiment.
 
-    `device` is one that `hardware.resolve` has answered. What shipped records hold is counted as well.
+    `device` is one that `hardware.resolve` has answered. What the `records` hold is not counted. Costs are kept in the
+    `folder`, if there is one. Raises TimeIsUp where a deadline passes meanwhile.
     """
-    costs: dict[tuple[str, str], Cost | str] = {}
     forecasts = []
-    for one in EXPERIMENTS.values():
-        if profile.name not in one.sizes or experiment not in (None, one.name):
-            continue
-        for trainings in one.trainings(on_device(one.at(profile.name), device)):
-            if notebooks is not None and trainings.notebook not in notebooks:
-                continue
-            kind = one.name, repr(trainings.task.settings)
-            if kind not in costs:
-                costs[kind] = _measured(one.seconds, trainings.task, device)
-            cost = costs[kind]
-            forecasts.append(Forecast(trainings, None, cost) if isinstance(cost, str) else Forecast(trainings, cost))
+    for owner, trainings in _trainings(profile, device, experiment):
+        if notebooks is None or trainings.notebook in notebooks:
+            left = trainings.left(records)
+            cost = _cost(owner, trainings.task, folder) if left else Cost(0.0, None, None)
+            known, unknown = (cost, "") if isinstance(cost, Cost) else (None, cost)
+            forecasts.append(Forecast(trainings, left, known, unknown))
     return forecasts
 
 
-def _measured(seconds: Callable[[Any, str], float], task: Any, device: str) -> Cost | str:
-    """What one training takes, or a few words why that is not known: its data is missing, say."""
-    # A process that is started anew and ends with its work: its peak of memory is the training's.
+def _trainings(profile: Profile, device: str, name: str | None) -> Iterator[tuple[Experiment[Any], Trainings]]:
+    for experiment in EXPERIMENTS.values():
+        if profile.name in experiment.sizes and name in (None, experiment.name):
+            for trainings in experiment.trainings(on_device(experiment.at(profile.name), device)):
+                yield experiment, trainings
+
+
+def _cost(experiment: Experiment[Any], task: Any, folder: Path | None) -> Cost | str:
+    """What one training takes, as it was measured here before, or measured now; or a few words why it is not known."""
+    path = folder / "forecast.json" if folder else None
+    known = json.loads(path.read_text("utf-8")) if path and path.exists() else {}
+    kind = f"{experiment.name}, {task.settings} on {device_name(task.device)}, torch {torch.__version__}"
+    if kind in known:
+        return Cost(**known[kind])
+    demand_time()
+    found = _measured(experiment.seconds, task)
+    if path and isinstance(found, Cost):
+        write_json(path, {**known, kind: asdict(found)})
+    return found
+
+
+def _measured(seconds: Callable[[Any, str], float], task: Any) -> Cost | str:
+    # The process ends with its work, so that its peak of memory is that of this training.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
-            return pool.submit(_measure, seconds, task, device).result()
-        except MachineError as error:
-            return cut(message_of(error))
+            return pool.submit(_measure, seconds, task).result()
+        except (MachineError, MemoryError, RuntimeError) as error:  # of RuntimeErrors: a killed process, a full GPU
+            return cut(message_of(error).partition("\n")[0])
 
 
-def _measure(seconds: Callable[[Any, str], float], task: Any, device: str) -> Cost:
+def _measure(seconds: Callable[[Any, str], float], task: Any) -> Cost:
     with torch_threads(1):  # as in a worker
-        found = seconds(task, device)
-    gpu_memory = None if device == "cpu" else torch.cuda.max_memory_reserved(device)
+        found = seconds(task, task.device)
+    gpu_memory = None if task.device == "cpu" else torch.cuda.max_memory_reserved(task.device)
     return Cost(found, _peak_memory(), gpu_memory)
 
 
@@ -98,61 +126,55 @@ def _peak_memory() -> int | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def describe(profile: Profile, forecasts: list[Forecast], device: str, workers: int) -> str:
+def describe(profile: Profile, forecasts: Sequence[Forecast], device: str, workers: int) -> str:
     """A forecast as lines for people."""
-    lines = [f"forecast for {profile.name} on {device_name(device)}, {workers} workers, every cell taken for an LSTM:"]
+    lines = [f"forecast for {profile.name} on {device_name(device)}, {workers} workers:"]
+    if profile.for_gpu and device == "cpu":
+        why = "--device cuda takes the one that is here" if torch.cuda.is_available() else why_no_cuda()
+        lines.append(f"  {profile.name} is made for a GPU, and this is a processor: {why}")
     for one in forecasts:
-        trainings, hours = one.trainings, one.hours(workers)
-        words = f"{trainings.words} (notebook {trainings.notebook}), {trainings.count} trainings"
+        words = f"  {one.trainings.words} (notebook {one.trainings.notebook}), {one.trainings.count} trainings"
+        words += "" if one.left == one.trainings.count else f", {one.left} of them not recorded"
         if one.cost is None:
-            lines.append(f"  {words}: not known, {one.unknown}")
-            continue
-        memory = [f"{_gigabytes(one.cost.memory)} of memory" if one.cost.memory else ""]
-        memory += [f"{_gigabytes(one.cost.gpu_memory)} of the GPU's" if one.cost.gpu_memory else ""]
-        each = ", ".join(filter(None, [_spoken(one.cost.seconds / 3600), *memory]))
-        lines.append(f"  {words} of {each}: {_spoken(hours)}")
-    total = sum(one.hours(workers) for one in forecasts)
+            lines.append(f"{words}: not known, {one.unknown}")
+        elif one.left:
+            lines.append(f"{words}, {_spoken_cost(one.cost)} each: {_spoken(one.hours(workers))}")
+        else:
+            lines.append(words)
+    known = [one.hours(workers) for one in forecasts if one.cost is not None]
+    others = " and what is not known" if len(known) < len(forecasts) else ""
     lines.append(
-        f"  together {_spoken(total)}. Not in it: small models that notebooks train to show something, and what a "
-        "search does between trainings. A cell may take longer than an LSTM, or fail early; what a record holds is not "
-        "trained again" + ("" if device == "cpu" else "; workers that share a GPU together need less time than this")
+        f"  together {_spoken(sum(known))}{others}. Not in it: "
+        "models of seconds that notebooks train to show something, and what a search does between trainings. A "
+        "candidate may take longer than the typical one that was timed, or fail early"
+        + ("" if device == "cpu" else "; workers that share a GPU need less time together than this")
     )
     return "\n".join(lines)
 
 
-def demand_consent(
-    profile: Profile,
-    device: str,
-    workers: int,
-    given: bool,
-    notebooks: Collection[str] | None = None,
-    experiment: str | None = None,
-) -> None:
-    """Print the forecast of a profile that is forecast, as far as it is asked for (see `forecast`).
+def demand_consent(profile: Profile, forecasts: Sequence[Forecast], device: str, workers: int, given: bool) -> None:
+    """Print a forecast.
 
-    Raises ValueError where it takes longer than the profile's hours and nobody said `--yes`.
+    Raises ValueError where it is not known or longer than the profile's hours, and nobody said `--yes`.
     """
-    if profile.hours is None:
+    if sum(one.left for one in forecasts) == 0:
         return
-    found = forecast(profile, device, notebooks, experiment)
-    if not found:
-        return
-    print(describe(profile, found, device, workers), flush=True)
-    hours = sum(one.hours(workers) for one in found)
-    if hours > profile.hours and not given:
+    print(describe(profile, forecasts, device, workers), flush=True)
+    if sum(one.hours(workers) for one in forecasts) > (profile.hours or math.inf) and not given:
         raise ValueError(
             f"nothing was begun: {profile.name} shall take {profile.hours:g} hours at most. Say --yes (make: YES=1) to "
             "begin all the same, or choose a smaller profile"
         )
 
 
+def _spoken_cost(cost: Cost) -> str:
+    parts = [_spoken(cost.seconds / 3600)]
+    parts += [f"{cost.memory / 1e9:.1f} GB of memory"] if cost.memory else []
+    parts += [f"{cost.gpu_memory / 1e9:.1f} GB of the GPU's"] if cost.gpu_memory else []
+    return " and ".join(parts)
+
+
 def _spoken(hours: float) -> str:
-    if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
     if hours < 1:
-        return f"{60 * hours:.0f} min"
+        return f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

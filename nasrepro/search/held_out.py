@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from nasrepro.search.faults import WorkerError
 from nasrepro.search.loop import evaluate, has_crashed
-from nasrepro.search.record import Evaluation, Record, RecordError, evaluation_key
+from nasrepro.search.record import TEST_SPLIT, Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search.workers import Job, Workers, device_of
 from nasrepro.trainers.outcome import Candidate, OnEpoch, Outcome, TestableTask
 
@@ -19,7 +19,7 @@ class HeldOut:
 
     def __init__(self, task: TestableTask[Any]) -> None:
         self.task = task
-        self.name = f"{task.name}, test split"
+        self.name = task.name + TEST_SPLIT
         self.version, self.settings, self.loss, self.read = task.version, task.settings, task.loss, task.read
         self.device = device_of(task)
 

@@ -6,7 +6,7 @@ what it was computing, because every fact is one transaction.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -23,6 +23,11 @@ from nasrepro.trainers.outcome import Candidate, Data, Loss, Outcome, TaskIdenti
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Row = dict[str, Any]
+
+TEST_SPLIT = ", test split"
+"""What the name of a task has at its end where its models were measured on the test split too."""
 
 _PLANNED = {"steps": ["search", "step"], "proposals": ["search", "number"]}
 """What names a row in the tables that are the same wherever a search runs."""
@@ -85,6 +90,10 @@ class Evaluation:
             created=_now(),
             **{f.name: getattr(outcome, f.name) for f in fields(outcome)},
         )
+
+    def is_by(self, task: TaskIdentity) -> bool:
+        """Whether it is by this task, on whatever data: so it can be asked where the data is not."""
+        return (self.task, self.version, self.settings) == (task.name, task.version, task.settings)
 
 
 @dataclass(frozen=True)
@@ -277,11 +286,14 @@ class Record:
 
     # ---- as one compact file
 
-    def export(self, path: str | Path) -> None:
-        """Write all rows to a .jsonl.gz file, the same rows as the same bytes. Raises RecordError where that fails."""
+    def export(self, path: str | Path, tasks: Collection[str] | None = None) -> None:
+        """Write all rows to a .jsonl.gz file, the same rows as the same bytes; or those of tasks of these names alone.
+
+        Readings of the test split go with their evaluations. Raises RecordError where it cannot be written.
+        """
         with self._db.moment():
             rows = [(table, row) for table in TABLES for row in self._db.rows(f"SELECT * FROM {table} ORDER BY 1, 2")]
-        archive.write(user_path(path), rows)
+        archive.write(user_path(path), rows if tasks is None else _rows_of(tasks, rows))
 
     @classmethod
     def load(cls, paths: str | Path | Sequence[str | Path]) -> "Record":
@@ -317,6 +329,21 @@ class Record:
 
 
 # ---- rows
+
+
+def _rows_of(tasks: Collection[str], rows: Sequence[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    """Of the rows of all tables those that belong to tasks of these names."""
+    searches = {r["id"] for table, r in rows if table == "searches" and r["settings"]["task"]["name"] in tasks}
+    names = {*tasks, *(task + TEST_SPLIT for task in tasks)}
+    keys = {r["key"][:12] for table, r in rows if table == "evaluations" and r["task"] in names}
+    is_of: dict[str, Callable[[Row], bool]] = {
+        "searches": lambda row: row["id"] in searches,
+        "steps": lambda row: row["search"] in searches,
+        "proposals": lambda row: row["search"] in searches,
+        "evaluations": lambda row: row["task"] in names,
+        "test_reads": lambda row: row["row"].rpartition(" ")[2] in keys,
+    }
+    return [(table, row) for table, row in rows if is_of[table](row)]
 
 
 def _evaluation(row: Mapping[str, Any]) -> Evaluation:

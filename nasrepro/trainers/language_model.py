@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from nasrepro import datasets
 from nasrepro.datasets import Corpus, batchify
+from nasrepro.datasets.corpora import data_words
 from nasrepro.dsl import Cell, parse
 from nasrepro.hardware import resolve
 from nasrepro.rnn import RNN, State
@@ -271,11 +272,6 @@ def _written(settings: LanguageModelSettings) -> str:
     """Settings as checkpoints have named them from the beginning."""
     fields = ", ".join(f"{name}={value!r}" for name, value in settings.identity.items())
     return f"{type(settings).__name__}({fields})"
-
-
-def data_words(corpus: str, level: str) -> str:
-    """What the papers' entries call a text: its name, and that it is read letter by letter where it is."""
-    return f"{corpus}-characters" if level == "char" else corpus
 
 
 @lru_cache(maxsize=4)

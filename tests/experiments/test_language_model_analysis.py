@@ -152,16 +152,16 @@ def ends(random: list[float], ranked: list[float]) -> pd.DataFrame:
 
 
 def test_ranked_search_is_ahead_by_the_mean_difference_of_the_ends_paired_by_seed():
-    found = analysis.ranked_ahead(ends([3.0, 2.0, 4.0], [1.0, 2.0, 3.0]))
-    assert (found["value"], found["seeds"], found["supports"]) == (1, 3, True)
-    assert 0 <= found["interval"][0] < 1 < found["interval"][1] <= 2
+    found = analysis.ranked_ahead(ends(np.exp([3.0, 2.0, 4.0]), np.exp([1.0, 2.0, 3.0])))
+    assert (found["value"], found["seeds"], found["supports"]) == (pytest.approx(1), 3, True)
+    assert -1e-9 <= found["interval"][0] < 1 < found["interval"][1] <= 2 + 1e-9
     assert "at 2 cells" in found["reason"]
     assert not analysis.ranked_ahead(ends([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]))["supports"]
 
 
 def test_a_search_that_found_nothing_leaves_its_pair_out():
-    found = analysis.ranked_ahead(ends([3.0, np.nan, 4.0], [1.0, 2.0, 3.0]))
-    assert (found["value"], found["seeds"], found["interval"]) == (1.5, 2, None)
+    found = analysis.ranked_ahead(ends(np.exp([3.0, np.nan, 4.0]), np.exp([1.0, 2.0, 3.0])))
+    assert (found["value"], found["seeds"], found["interval"]) == (pytest.approx(1.5), 2, None)
 
 
 def test_where_all_searches_failed_nothing_can_be_said():

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nasrepro import cli
 from nasrepro.experiments import EXPERIMENTS
-from nasrepro.experiments.experiment import Experiment, Means, Trainings
+from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.notebook import Run
 from nasrepro.search import Record, replay
 from nasrepro.search.loop import search
@@ -35,8 +35,8 @@ def trainings(sizes: ToySizes) -> list[Trainings]:
     return [Trainings("05", "words like another", sizes.task, sizes.plan.budget, make, [ENTRY])]
 
 
-def _search(sizes: ToySizes, means: Means) -> None:
-    print(search(sizes.task, sizes.plan, means.record, means.workers, means.timeout_s))
+def _search(sizes: ToySizes, resources: Resources) -> None:
+    print(search(sizes.task, sizes.plan, resources.record, resources.workers, resources.timeout_s))
 
 
 def seconds(task: SpellingTask, _device: str) -> float:

@@ -68,7 +68,7 @@ def test_keys_and_numbers_of_the_shipped_records_are_what_they_were(path: Path) 
     """Keys by the definition, from each row's own content, and numbers as the file spells them."""
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     shipped = [row for row in map(json.loads, lines[1:]) if row["table"] == "evaluations"]
-    assert len(shipped) > 10
+    assert shipped
     record = Record.load(path)
     for row in shipped:
         content = [row[name] for name in ("task", "canonical", "settings", "seed", "data", "version")]

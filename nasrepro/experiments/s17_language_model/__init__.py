@@ -6,9 +6,11 @@ Notebook 03 compares known cells, and notebook 04 searches.
 from functools import partial
 
 from nasrepro.dsl import zoo
-from nasrepro.experiments.experiment import Experiment, Means, Trainings
+from nasrepro.experiments.experiment import Experiment, Resources, Trainings
+from nasrepro.experiments.s17_language_model.analysis import best
 from nasrepro.experiments.s17_language_model.readme import record_words
-from nasrepro.experiments.s17_language_model.sizes import COMPARED, SIZES, LanguageModelSizes
+from nasrepro.experiments.s17_language_model.sizes import COMPARED, SIZES, TEST_ROW, LanguageModelSizes
+from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.loop import evaluate, search
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.forecast import TextSize, forecast_seconds
@@ -25,6 +27,7 @@ def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
             len(COMPARED) * len(sizes.seeds),
             partial(_compare, sizes),
         ),
+        Trainings("03", "the best LSTM again, for the test text", sizes.task, 1, partial(_test, sizes), is_tested=True),
         Trainings(
             "04",
             "ranked and random search",
@@ -40,14 +43,22 @@ def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
     ]
 
 
-def _compare(sizes: LanguageModelSizes, means: Means) -> None:
-    with Workers(sizes.task, means.workers) as workers:
-        evaluate([Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds], means.record, workers)
+def _compare(sizes: LanguageModelSizes, resources: Resources) -> None:
+    with Workers(sizes.task, resources.workers) as workers:
+        evaluate([Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds], resources.record, workers)
 
 
-def _search(sizes: LanguageModelSizes, means: Means) -> None:
+def _test(sizes: LanguageModelSizes, resources: Resources) -> None:
+    with Workers(sizes.task, resources.workers) as workers:
+        made = evaluate([Job(zoo["LSTM"], seed) for seed in sizes.seeds], resources.record, workers)
+    chosen = best(made, sizes.task.loss)
+    if chosen is not None:
+        evaluate_tests(sizes.task, {TEST_ROW: Job(zoo["LSTM"], chosen.seed)}, resources.record, workers=0)
+
+
+def _search(sizes: LanguageModelSizes, resources: Resources) -> None:
     for plan in (sizes.search, sizes.random_search):
-        print(search(sizes.search_task, plan, means.record, means.workers, means.timeout_s))
+        print(search(sizes.search_task, plan, resources.record, resources.workers, resources.timeout_s))
 
 
 def seconds(task: LanguageModelTask, device: str) -> float:

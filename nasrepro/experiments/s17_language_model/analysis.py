@@ -4,7 +4,7 @@ Tables of cells are those of `Search.frame()`, a row per trained cell, with `los
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,16 @@ from nasrepro.dsl import parse
 from nasrepro.ranking import OperatorRidge, ProductCount, Ranker, RankerSettings
 from nasrepro.ranking.validation import Predictor
 from nasrepro.report.stats import kendall_interval, over_seeds
+from nasrepro.search.record import Evaluation
+from nasrepro.trainers.outcome import Loss
 
 # ---- training one cell
+
+
+def best(made: Iterable[Evaluation], loss: Loss) -> Evaluation | None:
+    """The evaluation with the lowest loss, of equal ones the first; None where none has learned."""
+    learned = [(value, place, one) for place, one in enumerate(made) if (value := loss.of(one)) is not None]
+    return min(learned)[2] if learned else None
 
 
 def clipping(runs: pd.DataFrame) -> dict[str, Any]:
@@ -125,12 +133,12 @@ def beats(quality: pd.DataFrame, baseline: str) -> dict[str, Any]:
 def ranked_ahead(runs: pd.DataFrame) -> dict[str, Any]:
     """The finding on whether ranked search beats random search, from the ends of simulated searches, paired by seed.
 
-    `runs` has columns method ("ranked" or "random"), seed, budget and best, the lowest log perplexity so far; pairs in
+    `runs` has columns method ("ranked" or "random"), seed, budget and best, the lowest perplexity so far; pairs in
     which a search has found nothing are left out. Where none remains, there is no value.
     """
     budget = runs["budget"].max()
     ends = runs[runs["budget"] == budget].pivot(index="seed", columns="method", values="best").dropna()
-    ahead = ends["random"] - ends["ranked"]
+    ahead = np.log(ends["random"]) - np.log(ends["ranked"])
     facts: dict[str, Any] = over_seeds(ahead) if len(ahead) else {"value": None, "interval": None}
     return facts | {
         "unit": "difference of log perplexity",

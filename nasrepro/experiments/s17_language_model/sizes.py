@@ -11,6 +11,9 @@ from nasrepro.trainers.language_model import LanguageModelSettings, LanguageMode
 COMPARED = ("TanhRNN", "LSTM", "GRU", "BC3")
 """The cells that notebook 03 compares, by their names in the zoo."""
 
+TEST_ROW = "03 LSTM"
+"""What a record calls the row for which notebook 03 reads the test split."""
+
 
 @dataclass(frozen=True)
 class LanguageModelSizes:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import product
 
 from nasrepro.dsl import zoo
-from nasrepro.experiments.experiment import Experiment, Means, Trainings
+from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.s17_translation.readme import table
 from nasrepro.experiments.s17_translation.sizes import SIZES, TABLE_3, TranslationSizes, table_3_row
 from nasrepro.search.held_out import evaluate_tests
@@ -45,26 +45,29 @@ def trainings(sizes: TranslationSizes) -> list[Trainings]:
                 len(names) * len(sizes.seeds),
                 partial(_table, sizes, also, task, names),
                 _entries(also),
+                is_tested=True,
             )
             for also, task, names in sizes.tables()
         ),
     ]
 
 
-def _search(sizes: TranslationSizes, means: Means) -> None:
-    print(search(sizes.search_task, sizes.search, means.record, means.workers, means.timeout_s))
-    with Workers(sizes.search_task, means.workers, means.timeout_s) as workers:
-        evaluate([Job(zoo["LSTM"], seed) for seed in sizes.search_seeds], means.record, workers)
+def _search(sizes: TranslationSizes, resources: Resources) -> None:
+    print(search(sizes.search_task, sizes.search, resources.record, resources.workers, resources.timeout_s))
+    with Workers(sizes.search_task, resources.workers, resources.timeout_s) as workers:
+        evaluate([Job(zoo["LSTM"], seed) for seed in sizes.search_seeds], resources.record, workers)
 
 
-def _controls(sizes: TranslationSizes, means: Means) -> None:
+def _controls(sizes: TranslationSizes, resources: Resources) -> None:
     for plan in sizes.controls():
-        print(search(sizes.control_task, plan, means.record, means.workers, means.timeout_s))
+        print(search(sizes.control_task, plan, resources.record, resources.workers, resources.timeout_s))
 
 
-def _table(sizes: TranslationSizes, also: str, task: TranslationTask, names: tuple[str, ...], means: Means) -> None:
+def _table(
+    sizes: TranslationSizes, also: str, task: TranslationTask, names: tuple[str, ...], resources: Resources
+) -> None:
     rows = {table_3_row(name, seed, also): Job(zoo[name], seed) for seed, name in product(sizes.seeds, names)}
-    for row, found in evaluate_tests(task, rows, means.record, means.workers).items():
+    for row, found in evaluate_tests(task, rows, resources.record, resources.workers).items():
         print(f"{row}: {found.reason or found.metrics}")
 
 

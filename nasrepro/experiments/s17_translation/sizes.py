@@ -6,7 +6,7 @@ from typing import Literal
 
 from nasrepro.controllers import AgentSettings, PriorSettings, ReinforceSettings
 from nasrepro.search.agent_search import AgentSearchSettings
-from nasrepro.trainers.forecast import MULTI30K
+from nasrepro.trainers.forecast import IWSLT2016, MULTI30K
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 METHODS: tuple[Literal["agent", "random"], ...] = ("agent", "random")
@@ -51,6 +51,12 @@ class TranslationSizes:
     """The larger data set, to which S17 moves the encoders; None where that is left out."""
     smaller_task: TranslationTask | None = None
     """Table 3 with a small part of the training, to hold beside it; None where that is left out."""
+
+    @property
+    def shown_task(self) -> TranslationTask:
+        """What encoders are trained on to be looked at: small models of seconds, in the notebook itself."""
+        small = [task for task in (self.task, self.control_task) if task.corpus_name == "captions"]
+        return small[0] if small else replace(_CAPTIONS_SEARCH, device=self.task.device)
 
     def tables(self) -> list[tuple[str, TranslationTask, tuple[str, ...]]]:
         """Table 3, and the others of its kind: what tells their rows apart, the task, and its encoders."""
@@ -192,12 +198,17 @@ def pairs_read(task: TranslationTask) -> int:
 
 
 def share_of_translation(task: TranslationTask, trainings: int = 1, of: int = 1) -> float:
-    """The share of S17's training that `trainings` by a task are, where S17 made `of` on Multi30k: at most 1.
+    """The share of S17's training that `trainings` by a task are, where S17 made `of` on that data: at most 1.
+
+    On other data than S17's two it is held against that on Multi30k.
 
     A training is counted as what it multiplies: pairs read, times the size of a layer's matrices, times layers.
     Vocabularies are left out, so this flatters a run that cuts them.
     """
-    training, paper = task.training, TranslationSettings()
+    training = task.training
+    paper, pairs = TranslationSettings(), MULTI30K
+    if task.corpus_name == "iwslt2016":
+        paper, pairs = TranslationSettings(hidden=600), IWSLT2016
     ours = pairs_read(task) * training.epochs_at_most * training.layers * training.hidden**2
-    theirs = MULTI30K.train * paper.epochs_at_most * paper.layers * paper.hidden**2
+    theirs = pairs.train * paper.epochs_at_most * paper.layers * paper.hidden**2
     return min(1.0, trainings * ours / (of * theirs))
