@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "train one candidate as an experiment does, and write it into the record"
     train = command("train", _train, about, profile, device, minutes)
     train.add_argument("candidate", help="its text, such as a cell of the language, or its name, such as BC3")
-    train.add_argument("--experiment", default="s17_language_model", help="whose task (default: %(default)s)")
+    train.add_argument("--experiment", help="whose task (default: the first of the project)")
     train.add_argument("--seed", type=int, default=1, help="of weights and masks (default: 1)")
 
     lab = command("lab", _lab, "open JupyterLab on the notebooks")
@@ -258,7 +258,8 @@ def _train(options: argparse.Namespace) -> None:
     from nasrepro.notebook import results_folder
     from nasrepro.search.record import Evaluation, evaluation_key
 
-    experiment, profile = experiments.load(options.experiment), load(options.profile).name
+    experiment = experiments.load(options.experiment or next(iter(experiments.EXPERIMENTS)))
+    profile = load(options.profile).name
     sizes = on_device(experiment.at(profile), resolve(options.device))
     task, text = resumable(sizes, results_folder() / profile).task, options.candidate
     is_name = text in experiment.named or (text.isidentifier() and experiment.named)

@@ -42,7 +42,7 @@ def killed(_task: object, _device: str) -> float:
 
 
 def full(_task: object, _device: str) -> float:
-    raise RuntimeError("CUDA out of memory\\nand a long story")
+    raise RuntimeError("CUDA out of memory\nand a long story")
 
 
 @pytest.mark.parametrize(
