@@ -119,7 +119,7 @@ class _Progress:
             found = None
         if not isinstance(found, dict) or {name: type(value) for name, value in found.items()} != kinds:
             raise ValueError(
-                f"{path} is damaged, or of another version of nasrepro; delete it (a fresh run begins anew, with --fresh)"
+                f"{path} is damaged, or of another version of nasrepro; delete it (and begin a fresh run anew)"
             )
         return cls(**found)
 
