@@ -26,21 +26,27 @@ _DRESSES = ("text", "svg", "latex", "mermaid", "pytorch", "json")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. Errors that a user can mend are one message, not a traceback."""
     options = _parser().parse_args(arguments)
-    without_fresh = " without --fresh (make: without FRESH=1)" if getattr(options, "fresh", False) else ""
     try:
         fix_environment()
         if getattr(options, "minutes", None) is not None:
             set_deadline(options.minutes)
         return int(options.run(options) or 0)
-    except KeyboardInterrupt:
-        print(f"\nstopped; run the same command{without_fresh or ' again'} to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped; run the same command{_noted(stop) or ' again'} to go on", file=sys.stderr)
         return 130
     except TimeIsUp as stop:
-        print(f"\n{stop}{without_fresh}", file=sys.stderr)
+        print(f"\n{stop}{_noted(stop)}", file=sys.stderr)
         return NOT_FINISHED
     except (ValueError, OSError, RuntimeError, DataError) as error:
         print(f"nasrepro: {error}", file=sys.stderr)
+        if how := _noted(error):
+            print(f"once that is mended, run the same command{how} to go on", file=sys.stderr)
         return 1
+
+
+def _noted(end: BaseException) -> str:
+    """How a command that has ended early goes on, where that is noted on what has ended it; "" where the same does."""
+    return "".join(f" {note}" for note in getattr(end, "__notes__", ()))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Where computations run: which device a name means on this machine, and what it is called.
 
---device, DEVICE= for make, DEVICE in a notebook -> `resolve` -> `profiles.on_device` -> the tasks -> every row
+--device, DEVICE= for make, DEVICE in a notebook -> `resolve` -> `experiments.experiment.on_device`
+-> the tasks -> every row
 
 Only what asks about GPUs loads torch: a record is read without it.
 """

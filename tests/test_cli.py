@@ -169,6 +169,20 @@ def test_a_notebook_that_fails_says_where_and_why(project: Path, capsys: pytest.
     assert (project / "results" / "smoke" / "notebooks" / "06_broken.ipynb").exists()
 
 
+def test_a_fresh_run_that_fails_says_how_to_go_on(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> float:
+        raise RuntimeError("06_broken.ipynb stopped in cell 3")
+
+    monkeypatch.setattr(cli, "_execute", broken)
+    command = ["reproduce", "--profile", "smoke"]
+    assert fails(capsys, *command) == "06_broken.ipynb stopped in cell 3\n"
+    how = "once that is mended, run the same command without --fresh (make: without FRESH=1) to go on"
+    assert fails(capsys, *command, "--fresh") == f"06_broken.ipynb stopped in cell 3\n{how}\n"
+    assert "to go on" not in fails(capsys, *command, "--fresh", "--notebook", "77"), "it has not begun"
+
+
 def test_slips_are_answered_before_anything_runs(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,11 +273,17 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupted(*_: object) -> float:
         raise KeyboardInterrupt
 
+    command = ["reproduce", "--profile", "smoke"]
     monkeypatch.setattr(cli, "_execute", interrupted)
-    assert cli.main(["reproduce", "--profile", "smoke"]) == 130
+    assert cli.main(command) == 130
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
-    assert cli.main(["reproduce", "--profile", "smoke", "--fresh"]) == 130
+    assert cli.main([*command, "--fresh"]) == 130
     assert "stopped; run the same command without --fresh" in capsys.readouterr().err
+    assert cli.main(command) == 130
+    assert "stopped; run the same command again to go on" in capsys.readouterr().err
+    monkeypatch.setattr(forecasts, "demand_consent", interrupted)
+    assert cli.main([*command, "--fresh"]) == 130
+    assert "stopped; run the same command again" in capsys.readouterr().err, "before the run has begun, it is not fresh"
 
 
 # The deadline passes between two trainings; who goes on finds the first in the record.

@@ -29,7 +29,7 @@ from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
-from tests.search.toy import SpellingPlan, SpellingTask, Word
+from tests.experiments.toy import SpellingPlan, SpellingTask, Word
 
 OWN = 'PROFILE = "quick"  # smoke | quick\nFRESH = False\nCELLS = ["LSTM"]'
 SMOKE = profiles.load("smoke")

@@ -2,6 +2,7 @@
 
 import ast
 import gzip
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -273,6 +274,28 @@ def test_no_room_has_a_circle_of_imports():
 def test_the_language_needs_only_python_and_its_parser(path):
     outside = {name.partition(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
     assert outside <= {"lark", "nasrepro"}
+
+
+# --- who knows what -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "search").rglob("*.py")), ids=lambda path: path.name)
+def test_only_plans_of_s17_know_cells_and_perplexities(path):
+    if path.name not in {"ranked_search.py", "agent_search.py", "tabular.py"}:
+        known = r"valid_ppl|\bparse\(|nasrepro\.dsl|isinstance\((?:settings|plan|task)"
+        assert not re.findall(known, path.read_text(encoding="utf-8")), "ask the task, or the plan"
+
+
+def test_profiles_know_no_experiment():
+    assert len((PACKAGE / "profiles.py").read_text(encoding="utf-8").splitlines()) < 120
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_that_is_pointed_to_has_what_is_named(path):
+    """In comments and docstrings: `room.module.name` or `room.name`."""
+    for named in re.findall(r"`([a-z_]\w*(?:\.\w+)+)`", path.read_text(encoding="utf-8")):
+        if named.partition(".")[0] in MAY_IMPORT:
+            pkgutil.resolve_name(f"nasrepro.{named}")
 
 
 # --- what is committed -------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""A run of notebooks that a deadline has stopped: its command goes on, and any other begins anew."""
+"""A run of notebooks that has ended early: its command goes on, and any other begins anew."""
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ PARAMETERS = {"PROFILE": "smoke", "DEVICE": "cpu", "SIZES": (1, 2)}
 
 
 class Run:
-    """Runs three notebooks that only note that they ran. `stop_at`: which of them a deadline stops."""
+    """Runs three notebooks that only note that they ran. `stop_at`: which of them a deadline stops, or `end`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "results"
@@ -24,6 +25,7 @@ class Run:
             notebook.write_text(notebook.name)
         self.ran: list[tuple[str, bool]] = []
         self.stop_at = ""
+        self.end: type[BaseException] = TimeIsUp
 
     def __call__(self, fresh: bool = False, only: slice = slice(None), **changed: Any) -> list[tuple[str, bool]]:
         """The notebooks that ran, each with its FRESH."""
@@ -35,16 +37,17 @@ class Run:
         assert folder == self.folder
         self.ran.append((notebook.name[:2], parameters["FRESH"]))
         if notebook.name.startswith(self.stop_at or "none"):
-            raise TimeIsUp("stopped after 9 minutes")
+            raise self.end("stopped after 9 minutes")
         return 50.0
 
-    def stopped(self, at: str, **how: Any) -> list[tuple[str, bool]]:
-        """Run until that notebook is stopped; those that ran, that one included."""
-        self.stop_at = at
-        with pytest.raises(TimeIsUp):
+    def stopped(self, at: str, end: type[BaseException] = TimeIsUp, **how: Any) -> list[tuple[str, bool]]:
+        """Run until something ends it in that notebook; those that ran, that one included."""
+        self.stop_at, self.end = at, end
+        with pytest.raises(end):
             self(**how)
-        self.stop_at = ""
+        self.stop_at, self.end = "", TimeIsUp
         assert (self.folder / "stopped.json").exists()
+        os.environ[FRESH_BEGUN] = ""  # who goes on does so in another process
         return self.ran
 
 
@@ -56,6 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 ALL = [("01", False), ("02", False), ("03", False)]
+ALL_FRESH = [(number, True) for number, _ in ALL]
 
 
 def test_what_was_done_before_a_stop_is_not_run_again(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,22 +117,73 @@ def test_a_notebook_that_was_edited_since_is_run_again(run: Run) -> None:
     assert run() == [ALL[0], ALL[2]]
 
 
-def test_who_goes_on_with_a_fresh_run_trains_the_rest_anew_too(run: Run) -> None:
+@pytest.mark.parametrize(
+    ("end", "left"),
+    [
+        (TimeIsUp, [("02", True), ("03", True)]),
+        (KeyboardInterrupt, ALL_FRESH),
+        (RuntimeError, ALL_FRESH),
+        (KeyError, ALL_FRESH),
+    ],
+)
+def test_whatever_ends_a_fresh_run_who_goes_on_trains_anew_too(
+    run: Run, end: type[BaseException], left: list[tuple[str, bool]]
+) -> None:
     run.folder.mkdir()
     record = run.folder / "record.sqlite"
     record.write_text("old")
-    assert run.stopped(at="02", fresh=True) == [("01", True), ("02", True)]
+    assert run.stopped(at="02", end=end, fresh=True) == ALL_FRESH[:2]
     record.write_text("new")
-    os.environ[FRESH_BEGUN] = ""  # another process
-    assert run() == [("02", True), ("03", True)]
+    assert run.stopped(at="02", end=end) == left[: left.index(("02", True)) + 1], "as often as it ends early"
+    assert run() == left
     assert os.environ[FRESH_BEGUN] == str(run.folder)
     assert record.read_text() == "new"
     assert record.with_name("record.before.sqlite").read_text() == "old"
+    assert run() == ALL, "once it is done, the next run is another one"
+
+
+def test_a_fresh_run_that_is_killed_stays_fresh(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written once it is killed: what the file holds while a notebook runs has to be enough."""
+    seen, execute = [], run.execute
+
+    def watched(*given: Any) -> float:
+        seen.append((run.folder / "stopped.json").read_bytes())
+        return execute(*given)
+
+    monkeypatch.setattr(run, "execute", watched)
+    run(fresh=True)
+    for number in range(3):
+        (run.folder / "stopped.json").write_bytes(seen[number])
+        assert run() == ALL_FRESH
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+def test_after_anything_but_a_deadline_all_notebooks_are_run(run: Run, end: type[BaseException]) -> None:
+    run.stopped(at="03")
+    assert run.stopped(at="03", end=end) == ALL[2:]
+    assert run.stopped(at="02", end=end) == ALL[:2]
+    assert run() == ALL
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", "{", b"\xff", '{"command": {}, "fresh": true}', '{"more": 1}', None]
+)
+def test_a_file_that_does_not_say_how_far_a_run_came_is_named(run: Run, content: str | bytes | None) -> None:
+    run.stopped(at="02")
+    path = run.folder / "stopped.json"
+    if content is None:  # of the right fields, and the wrong kind
+        content = json.dumps(json.loads(path.read_text("utf-8")) | {"done": ["01"]})
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is damaged, or of another version .*; delete it"):
+        run()
+    assert run.ran == []
+    assert run(fresh=True) == ALL_FRESH, "which begins anew in any case"
+    assert run() == ALL
 
 
 def test_fresh_begins_anew_after_a_stop(run: Run) -> None:
     run.stopped(at="03")
-    assert run(fresh=True) == [("01", True), ("02", True), ("03", True)]
+    assert run(fresh=True) == ALL_FRESH
     assert run() == ALL
 
 
@@ -147,3 +202,27 @@ def test_the_time_of_a_notebook_is_that_of_all_its_parts(run: Run, monkeypatch: 
     run()
     timings = json.loads((run.folder / "timings.json").read_text("utf-8"))["smoke"]
     assert {number: row["seconds"] for number, row in timings.items()} == {"01": 50, "02": 100 + 100 + 50, "03": 50}
+
+
+def test_the_time_of_a_fresh_run_takes_the_place_of_the_old_one_and_its_replay_does_not(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it ends: the first to run after Ctrl-C replays what the fresh run has trained before."""
+    execute, took = run.execute, [0.0]
+
+    def timed(*given: Any) -> float:
+        execute(*given)
+        return took[0]
+
+    def noted() -> list[float]:
+        timings = json.loads((run.folder / "timings.json").read_text("utf-8"))["smoke"]
+        return [timings[number]["seconds"] for number, _ in ALL]
+
+    monkeypatch.setattr(run, "execute", timed)
+    took[0] = 70.0
+    run()
+    took[0] = 40.0
+    run.stopped(at="02", end=KeyboardInterrupt, fresh=True)
+    took[0] = 3.0
+    run()
+    assert noted() == [40.0, 3.0, 3.0]

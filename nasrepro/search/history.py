@@ -44,10 +44,10 @@ class Search:
 
     @property
     def rejected(self) -> Counter[str]:
-        """How many draws were thrown away before any training, by reason."""
+        """How many draws were thrown away before any training, by reason; none where the plan does not tell it."""
         total: Counter[str] = Counter()
         for facts in self.steps.values():
-            total.update(facts["rejected"])
+            total.update(facts.get("rejected", {}))
         return total
 
     def frame(self) -> "pd.DataFrame":

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from nasrepro import cli, notebook
@@ -31,7 +32,8 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def command(results: Path, *arguments: str) -> "subprocess.Popen[str]":
     """The `nasrepro` command of a project with the toy experiment, in a group of processes of its own."""
     environment = os.environ | {"NASREPRO_RESULTS": str(results), "PYTHONPATH": str(ROOT)}
-    start = [sys.executable, "-m", "tests.experiments.toy", *arguments, "--profile", "smoke", "--device", "cpu"]
+    start = [sys.executable, "-c", "from tests.experiments import toy; toy.main()", *arguments]
+    start += ["--profile", "smoke", "--device", "cpu"]
     return subprocess.Popen(
         start, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
     )
@@ -43,8 +45,20 @@ def recorded(path: Path) -> Search:
     return replay(record, name)
 
 
-def test_it_is_recorded_killed_gone_on_with_and_ends_as_an_unbroken_one(tmp_path: Path) -> None:
-    unbroken, exported = tmp_path / "unbroken.jsonl.gz", tmp_path / "broken.jsonl.gz"
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `nasrepro record` exports, made once."""
+    folder = tmp_path_factory.mktemp("toy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXPERIMENTS, "toy", toy.EXPERIMENT)
+        patch.setenv("NASREPRO_RESULTS", str(folder))
+        command = ["record", "toy", "--profile", "smoke", "--workers", "0", "--export", str(folder / toy.RECORD)]
+        assert cli.main(command) == 0
+    return folder / toy.RECORD
+
+
+def test_it_is_recorded_killed_gone_on_with_and_ends_as_an_unbroken_one(unbroken: Path, tmp_path: Path) -> None:
+    exported = tmp_path / "broken.jsonl.gz"
     arguments = ("record", "toy", "--workers", "1", "--export", str(exported))
     path = tmp_path / "two" / "smoke" / "record.sqlite"
     deadline = time.monotonic() + 120
@@ -61,7 +75,6 @@ def test_it_is_recorded_killed_gone_on_with_and_ends_as_an_unbroken_one(tmp_path
         said, _ = again.communicate(timeout=120)
     assert again.returncode == 0, said
     assert "words like another: 24 trainings, compared with a word of the dictionary" in said
-    assert cli.main(["record", "toy", "--profile", "smoke", "--workers", "0", "--export", str(unbroken)]) == 0
     frames = [recorded(export).frame().drop(columns="seconds") for export in (unbroken, exported)]
     assert frames[0].equals(frames[1])
     assert len(frames[0]) == 24
@@ -80,27 +93,67 @@ def test_it_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def records(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of shipped records that holds the toy's."""
     folder = tmp_path / "records"
     folder.mkdir()
-    assert (
-        cli.main(["record", "toy", "--profile", "smoke", "--export", str(folder / toy.RECORD), "--workers", "0"]) == 0
-    )
+    (folder / toy.RECORD).symlink_to(unbroken)
     monkeypatch.setattr(notebook, "records_folder", lambda: folder)
-    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
     return folder
 
 
+# The cells of its notebook, 05. The first stands for the line of registration, and for a checkout with own records.
+PARAMETERS = 'PROFILE = "quick"  # which\nFRESH = False  # anew\nDEVICE = "auto"  # where'
+CELLS = (
+    """
+from pathlib import Path
+
+import nasrepro as nr
+from nasrepro.experiments import EXPERIMENTS
+from tests.experiments import toy
+
+EXPERIMENTS["toy"] = toy.EXPERIMENT
+nr.notebook.records_folder = lambda: Path.cwd().parent / "records"
+""",
+    """
+run = nr.notebook.start("05", PROFILE, FRESH, "toy", DEVICE)
+""",
+    """
+found = run.search(run.sizes.plan, run.sizes.task)
+table = found.frame()
+right = toy.letters_right(table["error"].fillna(6.0).tolist())
+""",
+    """
+figure = toy.progress(right)
+run.figure(figure, "toy-progress", "Letters that are right", "Of the best word so far.", [toy.ENTRY])
+run.table(table[["cell", "error"]], "toy-words", "Words", f"All words; {run.task.words()}.")
+""",
+    """
+facts = {"value": right[-1], "unit": "letters", "supports": True, "reason": "a toy"}
+run.finding(toy.ENTRY, budget=1.0, budget_words=f"{len(right)} words", **facts)
+""",
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with its notebook, whose kernel finds this file's neighbours."""
+    own = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    content = nbformat.v4.new_notebook(cells=[own, *(nbformat.v4.new_code_cell(source.strip()) for source in CELLS)])
+    content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(content, tmp_path / "notebooks" / "05_toy.ipynb")
+    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
 def test_its_notebook_replays_the_record_and_its_figure_table_and_finding_are_reported_and_shipped(
-    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    records: Path, project: Path
 ) -> None:
-    monkeypatch.setattr(notebook, "display", lambda _: None)
-    monkeypatch.setattr(type(toy.EXPERIMENT.sizes["smoke"].task), "train", lambda *_: pytest.fail("it was trained"))
-    run = notebook.start("05", "smoke", False, "toy", "cpu")
-    toy.notebook(run)
-    folder = tmp_path / "elsewhere" / "smoke"
-    assert run.folder == folder
+    assert cli.main(["reproduce", "--profile", "smoke", "--notebook", "05", "--device", "cpu"]) == 0
+    folder = project / "results" / "smoke"
+    assert not (folder / "record.sqlite").exists(), "nothing was trained"
     assert {"toy-progress.png", "toy-progress.svg", "toy-words.csv"} <= {path.name for path in folder.iterdir()}
     finding = Ledger(folder).run[toy.ENTRY]
     assert finding.value == 6 - recorded(records / toy.RECORD).frame()["error"].min()
@@ -109,10 +162,9 @@ def test_its_notebook_replays_the_record_and_its_figure_table_and_finding_are_re
     assert finding.budget_words == "24 words; replayed from the shipped record"
     facts = json.loads((folder / "toy-progress.json").read_text("utf-8"))
     assert toy.RECORD in facts["provenance"]["records"]
-
-    assert cli.main(["report", "--profile", "smoke"]) == 0
-    page = Path(capsys.readouterr().out.strip()).read_text("utf-8")
-    assert "Letters that are right" in page
+    assert "Letters that are right" in (folder / "report.html").read_text("utf-8")
+    shown = nbformat.read(folder / "notebooks" / "05_toy.ipynb", as_version=4).cells[-2].outputs
+    assert any("image/png" in output.get("data", {}) for output in shown)
 
     assert ship(folder, records) == [toy.ENTRY]
     assert read_findings(records / "findings.json")[toy.ENTRY].source == "shipped"

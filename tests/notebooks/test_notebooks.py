@@ -57,6 +57,13 @@ def test_notebooks_are_committed_without_outputs(path: Path) -> None:
             assert cell.execution_count is None
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_holds_the_story_and_little_code(path: Path) -> None:
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    lines = [line for source in cells for line in source.splitlines() if line.strip()]
+    assert len(lines) <= 300, "move what computes into the experiment's own folder"
+
+
 @pytest.mark.timeout(1200)
 def test_every_notebook_runs_at_smoke(tmp_path: Path) -> None:
     for path in NOTEBOOKS:

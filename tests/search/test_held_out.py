@@ -16,8 +16,8 @@ from nasrepro.search.faults import WorkerError
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
 from nasrepro.trainers.language_model import LanguageModelTask
+from tests.experiments.toy import SpellingTask, Word
 from tests.search.fakes import evaluate_test
-from tests.search.toy import SpellingTask, Word
 
 SMOKE = experiments.load("s17_language_model").sizes["smoke"].task
 TASK = replace(SMOKE, training=replace(SMOKE.training, hidden=4, embedding=4, train_tokens=500))
