@@ -30,35 +30,25 @@ _PLANNED = {"steps": ["search", "step"], "proposals": ["search", "number"]}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row: which candidate was evaluated how, and what came of it. `Loss.of` reads its loss.
+    """One row: which candidate was evaluated how, and what came of it. `Loss.of` reads its loss."""
 
-    Attributes:
-        key: `evaluation_key` of the rest.
-        task, version, settings, data: the task's name, version, settings and data hash.
-        cell: the candidate's text as it was evaluated. canonical: its canonical text. hash: that text's.
-        seed: the child's seed.
-        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics that are
-            not finite come back as nan.
-        created: when, UTC, ISO 8601.
-    """
-
-    key: str
-    task: str
-    version: int
-    cell: str
-    canonical: str
-    hash: str
-    settings: dict[str, Any]
-    seed: int
-    data: str
-    status: str
+    key: str  # `evaluation_key` of the rest
+    task: str  # the task's name
+    version: int  # the task's
+    cell: str  # the candidate's text as it was evaluated
+    canonical: str  # its canonical text
+    hash: str  # that text's
+    settings: dict[str, Any]  # the task's
+    seed: int  # of the training
+    data: str  # the task's data hash
+    status: str  # this one and the next six as in `trainers.outcome.Outcome`
     reason: str
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # those that are not finite come back as nan
     curve: list[dict[str, float]]
     parameters: int
     device: str
     seconds: float
-    created: str
+    created: str  # when, UTC, ISO 8601
 
     @classmethod
     def of(cls, task: TaskIdentity, candidate: Candidate, seed: int, outcome: Outcome) -> "Evaluation":

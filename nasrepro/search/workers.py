@@ -369,7 +369,7 @@ def _work(
         with torch_threads(threads):
             connection.send_bytes(pickle.dumps(Answer()))
             while True:
-                _take_job(connection, task, room)
+                connection.send_bytes(_reply(task, connection.recv_bytes(), room))
 
 
 def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None) -> tuple[Task[Any], Room]:
@@ -395,18 +395,16 @@ def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None
     return task, Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=shares_gpu)
 
 
-def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
-    """Wait for a job, evaluate it, and send what came of it."""
-    content = connection.recv_bytes()
+def _reply(task: Task[Any], content: bytes, room: Room) -> bytes:
+    """Evaluate the job that was sent: the Answer to send back."""
     try:
         outcome, is_fit = _attempt(task, _pickled(pickle.loads, content, "cell"), room)
         again_alone = room.shares_gpu and outcome.reason == OUT_OF_MEMORY
-        reply = _pickled(pickle.dumps, Answer(outcome, is_fit, again_alone), "outcome")
+        return _pickled(pickle.dumps, Answer(outcome, is_fit, again_alone), "outcome")
     except TimeIsUp:
-        reply = pickle.dumps(Answer(is_stopped=True))
+        return pickle.dumps(Answer(is_stopped=True))
     except WorkerError as error:
-        reply = pickle.dumps(Answer(trouble=str(error)))
-    connection.send_bytes(reply)
+        return pickle.dumps(Answer(trouble=str(error)))
 
 
 def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:

@@ -340,11 +340,9 @@ class LanguageModelTask(NotebookTask[Cell]):
     def words(self) -> str:
         """How a cell is trained, for captions and budgets: "2 x 200 units, 40 epochs over all words of wikitext2"."""
         chosen = self.training
+        epochs = counted(chosen.epochs, "epoch")
         read = counted(chosen.train_tokens, "character" if self.level == "char" else "word")
-        return (
-            f"{chosen.layers} x {chosen.hidden} units, {counted(chosen.epochs, 'epoch')} over {read} of "
-            f"{self.corpus_name}"
-        )
+        return f"{chosen.layers} x {chosen.hidden} units, {epochs} over {read} of {self.corpus_name}"
 
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""

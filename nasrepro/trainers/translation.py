@@ -361,11 +361,9 @@ class TranslationTask(NotebookTask[Cell]):
         """How a cell is trained, for captions and budgets: "2 + 2 layers of 300 units, at most 13 epochs over all pairs
         of multi30k"."""
         chosen = self.training
-        read = counted(chosen.train_pairs, "pair")
-        return (
-            f"{chosen.layers} + {chosen.layers} layers of {chosen.hidden} units, at most "
-            f"{counted(chosen.epochs_at_most, 'epoch')} over {read} of {self.corpus_name}"
-        )
+        layers = f"{chosen.layers} + {chosen.layers} layers of {chosen.hidden} units"
+        epochs, read = counted(chosen.epochs_at_most, "epoch"), counted(chosen.train_pairs, "pair")
+        return f"{layers}, at most {epochs} over {read} of {self.corpus_name}"
 
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""
