@@ -63,10 +63,7 @@ class SearchSettings:
             raise ValueError(f"{given}, and temperature={self.temperature} must be above 0")
 
     def identity(self) -> dict[str, Any]:
-        """What makes two searches the same one: everything but the budget, which may be raised later.
-
-        A random search does not depend on how a ranked one would choose, so it does not name those settings.
-        """
+        """What makes two searches the same one: all but the budget. Random search names nothing of how ranking goes."""
         unused = ["cells"]
         if self.method == "random":
             unused += ["sampled", "temperature", "candidates", "ranker"]

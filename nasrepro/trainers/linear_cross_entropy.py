@@ -132,10 +132,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The loss (), and the gradients by features, weight and bias that are wanted, each of the shape of its tensor.
-
-    Shapes are those of `linear_cross_entropy`; `rounds` says whether products take bfloat16.
-    """
+    """The loss (), and the gradients by features, weight and bias that are wanted; `rounds`: products take bfloat16."""
     if features.dtype == torch.float32 and features.device.type == "cpu" and rounds not in _failed:
         try:
             return _by_c(wanted, rounds, features, weight, bias, targets)
@@ -149,9 +146,6 @@ def _rows_at_once(rows: int, words: int, bytes_per_logit: int) -> int:
     """Rows of a chunk, all chunks being equally long."""
     most = max(1, _LOGIT_BYTES // (words * bytes_per_logit))
     return math.ceil(rows / math.ceil(rows / most))
-
-
-# --- by compiled C -----------------------------------------------------------------------------------------
 
 
 class _Call(ctypes.Structure):  # in the order of linear_cross_entropy.c
@@ -173,7 +167,7 @@ def _library(rounds: bool) -> ctypes.CDLL:
 def _by_c(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The same for float32 on the CPU. Raises NativeError where the C code cannot be compiled."""
+    """The same in compiled C, for float32 on the CPU. Raises NativeError where that cannot be compiled."""
     library = _library(rounds)
     inputs = [None if tensor is None else tensor.detach().contiguous() for tensor in (features, weight, bias, targets)]
     gradients = [
@@ -193,13 +187,10 @@ def _by_c(
     return torch.tensor(loss, dtype=torch.float32, device="cpu"), gradients
 
 
-# --- by torch ----------------------------------------------------------------------------------------------
-
-
 def _by_torch(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The same for any type and device. The softmax is float32, at least; nothing waits for a GPU."""
+    """The same by torch, for any type and device. The softmax is float32, at least; nothing waits for a GPU."""
     given = features.dtype
     narrow = torch.bfloat16 if rounds else given  # of what is multiplied
     exact = torch.promote_types(given, torch.float32)

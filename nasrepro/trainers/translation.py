@@ -172,19 +172,16 @@ def model_sizes(settings: TranslationSettings, source_words: int, target_words: 
 
 
 class TrainingStep(GradientStep[Seq2Seq]):
-    """A step on the parts of a batch.
+    """A step on the parts of a batch."""
 
-    As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
-    """
-
-    def descend(
-        self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
-    ) -> tuple[Tensor]:
-        """The parts of a batch -> loss and norm (2,)."""
-        context, state = self.model.encode(source, lengths, self.generator)
-        features, _, _ = self.model.decode(inputs, context, state, self.generator)
-        loss = self.model.loss(features, targets, places)
-        return self.update(loss, loss * (len(places) / len(lengths)))
+    def descend(self, *parts: Tensor) -> tuple[Tensor]:
+        """The parts of a `Batch` -> loss and norm (2,)."""
+        batch = Batch(*parts)
+        context, state = self.model.encode(batch.source, batch.lengths, self.generator)
+        features, _, _ = self.model.decode(batch.inputs, context, state, self.generator)
+        loss = self.model.loss(features, batch.targets, batch.places)
+        # As in OpenNMT, it is summed over the batch's words and divided by its sentences: long sentences weigh more.
+        return self.update(loss, loss * (batch.words / len(batch.lengths)))
 
 
 def train_epoch(step: TrainingStep, batches: Sequence[Batch], learning_rate: float) -> tuple[float, bool]:
