@@ -5,13 +5,16 @@ candidates are trained, and each result as it comes. What a step proposes depend
 and on nothing else. So a search that was killed goes on where it was, and ends with the same rows as one that was not.
 """
 
+import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from nasrepro.deadline import TimeIsUp, demand_time
@@ -19,10 +22,10 @@ from nasrepro.hardware import device_name
 from nasrepro.search.archive import dumps
 from nasrepro.search.faults import OUT_OF_MEMORY
 from nasrepro.search.history import Search, replay
-from nasrepro.search.kept import kept_beside
-from nasrepro.search.plan import History, SearchPlan, Trial
+from nasrepro.search.plan import History, Keep, SearchPlan, Trial, make_anew
 from nasrepro.search.record import Evaluation, Record, evaluation_key
 from nasrepro.search.workers import GPU_GB, Job, Workers, demand_jobs, device_of
+from nasrepro.trainers.checkpoint import write_tensors
 from nasrepro.trainers.outcome import C, Task, TaskIdentity, whole
 
 
@@ -94,6 +97,28 @@ def _run_steps(name: str, task: Task[C], plan: SearchPlan[C], record: Record, po
         losses = map(task.loss.of, evaluations)
         trials = [Trial(candidate, loss) for candidate, loss in zip(candidates, losses, strict=True)]
         history = history.after(step, record.steps(name)[step], trials)
+
+
+def kept_beside(record: Record, search: str) -> Keep:
+    """How a search keeps what takes a minute to work out: in files beside its record, not at all without a file."""
+    if record.path is None:
+        return make_anew
+    beside = record.path
+
+    def keep(name: str, make: Callable[[], dict[str, Any]], fits: Callable[[Any], bool], /) -> dict[str, Any]:
+        path = beside.with_name(f"{beside.name}.{search}.{name}")
+        try:
+            found = torch.load(path, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # there is none, or it is damaged
+            found = None
+        if found is not None and fits(found):
+            return dict(found)
+        made = make()
+        with suppress(OSError):  # where it cannot be kept, as beside a record to read only, it is made again
+            write_tensors(path, made)
+        return made
+
+    return keep
 
 
 def search_id(task: TaskIdentity, plan: SearchPlan[Any]) -> str:

@@ -96,13 +96,10 @@ class Workers:
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Evaluate all jobs; yields each with its outcome, in the order in which they finish.
 
-        Jobs in progress when the loop over them is left are lost, and can be asked for again.
-
-        After a deadline no job is begun. Those in progress go on to their next checkpoint or, where there is none, to
-        their end; then TimeIsUp is raised, if any job is left.
-
-        Raises WorkerError when a process cannot load the task, or when the machine fails instead of a cell; TypeError
-        for what is no list of jobs.
+        Jobs in progress when the loop over them is left are lost, and can be asked for again. After a deadline no job
+        is begun. Those in progress go on to their next checkpoint or, where there is none, to their end; then TimeIsUp
+        is raised, if any job is left. Raises WorkerError when a process cannot load the task, or when the machine fails
+        instead of a cell; TypeError for what is no list of jobs.
         """
         waiting = demand_jobs(jobs)
         if not waiting:
@@ -216,12 +213,8 @@ class _Worker:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
-        self.process = context.Process(
-            target=_work,
-            args=(theirs, _pickled(pickle.dumps, task, "task"), threads, memory_gb, gpu_share),
-            daemon=True,
-            name="nasrepro worker",
-        )
+        given = (theirs, _pickled(pickle.dumps, task, "task"), threads, memory_gb, gpu_share)
+        self.process = context.Process(target=_work, args=given, daemon=True, name="nasrepro worker")
         with _deaf_to_ctrl_c():
             self.process.start()
         theirs.close()  # the child holds the only other end, so its death is an end of file here
@@ -236,9 +229,8 @@ class _Worker:
     def send(self, job: Job, timeout_s: float | None) -> None:
         self.job, self.since = job, time.monotonic()
         self.deadline = math.inf if timeout_s is None else self.since + timeout_s
-        content = _pickled(pickle.dumps, job, "cell")
         with suppress(OSError):  # it has just died: `receive` will say how
-            self.connection.send_bytes(content)
+            self.connection.send_bytes(_pickled(pickle.dumps, job, "cell"))
 
     def receive(self) -> Answer:
         """What the process says, or what its silence means. Raises WorkerError where task or machine have failed."""

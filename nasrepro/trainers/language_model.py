@@ -233,10 +233,9 @@ def train(
     The outcome's metrics: `valid_ppl`, the best over the epochs, and `valid_bits`, the same in bits per token. It has
     failed when loss or gradient is no longer finite ("exploded"), or by the rule on `fail_above`. `on_epoch` sees
     every point of the curve as it is made. With a `checkpoint` path, training that was interrupted goes on after its
-    last whole epoch to the same numbers.
-
-    It runs on a `device` of `hardware.resolve`, where the model stays. Weights are drawn on the processor and are the
-    same everywhere; dropout masks are drawn on the device, and only with dropout off do two devices agree to rounding.
+    last whole epoch to the same numbers. It runs on a `device` of `hardware.resolve`, where the model stays. Weights
+    are drawn on the processor and are the same everywhere; dropout masks are drawn on the device, and only with dropout
+    off do two devices agree to rounding.
 
     Raises ValueError where a text is too short for its columns, CellError for a cell that cannot run, CheckpointError
     for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
