@@ -78,23 +78,17 @@ def evaluate_tests(
         found = {row: record[key] for row, key in keys.items()}
     finally:
         _forget_crashes(keys.values(), record)
-    _refuse_crashes(found)
+    if crashed := {row: evaluation for row, evaluation in found.items() if has_crashed(evaluation)}:
+        row, first = next(iter(crashed.items()))
+        raise WorkerError(  # a row of results is no place for the machine's faults
+            f"{len(crashed)} of {len(found)} trainings for the test split crashed, the first ({row}) with "
+            f"{first.reason!r}. Nothing of these was kept: mend the cause and run again"
+        )
     return found
 
 
 def _forget_crashes(keys: Iterable[str], record: Record) -> None:
     record.forget([key for key in keys if (found := record.get(key)) is not None and has_crashed(found)])
-
-
-def _refuse_crashes(found: Mapping[str, Evaluation]) -> None:
-    """Raise WorkerError when trainings crashed: a row of results is no place for the machine's faults."""
-    crashed = {row: evaluation for row, evaluation in found.items() if has_crashed(evaluation)}
-    if crashed:
-        row, first = next(iter(crashed.items()))
-        raise WorkerError(
-            f"{len(crashed)} of {len(found)} trainings for the test split crashed, the first ({row}) with "
-            f"{first.reason!r}. Nothing of these was kept: mend the cause and run again"
-        )
 
 
 def _refuse_two_rows_of_one_model(keys: Mapping[str, str]) -> None:
