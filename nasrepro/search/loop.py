@@ -94,8 +94,7 @@ def _run_steps(name: str, task: Task[C], plan: SearchPlan[C], record: Record, po
         bar.set_description(f"step {step}")
         candidates = [task.read(proposal.cell) for proposal in proposals if proposal.number < plan.budget]
         evaluations = evaluate([Job(candidate, plan.child_seed) for candidate in candidates], record, pool, bar)
-        losses = map(task.loss.of, evaluations)
-        trials = [Trial(candidate, loss) for candidate, loss in zip(candidates, losses, strict=True)]
+        trials = [Trial(one, task.loss.of(found)) for one, found in zip(candidates, evaluations, strict=True)]
         history = history.after(step, record.steps(name)[step], trials)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
@@ -141,20 +142,19 @@ def make_batches(
 def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str | torch.device) -> Batch:
     pad, bos, eos = vocab.lookup_indices([PAD, BOS, EOS])
     sources, targets = [pairs.source[i] for i in places], [pairs.target[i] for i in places]
-    after = _columns([[*ids, eos] for ids in targets], pad)  # (T, B)
-    steps = torch.tensor([len(ids) + 1 for ids in targets])
+
+    def columns(sentences: Sequence[Sequence[int]]) -> Tensor:  # (longest, sentences)
+        return pad_sequence([torch.tensor(ids) for ids in sentences], padding_value=pad).to(device)
+
+    after = columns([[*ids, eos] for ids in targets])  # (T, B)
+    is_word = torch.arange(len(after))[:, None] < torch.tensor([len(ids) + 1 for ids in targets])  # (T, B)
     return Batch(
-        source=_columns(sources, pad).to(device),
+        source=columns(sources),
         lengths=torch.tensor([len(ids) for ids in sources]).to(device),
-        inputs=_columns([[bos, *ids] for ids in targets], pad).to(device),
-        targets=after.to(device),
-        places=(torch.arange(len(after))[:, None] < steps).flatten().nonzero()[:, 0].to(device),
+        inputs=columns([[bos, *ids] for ids in targets]),
+        targets=after,
+        places=is_word.flatten().nonzero()[:, 0].to(device),
     )
-
-
-def _columns(sentences: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """Sentences as the columns of one tensor (longest, sentences)."""
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in sentences], padding_value=pad)
 
 
 # ---- training and evaluation
