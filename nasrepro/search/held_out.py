@@ -54,14 +54,13 @@ def evaluate_tests(
 ) -> dict[str, Evaluation]:
     """Models that were chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like), by row.
 
-    `rows` says for each row of results which cell and seed it reports. A record keeps no weights, so each model is
-    trained again from its seed, by one of so many `workers` (0: in this process). Then it reads the split through
-    `Record.read_test`, which writes down for which row and evaluation. What the record holds already is neither trained
-    nor read again.
+    `rows` says which cell and seed each row of results reports. A record keeps no weights, so each model is trained
+    again from its seed, by one of so many `workers` (0: in this process), and then reads the split through
+    `Record.read_test`, which writes down for which row and evaluation. What the record holds is not made again.
 
     Raises before any training: RecordError when a row has read this split for another model, ValueError for a record in
     memory and for two rows of one model (equal cell and seed). Raises after it: WorkerError (or SearchError, see
-    `evaluate`) when trainings crash. Of those nothing is kept, so that the next call trains them again. TimeIsUp as
+    `evaluate`) when trainings crash, of which nothing is kept, so that the next call trains them again; TimeIsUp as
     `evaluate` does: a training that stops has not read the split.
     """
     if record.path is None:

@@ -60,13 +60,11 @@ class Answer:
 class Workers:
     """`count` processes that evaluate cells for one task, from the first job until `close`.
 
-    Results do not depend on `count`: every process computes with `threads` threads.
-
     Attributes:
         task: is pickled and loaded once in each process.
         count: number of processes; 0 evaluates in this process, where nothing is isolated, for debugging.
         timeout_s: a cell that takes longer is killed and counts as failed ("timed out"); None waits for ever.
-        threads: threads of each process.
+        threads: threads of each process, whatever `count` is: results do not depend on that.
         memory_gb: limit on the memory that a process allocates (Linux; not the GPU's), None for no limit. A cell that
             wants more counts as failed ("out of memory"); without a limit it is the machine that lacks memory.
         gpu_gb: a GPU is shared by `count` processes, or by as many as have so much of its memory each. A cell that

@@ -39,10 +39,7 @@ def linear_cross_entropy(
     memory. Compiled C does it for float32 on the CPU; torch elsewhere, and with one warning where C cannot be compiled.
 
     Args:
-        features: (N, D).
-        weight: (V, D).
-        bias: (V,), or None for none.
-        targets: (N,), int64, each in 0 .. V - 1.
+        features, weight, bias, targets: (N, D); (V, D); (V,), or None for none; (N,), int64, each in 0 .. V - 1.
         product_dtype: torch.bfloat16 rounds what enters the three matrix products, which still add up in float32:
             nearly twice as fast where the processor multiplies such numbers, with gradients good to about two digits.
             For float32 features only.

@@ -16,12 +16,8 @@ class GradientStep(Generic[Model]):
     """One step of gradient descent on a batch; on a GPU replayed as a CUDA graph, one for each size of batches.
 
     What a step reads and changes besides the batch stays where it is, so that a graph of one step is a graph of all.
-
-    Args:
-        model: what learns.
-        clip: bound on the gradient's global norm.
-        generator: draws the dropout masks, on the model's device.
-        recorded: False where not all steps of a size do the same work.
+    `clip` bounds the gradient's global norm; `generator` draws the dropout masks, on the model's device; `recorded` is
+    False where not all steps of a size do the same work.
     """
 
     descend: Callable[..., tuple[Tensor]]
