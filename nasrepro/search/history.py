@@ -38,10 +38,7 @@ class Search:
     @property
     def rejected(self) -> Counter[str]:
         """How many draws were thrown away before any training, by reason."""
-        total: Counter[str] = Counter()
-        for facts in self.steps.values():
-            total.update(facts["rejected"])
-        return total
+        return sum((Counter(facts["rejected"]) for facts in self.steps.values()), Counter())
 
     def frame(self) -> "pd.DataFrame":
         """One row per candidate that was tried.

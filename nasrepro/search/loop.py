@@ -136,9 +136,9 @@ def search_identity(task: TaskIdentity, plan: SearchPlan[Any]) -> dict[str, Any]
 def evaluate(jobs: Sequence[Job], record: Record, workers: Workers, bar: "tqdm[Any] | None" = None) -> list[Evaluation]:
     """The evaluations of candidates from seeds, in their order; those that the record lacks are made and written.
 
-    Candidates are trained in canonical form, so that equal keys mean equal numbers. Raises SearchError when four or more
-    were asked for and all of them crashed or lacked memory: that is a fault of the task or of the machine, so none of
-    it stays in the record. Raises WorkerError when the machine fails, RecordError, before any training, for a record
+    Candidates are trained in canonical form, so that equal keys mean equal numbers. Raises SearchError when four or
+    more were asked for and all of them crashed or lacked memory: that is a fault of the task or of the machine, so none
+    of it stays in the record. Raises WorkerError when the machine fails, RecordError, before any training, for a record
     that may only be read, and DeviceError where the task's device is not here. Raises TimeIsUp where a deadline has
     left some undone: those that came to their end are written by then.
     """

@@ -7,11 +7,12 @@ what it was computing, because every fact is one transaction.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from nasrepro.files import user_path
 from nasrepro.search import archive
@@ -110,7 +111,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class Record:
+class Record(AbstractContextManager["Record"]):
     """A record in the file `path`, or in memory when `path` is None. Several processes may share one file.
 
     >>> record = Record()
@@ -129,9 +130,6 @@ class Record:
     def close(self) -> None:
         """Close the file. A closed record cannot be used."""
         self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -14,12 +14,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from nasrepro.deadline import TimeIsUp, demand_time, is_over
 from nasrepro.errors import cut, message_of, shown
@@ -57,7 +57,7 @@ class Answer:
 
 
 @dataclass(eq=False)
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """`count` processes that evaluate cells for one task, from the first job until `close`.
 
     Attributes:
@@ -195,9 +195,6 @@ class Workers:
         for worker in self._workers:
             worker.kill()
         self._workers.clear()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

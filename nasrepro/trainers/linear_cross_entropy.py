@@ -50,9 +50,8 @@ def linear_cross_entropy(
     in torch.compile, torch.func and the like (see `native.readable`).
     """
     autocast = autocast_dtype(features) is not None
-    _check_product_dtype(product_dtype, features, autocast)
     tensors = (features, weight, bias, targets)
-    _check(*tensors, autocast)
+    _check(*tensors, product_dtype, autocast)
     if autocast or not native.readable(*tensors):
         return F.cross_entropy(F.linear(features, weight, bias), targets)
     _check_vocabulary(targets, len(weight))
@@ -63,14 +62,13 @@ def linear_cross_entropy(
     return _loss_and_gradients(wanted, rounds, *tensors)[0]
 
 
-def _check_product_dtype(product_dtype: torch.dtype, features: Tensor, autocast: bool) -> None:
+def _check(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product_dtype: torch.dtype, autocast: bool
+) -> None:
     if product_dtype not in PRODUCT_DTYPES.values():
         raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype!r:.100}")
     if product_dtype == torch.bfloat16 and features.dtype != torch.float32 and not autocast:
         raise ValueError(f"features are {features.dtype}: bfloat16 products are for float32 ones")
-
-
-def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, autocast: bool) -> None:
     shape, of_weight = tuple(features.shape), tuple(weight.shape)
     rows, width = features.shape if features.ndim == 2 else (0, 0)
     if not (rows and width):
