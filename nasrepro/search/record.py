@@ -42,7 +42,7 @@ class Evaluation:
     settings: dict[str, Any]  # the task's
     seed: int  # of the training
     data: str  # the task's data hash
-    status: str  # this one and the next six as in `trainers.outcome.Outcome`
+    status: str  # from here to `seconds` as in `trainers.outcome.Outcome`
     reason: str
     metrics: dict[str, float]  # those that are not finite come back as nan
     curve: list[dict[str, float]]

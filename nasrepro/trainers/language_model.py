@@ -118,11 +118,11 @@ class LanguageModel(nn.Module):
         self.settings = settings
         self.product_dtype = PRODUCT_DTYPES[settings.product_dtype]
         E, H, L, reach = settings.embedding, settings.hidden, settings.layers, settings.embedding_range
-        drawn = torch.Generator().manual_seed(seed)
-        self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=drawn))
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=generator))
         self.bias = nn.Parameter(torch.zeros(words))
         self.rnn = RNN(
-            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=drawn
+            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=generator
         )
 
     def forward(
