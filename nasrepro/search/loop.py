@@ -98,14 +98,14 @@ def _run_steps(name: str, task: Task[C], plan: SearchPlan[C], record: Record, po
         history = history.after(step, record.steps(name)[step], trials)
 
 
-def kept_beside(record: Record, search: str) -> Keep:
-    """How a search keeps what takes a minute to work out: in files beside its record, not at all without a file."""
+def kept_beside(record: Record, which: str) -> Keep:
+    """How a search, by its id, keeps what takes a minute to work out: in files beside its record, if that is one."""
     if record.path is None:
         return make_anew
     beside = record.path
 
     def keep(name: str, make: Callable[[], dict[str, Any]], fits: Callable[[Any], bool], /) -> dict[str, Any]:
-        path = beside.with_name(f"{beside.name}.{search}.{name}")
+        path = beside.with_name(f"{beside.name}.{which}.{name}")
         try:
             found = torch.load(path, weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # there is none, or it is damaged
