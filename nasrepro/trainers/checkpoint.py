@@ -69,9 +69,8 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = dict(content)["identity"]  # a file of another program's holds anything
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of ours, or damaged; delete it to start anew ({error})"
-        ) from None
+        told = f"is not a checkpoint of ours, or damaged; delete it to start anew ({error})"
+        raise CheckpointError(f"{path} {told}") from None
     if found != identity:
         raise CheckpointError(f"{path} is a checkpoint of another model or run ({found}); delete it to start anew")
     if content["masks"].shape != masks.get_state().shape:
