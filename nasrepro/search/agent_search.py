@@ -30,7 +30,7 @@ from nasrepro.dsl import Cell, Node, parse
 from nasrepro.dsl.constraints import has_memory_place, must_use
 from nasrepro.search.archive import dumps
 from nasrepro.search.history import Search
-from nasrepro.search.kept import kept_beside
+from nasrepro.search.loop import kept_beside
 from nasrepro.search.plan import Choice, History, Keep, Propose, Step, make_anew
 from nasrepro.search.record import Record
 from nasrepro.threads import torch_threads

@@ -81,11 +81,10 @@ def _lines(path: Path) -> Iterator[str]:
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        told = f"is damaged ({error}); fetch or export it again"
         if isinstance(error, OSError) and error.strerror:  # the system's, where gzip's own have no number
-            raise RecordError(
-                f"{path} cannot be read ({error.strerror}); choose another file, or ask for permission"
-            ) from error
-        raise RecordError(f"{path} is damaged ({error}); fetch or export it again") from error
+            told = f"cannot be read ({error.strerror}); choose another file, or ask for permission"
+        raise RecordError(f"{path} {told}") from error
 
 
 def _parse(line: str, place: str) -> dict[str, Any]:

@@ -41,11 +41,7 @@ _JSON = {"settings", "facts", "metrics", "curve"}  # columns that hold JSON text
 
 
 class Database:
-    """The tables in the file `path`, or in memory when that is None.
-
-    One that may only be read is read all the same; every call that would write raises RecordError, as every call does
-    for a file that is no record, is of another version, is damaged, or stays locked.
-    """
+    """The tables in the file `path`, or in memory when that is None. `Record` says what raises RecordError."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path

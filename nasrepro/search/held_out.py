@@ -54,14 +54,13 @@ def evaluate_tests(
 ) -> dict[str, Evaluation]:
     """Models that were chosen on the validation split, on the test split (`metrics["test_ppl"]` and the like), by row.
 
-    `rows` says for each row of results which cell and seed it reports. A record keeps no weights, so each model is
-    trained again from its seed, by one of so many `workers` (0: in this process). Then it reads the split through
-    `Record.read_test`, which writes down for which row and evaluation. What the record holds already is neither trained
-    nor read again.
+    `rows` says which cell and seed each row of results reports. A record keeps no weights, so each model is trained
+    again from its seed, by one of so many `workers` (0: in this process), and then reads the split through
+    `Record.read_test`, which writes down for which row and evaluation. What the record holds is not made again.
 
     Raises before any training: RecordError when a row has read this split for another model, ValueError for a record in
     memory and for two rows of one model (equal cell and seed). Raises after it: WorkerError (or SearchError, see
-    `evaluate`) when trainings crash. Of those nothing is kept, so that the next call trains them again. TimeIsUp as
+    `evaluate`) when trainings crash, of which nothing is kept, so that the next call trains them again; TimeIsUp as
     `evaluate` does: a training that stops has not read the split.
     """
     if record.path is None:
@@ -78,23 +77,17 @@ def evaluate_tests(
         found = {row: record[key] for row, key in keys.items()}
     finally:
         _forget_crashes(keys.values(), record)
-    _refuse_crashes(found)
+    if crashed := {row: evaluation for row, evaluation in found.items() if has_crashed(evaluation)}:
+        row, first = next(iter(crashed.items()))
+        raise WorkerError(  # a row of results is no place for the machine's faults
+            f"{len(crashed)} of {len(found)} trainings for the test split crashed, the first ({row}) with "
+            f"{first.reason!r}. Nothing of these was kept: mend the cause and run again"
+        )
     return found
 
 
 def _forget_crashes(keys: Iterable[str], record: Record) -> None:
     record.forget([key for key in keys if (found := record.get(key)) is not None and has_crashed(found)])
-
-
-def _refuse_crashes(found: Mapping[str, Evaluation]) -> None:
-    """Raise WorkerError when trainings crashed: a row of results is no place for the machine's faults."""
-    crashed = {row: evaluation for row, evaluation in found.items() if has_crashed(evaluation)}
-    if crashed:
-        row, first = next(iter(crashed.items()))
-        raise WorkerError(
-            f"{len(crashed)} of {len(found)} trainings for the test split crashed, the first ({row}) with "
-            f"{first.reason!r}. Nothing of these was kept: mend the cause and run again"
-        )
 
 
 def _refuse_two_rows_of_one_model(keys: Mapping[str, str]) -> None:

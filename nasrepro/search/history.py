@@ -13,19 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Search:
-    """What a search tried, and what came of it.
+    """What a search tried, and what came of it."""
 
-    Attributes:
-        id: names the search in its record.
-        settings: {"search": the plan's identity, "task": its name, version, settings and data hash}, and "loss".
-        steps: facts of each step, as the plan told them (see `plan.Step`).
-        trials: proposals with their evaluations, in the order of their numbers.
-    """
-
-    id: str
-    settings: dict[str, Any]
-    steps: dict[int, dict[str, Any]]
-    trials: list[tuple[Proposal, Evaluation]]
+    id: str  # names the search in its record
+    settings: dict[str, Any]  # "search": the plan's identity, "task": name, version, settings and data hash, and "loss"
+    steps: dict[int, dict[str, Any]]  # facts of each step, as the plan told them (see `plan.Step`)
+    trials: list[tuple[Proposal, Evaluation]]  # in the order of the proposals' numbers
 
     def __repr__(self) -> str:
         valid = [loss for loss in self.losses.values() if loss is not None]

@@ -5,13 +5,16 @@ candidates are trained, and each result as it comes. What a step proposes depend
 and on nothing else. So a search that was killed goes on where it was, and ends with the same rows as one that was not.
 """
 
+import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from nasrepro.deadline import TimeIsUp, demand_time
@@ -19,10 +22,10 @@ from nasrepro.hardware import device_name
 from nasrepro.search.archive import dumps
 from nasrepro.search.faults import OUT_OF_MEMORY
 from nasrepro.search.history import Search, replay
-from nasrepro.search.kept import kept_beside
-from nasrepro.search.plan import History, SearchPlan, Trial
+from nasrepro.search.plan import History, Keep, SearchPlan, Trial, make_anew
 from nasrepro.search.record import Evaluation, Record, evaluation_key
 from nasrepro.search.workers import GPU_GB, Job, Workers, demand_jobs, device_of
+from nasrepro.trainers.checkpoint import write_tensors
 from nasrepro.trainers.outcome import C, Task, TaskIdentity, whole
 
 
@@ -91,9 +94,30 @@ def _run_steps(name: str, task: Task[C], plan: SearchPlan[C], record: Record, po
         bar.set_description(f"step {step}")
         candidates = [task.read(proposal.cell) for proposal in proposals if proposal.number < plan.budget]
         evaluations = evaluate([Job(candidate, plan.child_seed) for candidate in candidates], record, pool, bar)
-        losses = map(task.loss.of, evaluations)
-        trials = [Trial(candidate, loss) for candidate, loss in zip(candidates, losses, strict=True)]
+        trials = [Trial(one, task.loss.of(found)) for one, found in zip(candidates, evaluations, strict=True)]
         history = history.after(step, record.steps(name)[step], trials)
+
+
+def kept_beside(record: Record, which: str) -> Keep:
+    """How a search, by its id, keeps what takes a minute to work out: in files beside its record, if that is one."""
+    if record.path is None:
+        return make_anew
+    beside = record.path
+
+    def keep(name: str, make: Callable[[], dict[str, Any]], fits: Callable[[Any], bool], /) -> dict[str, Any]:
+        path = beside.with_name(f"{beside.name}.{which}.{name}")
+        try:
+            found = torch.load(path, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # there is none, or it is damaged
+            found = None
+        if found is not None and fits(found):
+            return dict(found)
+        made = make()
+        with suppress(OSError):  # where it cannot be kept, as beside a record to read only, it is made again
+            write_tensors(path, made)
+        return made
+
+    return keep
 
 
 def search_id(task: TaskIdentity, plan: SearchPlan[Any]) -> str:
@@ -112,12 +136,11 @@ def search_identity(task: TaskIdentity, plan: SearchPlan[Any]) -> dict[str, Any]
 def evaluate(jobs: Sequence[Job], record: Record, workers: Workers, bar: "tqdm[Any] | None" = None) -> list[Evaluation]:
     """The evaluations of candidates from seeds, in their order; those that the record lacks are made and written.
 
-    Candidates are trained in canonical form, so that equal keys mean equal numbers.
-
-    Raises SearchError when four candidates or more were asked for and all of them crashed or lacked memory: that is a
-    fault of the task or of the machine, so none of it stays in the record. Raises WorkerError when the machine fails,
-    RecordError, before any training, for a record that may only be read, and DeviceError where the task's device is
-    not here. Raises TimeIsUp where a deadline has left some undone: those that came to their end are written by then.
+    Candidates are trained in canonical form, so that equal keys mean equal numbers. Raises SearchError when four or
+    more were asked for and all of them crashed or lacked memory: that is a fault of the task or of the machine, so none
+    of it stays in the record. Raises WorkerError when the machine fails, RecordError, before any training, for a record
+    that may only be read, and DeviceError where the task's device is not here. Raises TimeIsUp where a deadline has
+    left some undone: those that came to their end are written by then.
     """
     jobs = demand_jobs(jobs)
     keys = [evaluation_key(workers.task, *job) for job in jobs]

@@ -72,11 +72,9 @@ Propose = Callable[[History[C], int], Step[C]]
 """From the history up to a step, and its number, to that step. Equal histories give equal steps."""
 
 
-class Keep(Protocol):
-    """How a plan keeps what takes long to work out, without reading or writing: it asks for it through this."""
-
-    def __call__(self, name: str, make: Callable[[], dict[str, Any]], fits: Callable[[Any], bool], /) -> dict[str, Any]:
-        """What `make` makes, tensors and numbers by name: now, or in an earlier run, if what is left of that `fits`."""
+Keep = Callable[[str, Callable[[], dict[str, Any]], Callable[[Any], bool]], dict[str, Any]]
+"""How a plan keeps what takes long to work out, without reading or writing: it asks for it by `keep(name, make, fits)`,
+and gets what `make` makes, tensors and numbers by name: now, or in an earlier run, if what is left of that `fits`."""
 
 
 def make_anew(_name: str, make: Callable[[], dict[str, Any]], _fits: Callable[[Any], bool], /) -> dict[str, Any]:

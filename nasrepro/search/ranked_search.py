@@ -4,7 +4,6 @@ Random search, S17's missing control, is the same without ranking.
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -63,10 +62,7 @@ class SearchSettings:
             raise ValueError(f"{given}, and temperature={self.temperature} must be above 0")
 
     def identity(self) -> dict[str, Any]:
-        """What makes two searches the same one: everything but the budget, which may be raised later.
-
-        A random search does not depend on how a ranked one would choose, so it does not name those settings.
-        """
+        """What makes two searches the same one: all but the budget. Random search names nothing of how ranking goes."""
         unused = ["cells"]
         if self.method == "random":
             unused += ["sampled", "temperature", "candidates", "ranker"]
@@ -96,21 +92,14 @@ def propose_cells(settings: SearchSettings, history: History[Cell], step: int) -
     count = settings.candidates if is_ranked else settings.step
     drawn = draw_cells(count, rng, settings.growth, memory=memory, seen=history.losses)
     if is_ranked and drawn.cells:
-        choices = rank(drawn.cells, history, settings, rng)
+        tried = [trial.candidate for trial in history.trials]
+        ranker = Ranker(settings.ranker, seed=rng.getrandbits(31)).fit(tried, [trial.loss for trial in history.trials])
+        predicted = ranker.predict(drawn.cells)  # (cells,)
+        choices = [Choice(drawn.cells[i], how, float(predicted[i])) for i, how in select(predicted, settings, rng)]
     else:
         choices = [Choice(cell, "random") for cell in drawn.cells]
     facts = {"candidates": len(drawn.cells), "rejected": dict(drawn.rejected), "exhausted": drawn.exhausted}
     return Step(choices, {**facts, "memory": memory})
-
-
-def rank(
-    cells: Sequence[Cell], history: History[Cell], settings: SearchSettings, rng: random.Random
-) -> list[Choice[Cell]]:
-    """Those of the cells to train, by what the ranking function has learned from a history with a valid cell."""
-    tried = [trial.candidate for trial in history.trials]
-    ranker = Ranker(settings.ranker, seed=rng.getrandbits(31)).fit(tried, [trial.loss for trial in history.trials])
-    predicted = ranker.predict(cells)  # (cells,)
-    return [Choice(cells[i], how, float(predicted[i])) for i, how in select(predicted, settings, rng)]
 
 
 def select(predicted: NDArray[np.float64], settings: SearchSettings, rng: random.Random) -> list[tuple[int, str]]:

@@ -7,11 +7,12 @@ what it was computing, because every fact is one transaction.
 import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from nasrepro.files import user_path
 from nasrepro.search import archive
@@ -35,35 +36,25 @@ _PLANNED = {"steps": ["search", "step"], "proposals": ["search", "number"]}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One row: which candidate was evaluated how, and what came of it. `Loss.of` reads its loss.
+    """One row: which candidate was evaluated how, and what came of it. `Loss.of` reads its loss."""
 
-    Attributes:
-        key: `evaluation_key` of the rest.
-        task, version, settings, data: the task's name, version, settings and data hash.
-        cell: the candidate's text as it was evaluated. canonical: its canonical text. hash: that text's.
-        seed: the child's seed.
-        status, reason, metrics, curve, parameters, device, seconds: as in `trainers.outcome.Outcome`. Metrics that are
-            not finite come back as nan.
-        created: when, UTC, ISO 8601.
-    """
-
-    key: str
-    task: str
-    version: int
-    cell: str
-    canonical: str
-    hash: str
-    settings: dict[str, Any]
-    seed: int
-    data: str
-    status: str
+    key: str  # `evaluation_key` of the rest
+    task: str  # the task's name
+    version: int  # the task's
+    cell: str  # the candidate's text as it was evaluated
+    canonical: str  # its canonical text
+    hash: str  # that text's
+    settings: dict[str, Any]  # the task's
+    seed: int  # of the training
+    data: str  # the task's data hash
+    status: str  # from here to `seconds` as in `trainers.outcome.Outcome`
     reason: str
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # those that are not finite come back as nan
     curve: list[dict[str, float]]
     parameters: int
     device: str
     seconds: float
-    created: str
+    created: str  # when, UTC, ISO 8601
 
     @classmethod
     def of(cls, task: TaskIdentity, candidate: Candidate, seed: int, outcome: Outcome) -> "Evaluation":
@@ -129,7 +120,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class Record:
+class Record(AbstractContextManager["Record"]):
     """A record in the file `path`, or in memory when `path` is None. Several processes may share one file.
 
     >>> record = Record()
@@ -148,9 +139,6 @@ class Record:
     def close(self) -> None:
         """Close the file. A closed record cannot be used."""
         self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -14,12 +14,12 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from nasrepro.deadline import TimeIsUp, demand_time, is_over
 from nasrepro.errors import cut, message_of, shown
@@ -57,16 +57,14 @@ class Answer:
 
 
 @dataclass(eq=False)
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """`count` processes that evaluate cells for one task, from the first job until `close`.
-
-    Results do not depend on `count`: every process computes with `threads` threads.
 
     Attributes:
         task: is pickled and loaded once in each process.
         count: number of processes; 0 evaluates in this process, where nothing is isolated, for debugging.
         timeout_s: a cell that takes longer is killed and counts as failed ("timed out"); None waits for ever.
-        threads: threads of each process.
+        threads: threads of each process, whatever `count` is: results do not depend on that.
         memory_gb: limit on the memory that a process allocates (Linux; not the GPU's), None for no limit. A cell that
             wants more counts as failed ("out of memory"); without a limit it is the machine that lacks memory.
         gpu_gb: a GPU is shared by `count` processes, or by as many as have so much of its memory each. A cell that
@@ -96,13 +94,10 @@ class Workers:
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Evaluate all jobs; yields each with its outcome, in the order in which they finish.
 
-        Jobs in progress when the loop over them is left are lost, and can be asked for again.
-
-        After a deadline no job is begun. Those in progress go on to their next checkpoint or, where there is none, to
-        their end; then TimeIsUp is raised, if any job is left.
-
-        Raises WorkerError when a process cannot load the task, or when the machine fails instead of a cell; TypeError
-        for what is no list of jobs.
+        Jobs in progress when the loop over them is left are lost, and can be asked for again. After a deadline no job
+        is begun. Those in progress go on to their next checkpoint or, where there is none, to their end; then TimeIsUp
+        is raised, if any job is left. Raises WorkerError when a process cannot load the task, or when the machine fails
+        instead of a cell; TypeError for what is no list of jobs.
         """
         waiting = demand_jobs(jobs)
         if not waiting:
@@ -201,9 +196,6 @@ class Workers:
             worker.kill()
         self._workers.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -216,12 +208,8 @@ class _Worker:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         # The task travels as bytes, so that it is loaded after the limits on threads and memory are set.
-        self.process = context.Process(
-            target=_work,
-            args=(theirs, _pickled(pickle.dumps, task, "task"), threads, memory_gb, gpu_share),
-            daemon=True,
-            name="nasrepro worker",
-        )
+        given = (theirs, _pickled(pickle.dumps, task, "task"), threads, memory_gb, gpu_share)
+        self.process = context.Process(target=_work, args=given, daemon=True, name="nasrepro worker")
         with _deaf_to_ctrl_c():
             self.process.start()
         theirs.close()  # the child holds the only other end, so its death is an end of file here
@@ -236,9 +224,8 @@ class _Worker:
     def send(self, job: Job, timeout_s: float | None) -> None:
         self.job, self.since = job, time.monotonic()
         self.deadline = math.inf if timeout_s is None else self.since + timeout_s
-        content = _pickled(pickle.dumps, job, "cell")
         with suppress(OSError):  # it has just died: `receive` will say how
-            self.connection.send_bytes(content)
+            self.connection.send_bytes(_pickled(pickle.dumps, job, "cell"))
 
     def receive(self) -> Answer:
         """What the process says, or what its silence means. Raises WorkerError where task or machine have failed."""
@@ -369,7 +356,7 @@ def _work(
         with torch_threads(threads):
             connection.send_bytes(pickle.dumps(Answer()))
             while True:
-                _take_job(connection, task, room)
+                connection.send_bytes(_reply(task, connection.recv_bytes(), room))
 
 
 def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None) -> tuple[Task[Any], Room]:
@@ -395,18 +382,16 @@ def _prepare(task_bytes: bytes, memory_gb: float | None, gpu_share: float | None
     return task, Room(process=True, memory=_limit_memory(memory_gb), device=device, shares_gpu=shares_gpu)
 
 
-def _take_job(connection: Connection, task: Task[Any], room: Room) -> None:
-    """Wait for a job, evaluate it, and send what came of it."""
-    content = connection.recv_bytes()
+def _reply(task: Task[Any], content: bytes, room: Room) -> bytes:
+    """Evaluate the job that was sent: the Answer to send back."""
     try:
         outcome, is_fit = _attempt(task, _pickled(pickle.loads, content, "cell"), room)
         again_alone = room.shares_gpu and outcome.reason == OUT_OF_MEMORY
-        reply = _pickled(pickle.dumps, Answer(outcome, is_fit, again_alone), "outcome")
+        return _pickled(pickle.dumps, Answer(outcome, is_fit, again_alone), "outcome")
     except TimeIsUp:
-        reply = pickle.dumps(Answer(is_stopped=True))
+        return pickle.dumps(Answer(is_stopped=True))
     except WorkerError as error:
-        reply = pickle.dumps(Answer(trouble=str(error)))
-    connection.send_bytes(reply)
+        return pickle.dumps(Answer(trouble=str(error)))
 
 
 def _attempt(task: Task[Any], job: Job, room: Room) -> tuple[Outcome, bool]:

@@ -17,9 +17,8 @@ def beam_search(
     At every step each of the `width` hypotheses of a sentence is extended by every word, and the best `width` of these
     stay. One that has ended stays as it is while it is among the best. A sentence is done when its best hypothesis has
     ended: scores are log probabilities, without a reward for length (OpenNMT of 2017), so none can overtake it. What
-    has not ended after `longest` words is cut there. A width of 1 is greedy search.
-
-    Raises ValueError for a width or a length below 1.
+    has not ended after `longest` words is cut there. A width of 1 is greedy search. Raises ValueError for a width or a
+    length below 1.
     """
     if min(width, longest) < 1:
         raise ValueError(f"beam search needs a width and a longest length of 1 or more, got {width} and {longest}")

@@ -7,12 +7,14 @@ else's.
 
 import reprlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 from sacrebleu.metrics.bleu import BLEU
 from sacremoses import MosesDetokenizer
 
 from nasrepro.datasets.strings import refuse_sentences_as_strings, refuse_string
+
+_sacrebleu = partial(BLEU, lowercase=True)
 
 
 def bleu(hypotheses: Sequence[Sequence[str]], text: Sequence[str], language: str = "de") -> float:
@@ -28,9 +30,7 @@ def bleu(hypotheses: Sequence[Sequence[str]], text: Sequence[str], language: str
         if not isinstance(sentence, str):
             raise TypeError(f"text[{place}] is {reprlib.repr(sentence)}: pass the sentence as published, a string")
     detokenise = _detokeniser(language).detokenize
-    return float(
-        BLEU(lowercase=True).corpus_score([detokenise(list(tokens)) for tokens in hypotheses], [list(text)]).score
-    )
+    return float(_sacrebleu().corpus_score([detokenise(list(tokens)) for tokens in hypotheses], [list(text)]).score)
 
 
 def multi_bleu(hypotheses: Sequence[Sequence[str]], tokens: Sequence[Sequence[str]]) -> float:
@@ -47,7 +47,7 @@ def multi_bleu(hypotheses: Sequence[Sequence[str]], tokens: Sequence[Sequence[st
 
 def signature() -> str:
     """sacrebleu's own description of what `bleu` computes, its version included."""
-    metric = BLEU(lowercase=True)
+    metric = _sacrebleu()
     metric.corpus_score(["."], [["."]])  # a signature names the number of references, known after a first score
     return str(metric.get_signature())
 

@@ -4,7 +4,6 @@ import io
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,7 @@ def save_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
     `identity` says which training this is, in words. Raises OSError, with its number, where nothing can be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "masks": masks.get_state(),
-        "run": {field.name: getattr(run, field.name) for field in fields(run)},
-    }
+    content = {"identity": identity, "model": model.state_dict(), "masks": masks.get_state(), "run": vars(run)}
     write_tensors(path, content)
 
 
@@ -75,9 +69,8 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = dict(content)["identity"]  # a file of another program's holds anything
     except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of ours, or damaged; delete it to start anew ({error})"
-        ) from None
+        told = f"is not a checkpoint of ours, or damaged; delete it to start anew ({error})"
+        raise CheckpointError(f"{path} {told}") from None
     if found != identity:
         raise CheckpointError(f"{path} is a checkpoint of another model or run ({found}); delete it to start anew")
     if content["masks"].shape != masks.get_state().shape:
@@ -86,6 +79,5 @@ def load_checkpoint(path: Path, identity: str, model: nn.Module, masks: torch.Ge
         )
     model.load_state_dict(content["model"])
     masks.set_state(content["masks"])
-    for name, value in content["run"].items():
-        setattr(run, name, value)
+    vars(run).update(content["run"])
     return True

@@ -17,16 +17,9 @@ import torch
 from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell
 from nasrepro.hardware import resolve
-from nasrepro.trainers import translation
+from nasrepro.trainers import language_model, translation
 from nasrepro.trainers.beam import beam_search
-from nasrepro.trainers.language_model import (
-    LanguageModel,
-    LanguageModelSettings,
-    LanguageModelTask,
-    TrainingStep,
-    evaluate,
-    train_epoch,
-)
+from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.seq2seq import Seq2Seq
 from nasrepro.trainers.translation import Batch, TranslationSettings, TranslationTask
 
@@ -97,7 +90,7 @@ def forecast_seconds(
     """
     device = resolve(device)
     generator = torch.Generator().manual_seed(0)
-    model = LanguageModel(cell, text.words, settings, seed=0).to(device)
+    model = language_model.LanguageModel(cell, text.words, settings, seed=0).to(device)
     masks = torch.Generator(device).manual_seed(0)
 
     def columns(batch: int) -> torch.Tensor:
@@ -105,9 +98,9 @@ def forecast_seconds(
 
     train_columns, valid_columns = columns(settings.batch), columns(settings.eval_batch)
     # A learning rate of 0 does all the work of a step and lets no cell explode while it is timed.
-    step = TrainingStep(model, masks)
-    train_step = _median_seconds(lambda: train_epoch(step, train_columns, 0.0), steps, device)
-    valid_step = _median_seconds(lambda: evaluate(model, valid_columns), steps, device)
+    step = language_model.TrainingStep(model, masks)
+    train_step = _median_seconds(lambda: language_model.train_epoch(step, train_columns, 0.0), steps, device)
+    valid_step = _median_seconds(lambda: language_model.evaluate(model, valid_columns), steps, device)
     train_tokens = min(text.train, settings.train_tokens or text.train)
     valid_tokens = min(text.valid, settings.valid_tokens or text.valid)
     return settings.epochs * (

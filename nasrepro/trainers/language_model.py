@@ -119,11 +119,11 @@ class LanguageModel(nn.Module):
         self.settings = settings
         self.product_dtype = PRODUCT_DTYPES[settings.product_dtype]
         E, H, L, reach = settings.embedding, settings.hidden, settings.layers, settings.embedding_range
-        drawn = torch.Generator().manual_seed(seed)
-        self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=drawn))
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=generator))
         self.bias = nn.Parameter(torch.zeros(words))
         self.rnn = RNN(
-            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=drawn
+            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=generator
         )
 
     def forward(
@@ -234,10 +234,9 @@ def train(
     The outcome's metrics: `valid_ppl`, the best over the epochs, and `valid_bits`, the same in bits per token. It has
     failed when loss or gradient is no longer finite ("exploded"), or by the rule on `fail_above`. `on_epoch` sees
     every point of the curve as it is made. With a `checkpoint` path, training that was interrupted goes on after its
-    last whole epoch to the same numbers.
-
-    It runs on a `device` of `hardware.resolve`, where the model stays. Weights are drawn on the processor and are the
-    same everywhere; dropout masks are drawn on the device, and only with dropout off do two devices agree to rounding.
+    last whole epoch to the same numbers. It runs on a `device` of `hardware.resolve`, where the model stays. Weights
+    are drawn on the processor and are the same everywhere; dropout masks are drawn on the device, and only with dropout
+    off do two devices agree to rounding.
 
     Raises ValueError where a text is too short for its columns, CellError for a cell that cannot run, CheckpointError
     for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
@@ -336,11 +335,9 @@ class LanguageModelTask(NotebookTask[Cell]):
     def words(self) -> str:
         """How a cell is trained, for captions and budgets: "2 x 200 units, 40 epochs over all words of wikitext2"."""
         chosen = self.training
+        epochs = counted(chosen.epochs, "epoch")
         read = counted(chosen.train_tokens, "character" if self.level == "char" else "word")
-        return (
-            f"{chosen.layers} x {chosen.hidden} units, {counted(chosen.epochs, 'epoch')} over {read} of "
-            f"{self.corpus_name}"
-        )
+        return f"{chosen.layers} x {chosen.hidden} units, {epochs} over {read} of {self.corpus_name}"
 
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""

@@ -39,10 +39,7 @@ def linear_cross_entropy(
     memory. Compiled C does it for float32 on the CPU; torch elsewhere, and with one warning where C cannot be compiled.
 
     Args:
-        features: (N, D).
-        weight: (V, D).
-        bias: (V,), or None for none.
-        targets: (N,), int64, each in 0 .. V - 1.
+        features, weight, bias, targets: (N, D); (V, D); (V,), or None for none; (N,), int64, each in 0 .. V - 1.
         product_dtype: torch.bfloat16 rounds what enters the three matrix products, which still add up in float32:
             nearly twice as fast where the processor multiplies such numbers, with gradients good to about two digits.
             For float32 features only.
@@ -53,9 +50,8 @@ def linear_cross_entropy(
     in torch.compile, torch.func and the like (see `native.readable`).
     """
     autocast = autocast_dtype(features) is not None
-    _check_product_dtype(product_dtype, features, autocast)
     tensors = (features, weight, bias, targets)
-    _check(*tensors, autocast)
+    _check(*tensors, product_dtype, autocast)
     if autocast or not native.readable(*tensors):
         return F.cross_entropy(F.linear(features, weight, bias), targets)
     _check_vocabulary(targets, len(weight))
@@ -66,14 +62,13 @@ def linear_cross_entropy(
     return _loss_and_gradients(wanted, rounds, *tensors)[0]
 
 
-def _check_product_dtype(product_dtype: torch.dtype, features: Tensor, autocast: bool) -> None:
+def _check(
+    features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, product_dtype: torch.dtype, autocast: bool
+) -> None:
     if product_dtype not in PRODUCT_DTYPES.values():
         raise ValueError(f"product_dtype must be torch.float32 or torch.bfloat16, got {product_dtype!r:.100}")
     if product_dtype == torch.bfloat16 and features.dtype != torch.float32 and not autocast:
         raise ValueError(f"features are {features.dtype}: bfloat16 products are for float32 ones")
-
-
-def _check(features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, autocast: bool) -> None:
     shape, of_weight = tuple(features.shape), tuple(weight.shape)
     rows, width = features.shape if features.ndim == 2 else (0, 0)
     if not (rows and width):
@@ -132,10 +127,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_and_gradients(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The loss (), and the gradients by features, weight and bias that are wanted, each of the shape of its tensor.
-
-    Shapes are those of `linear_cross_entropy`; `rounds` says whether products take bfloat16.
-    """
+    """The loss (), and the gradients by features, weight and bias that are wanted; `rounds`: products take bfloat16."""
     if features.dtype == torch.float32 and features.device.type == "cpu" and rounds not in _failed:
         try:
             return _by_c(wanted, rounds, features, weight, bias, targets)
@@ -149,9 +141,6 @@ def _rows_at_once(rows: int, words: int, bytes_per_logit: int) -> int:
     """Rows of a chunk, all chunks being equally long."""
     most = max(1, _LOGIT_BYTES // (words * bytes_per_logit))
     return math.ceil(rows / math.ceil(rows / most))
-
-
-# --- by compiled C -----------------------------------------------------------------------------------------
 
 
 class _Call(ctypes.Structure):  # in the order of linear_cross_entropy.c
@@ -173,7 +162,7 @@ def _library(rounds: bool) -> ctypes.CDLL:
 def _by_c(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The same for float32 on the CPU. Raises NativeError where the C code cannot be compiled."""
+    """The same in compiled C, for float32 on the CPU. Raises NativeError where that cannot be compiled."""
     library = _library(rounds)
     inputs = [None if tensor is None else tensor.detach().contiguous() for tensor in (features, weight, bias, targets)]
     gradients = [
@@ -193,13 +182,10 @@ def _by_c(
     return torch.tensor(loss, dtype=torch.float32, device="cpu"), gradients
 
 
-# --- by torch ----------------------------------------------------------------------------------------------
-
-
 def _by_torch(
     wanted: list[bool], rounds: bool, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, _Gradients]:
-    """The same for any type and device. The softmax is float32, at least; nothing waits for a GPU."""
+    """The same by torch, for any type and device. The softmax is float32, at least; nothing waits for a GPU."""
     given = features.dtype
     narrow = torch.bfloat16 if rounds else given  # of what is multiplied
     exact = torch.promote_types(given, torch.float32)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,8 @@ class GradientStep(Generic[Model]):
     """One step of gradient descent on a batch; on a GPU replayed as a CUDA graph, one for each size of batches.
 
     What a step reads and changes besides the batch stays where it is, so that a graph of one step is a graph of all.
-
-    Args:
-        model: what learns.
-        clip: bound on the gradient's global norm.
-        generator: draws the dropout masks, on the model's device.
-        recorded: False where not all steps of a size do the same work.
+    `clip` bounds the gradient's global norm; `generator` draws the dropout masks, on the model's device; `recorded` is
+    False where not all steps of a size do the same work.
     """
 
     descend: Callable[..., tuple[Tensor]]
@@ -87,16 +83,6 @@ def sgd_step(parameters: Iterable[nn.Parameter], learning_rate: float | Tensor, 
 
 def _step_by_tensors(weights: list[Tensor], gradients: list[Tensor], rate: Tensor, norm: Tensor) -> None:
     """weights -= rate * gradients, if the norm () is finite: in one kernel, which reads rate () and norm by itself."""
-    torch._fused_sgd_(
-        weights,
-        gradients,
-        [],
-        weight_decay=0.0,
-        momentum=0.0,
-        lr=rate.float(),
-        dampening=0.0,
-        nesterov=False,
-        maximize=False,
-        is_first_step=False,
-        found_inf=(~norm.isfinite()).float(),
-    )
+    plain: Any = {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0, "nesterov": False, "maximize": False}
+    skip = (~norm.isfinite()).float()
+    torch._fused_sgd_(weights, gradients, [], **plain, lr=rate.float(), is_first_step=False, found_inf=skip)

@@ -38,30 +38,18 @@ C = TypeVar("C", bound=Candidate)
 class Outcome:
     """What came of evaluating one candidate.
 
-    A failure is an outcome too: the ranking function learns from it (S17 section 3.2).
-
-    Attributes:
-        status: "ok" or "failed".
-        reason: "" when ok, else a few words: "exploded", "above 500 after 5 epochs", "timed out",
-            "out of memory", "crashed: ...".
-        metrics: final numbers by name, among them the task's loss. NumPy's numbers and tensors of one element become
-            Python's own, here and below.
-        curve: one dict of numbers per epoch.
-        parameters: number of trained weights, 0 where the child died before it could say.
-        device: where it ran, such as "cpu" or the name of a GPU.
-        seconds: wall time of the evaluation.
-
-    Raises ValueError for a failure without a reason, or a reason without a failure; TypeError for metrics that are no
-    numbers.
+    A failure is an outcome too: the ranking function learns from it (S17 section 3.2). NumPy's numbers and tensors of
+    one element become Python's own. Raises ValueError for a failure without a reason, or a reason without a failure;
+    TypeError for metrics that are no numbers.
     """
 
     status: Literal["ok", "failed"]
-    reason: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    curve: list[dict[str, float]] = field(default_factory=list)
-    parameters: int = 0
-    device: str = ""
-    seconds: float = 0.0
+    reason: str = ""  # such as "exploded", "above 500 after 5 epochs", "timed out", "out of memory", "crashed: ..."
+    metrics: dict[str, float] = field(default_factory=dict)  # final numbers by name, among them the task's loss
+    curve: list[dict[str, float]] = field(default_factory=list)  # one dict of numbers per epoch
+    parameters: int = 0  # number of trained weights, 0 where the child died before it could say
+    device: str = ""  # where it ran, such as "cpu" or the name of a GPU
+    seconds: float = 0.0  # wall time of the evaluation
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed") or (self.status == "ok") != (self.reason == ""):

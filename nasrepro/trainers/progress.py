@@ -80,7 +80,7 @@ class Training:
             if self.on_epoch is not None and len(progress.curve) > before:
                 self.on_epoch(progress.curve[-1])
             if self.checkpoint is not None:
-                progress.seconds = self._seconds()
+                progress.seconds = time.perf_counter() - self.started
                 save_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
                 is_kept = True
         self.model.load_state_dict(progress.best_weights)
@@ -115,11 +115,8 @@ class Training:
             curve=progress.curve,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             device=", ".join(progress.devices) or self._device_name,
-            seconds=self._seconds(),
+            seconds=time.perf_counter() - self.started,
         )
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self.started
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

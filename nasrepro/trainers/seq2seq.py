@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nasrepro.dsl import Cell
-from nasrepro.rnn import RNN, State
+from nasrepro.rnn import RNN
 from nasrepro.rnn.dropout import dropout_mask
 from nasrepro.rnn.state import layers as per_layer
 from nasrepro.trainers.input_feeding import Context, DecoderState, DecoderWeights, unroll
@@ -81,16 +81,13 @@ class Seq2Seq(nn.Module):
         # query' W key = query' (W key): the matrix is applied once to all keys, and not at every step to the query.
         keys = values @ self.attention_in  # (B, S, H)
         padding = torch.arange(len(source), device=source.device) >= lengths[:, None].to(source.device)  # (B, S)
-        return Context(values, keys, padding), self._bridge(state)
-
-    def _bridge(self, state: State) -> DecoderState:
-        """The decoder starts from the encoder's last state, layer by layer."""
+        # The decoder starts from the encoder's last state, layer by layer.
         h = torch.stack(per_layer(state.h))  # (layers, B, H)
         if state.c is not None:
             c = torch.stack(per_layer(state.c))  # (layers, B, H)
         else:
             c = h if self.sizes.bridge == "copy" else torch.zeros_like(h)
-        return DecoderState(h, c, torch.zeros_like(h[0]))
+        return Context(values, keys, padding), DecoderState(h, c, torch.zeros_like(h[0]))
 
     def decode(
         self, tokens: Tensor, context: Context, state: DecoderState, generator: torch.Generator | None = None

@@ -6,7 +6,6 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from nasrepro.settings import Origin as Origin
 from nasrepro.settings import origin as origin
 from nasrepro.settings import origins as origins
 from nasrepro.trainers.outcome import number, whole

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nasrepro.datasets import ParallelCorpus, Vocab, load_parallel
 from nasrepro.datasets.parallel import BOS, EOS, PAD, Pairs
@@ -141,20 +142,19 @@ def make_batches(
 def _batch(pairs: Pairs, places: Sequence[int], vocab: Vocab, device: str | torch.device) -> Batch:
     pad, bos, eos = vocab.lookup_indices([PAD, BOS, EOS])
     sources, targets = [pairs.source[i] for i in places], [pairs.target[i] for i in places]
-    after = _columns([[*ids, eos] for ids in targets], pad)  # (T, B)
-    steps = torch.tensor([len(ids) + 1 for ids in targets])
+
+    def columns(sentences: Sequence[Sequence[int]]) -> Tensor:  # (longest, sentences)
+        return pad_sequence([torch.tensor(ids) for ids in sentences], padding_value=pad).to(device)
+
+    after = columns([[*ids, eos] for ids in targets])  # (T, B)
+    is_word = torch.arange(len(after))[:, None] < torch.tensor([len(ids) + 1 for ids in targets])  # (T, B)
     return Batch(
-        source=_columns(sources, pad).to(device),
+        source=columns(sources),
         lengths=torch.tensor([len(ids) for ids in sources]).to(device),
-        inputs=_columns([[bos, *ids] for ids in targets], pad).to(device),
-        targets=after.to(device),
-        places=(torch.arange(len(after))[:, None] < steps).flatten().nonzero()[:, 0].to(device),
+        inputs=columns([[bos, *ids] for ids in targets]),
+        targets=after,
+        places=is_word.flatten().nonzero()[:, 0].to(device),
     )
-
-
-def _columns(sentences: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """Sentences as the columns of one tensor (longest, sentences)."""
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in sentences], padding_value=pad)
 
 
 # ---- training and evaluation
@@ -172,19 +172,16 @@ def model_sizes(settings: TranslationSettings, source_words: int, target_words: 
 
 
 class TrainingStep(GradientStep[Seq2Seq]):
-    """A step on the parts of a batch.
+    """A step on the parts of a batch."""
 
-    As in OpenNMT, a batch's loss is summed over its words and divided by its sentences: long sentences weigh more.
-    """
-
-    def descend(
-        self, source: Tensor, lengths: Tensor, inputs: Tensor, targets: Tensor, places: Tensor
-    ) -> tuple[Tensor]:
-        """The parts of a batch -> loss and norm (2,)."""
-        context, state = self.model.encode(source, lengths, self.generator)
-        features, _, _ = self.model.decode(inputs, context, state, self.generator)
-        loss = self.model.loss(features, targets, places)
-        return self.update(loss, loss * (len(places) / len(lengths)))
+    def descend(self, *parts: Tensor) -> tuple[Tensor]:
+        """The parts of a `Batch` -> loss and norm (2,)."""
+        batch = Batch(*parts)
+        context, state = self.model.encode(batch.source, batch.lengths, self.generator)
+        features, _, _ = self.model.decode(batch.inputs, context, state, self.generator)
+        loss = self.model.loss(features, batch.targets, batch.places)
+        # As in OpenNMT, it is summed over the batch's words and divided by its sentences: long sentences weigh more.
+        return self.update(loss, loss * (batch.words / len(batch.lengths)))
 
 
 def train_epoch(step: TrainingStep, batches: Sequence[Batch], learning_rate: float) -> tuple[float, bool]:
@@ -361,11 +358,9 @@ class TranslationTask(NotebookTask[Cell]):
         """How a cell is trained, for captions and budgets: "2 + 2 layers of 300 units, at most 13 epochs over all pairs
         of multi30k"."""
         chosen = self.training
-        read = counted(chosen.train_pairs, "pair")
-        return (
-            f"{chosen.layers} + {chosen.layers} layers of {chosen.hidden} units, at most "
-            f"{counted(chosen.epochs_at_most, 'epoch')} over {read} of {self.corpus_name}"
-        )
+        layers = f"{chosen.layers} + {chosen.layers} layers of {chosen.hidden} units"
+        epochs, read = counted(chosen.epochs_at_most, "epoch"), counted(chosen.train_pairs, "pair")
+        return f"{layers}, at most {epochs} over {read} of {self.corpus_name}"
 
     def read(self, text: str) -> Cell:
         """The cell that a text says. Raises CellError where it says none."""

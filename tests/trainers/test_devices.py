@@ -72,7 +72,7 @@ def test_no_device_is_in_a_key_or_in_settings(device: str, task: AnyTask) -> Non
 def test_a_gpu_that_is_not_here_is_refused_before_anything_is_made(
     task: AnyTask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for room, name in ((language_model, "LanguageModel"), (translation, "make_model"), (forecast, "LanguageModel")):
+    for room, name in ((language_model, "LanguageModel"), (translation, "make_model"), (forecast, "Seq2Seq")):
         monkeypatch.setattr(room, name, lambda *_, **__: pytest.fail("a model was made"))
     refused = pytest.raises(DeviceError, match="device 'cuda' was asked for, but torch")
     with refused:

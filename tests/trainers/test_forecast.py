@@ -37,8 +37,8 @@ def test_time_grows_with_epochs_and_text(monkeypatch: pytest.MonkeyPatch) -> Non
     """With a clock that every call moves by 1 s: a training window is 20 x 35 tokens, of evaluation 10 x 35."""
     ticks = iter(range(10**6))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
-    monkeypatch.setattr("nasrepro.trainers.forecast.train_epoch", lambda *_: None)
-    monkeypatch.setattr("nasrepro.trainers.forecast.evaluate", lambda *_: None)
+    monkeypatch.setattr("nasrepro.trainers.forecast.language_model.train_epoch", lambda *_: None)
+    monkeypatch.setattr("nasrepro.trainers.forecast.language_model.evaluate", lambda *_: None)
     settings = LanguageModelSettings(layers=1, hidden=4, embedding=4, epochs=3)
     text = TextSize(words=30, train=7_000, valid=3_500)
     assert forecast_seconds(zoo["TanhRNN"], settings, text) == 3 * (10 + 10)
