@@ -409,7 +409,7 @@ class Run:
             budget_words += "; replayed from the shipped record"
         facts |= {"budget": budget, "budget_words": budget_words, "data": data}
         facts |= {"device": self.device if device is None else device}
-        self.artifacts.finding(Finding(id, scaled=is_scaled(papers.load()[id], budget, data), **facts))
+        self.artifacts.ledger.add(Finding(id, scaled=is_scaled(papers.load()[id], budget, data), **facts))
 
     def exact(self, id: str, **facts: Any) -> None:  # noqa: A002
         """Write an exact fact into the ledger, one that needs no training: `facts` are fields of `Finding`.
@@ -419,7 +419,7 @@ class Run:
         entry = papers.load()[id]
         if entry.kind == "number" or entry.data is not None or entry.better is not None:
             raise ValueError(f"{id} is what training has to show; say with what budget in run.finding")
-        self.artifacts.finding(Finding(id, budget_words="exact, no training", scaled=False, **facts))
+        self.artifacts.ledger.add(Finding(id, budget_words="exact, no training", scaled=False, **facts))
 
     def data_words(self) -> str:
         """The data in use, in the words that the ledger compares."""

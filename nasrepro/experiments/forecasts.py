@@ -107,10 +107,9 @@ def describe(profile: Profile, forecasts: list[Forecast], device: str, workers: 
         if one.cost is None:
             lines.append(f"  {words}: not known, {one.unknown}")
             continue
-        memory = [f"{_gigabytes(one.cost.memory)} of memory" if one.cost.memory else ""]
-        memory += [f"{_gigabytes(one.cost.gpu_memory)} of the GPU's" if one.cost.gpu_memory else ""]
-        each = ", ".join(filter(None, [_spoken(one.cost.seconds / 3600), *memory]))
-        lines.append(f"  {words} of {each}: {_spoken(hours)}")
+        memory = {"of memory": one.cost.memory, "of the GPU's": one.cost.gpu_memory}
+        spoken = [f"{size / 1e9:.1f} GB {whose}" for whose, size in memory.items() if size]
+        lines.append(f"  {words} of {', '.join([_spoken(one.cost.seconds / 3600), *spoken])}: {_spoken(hours)}")
     total = sum(one.hours(workers) for one in forecasts)
     lines.append(
         f"  together {_spoken(total)}. Not in it: small models that notebooks train to show something, and what a "
@@ -132,10 +131,7 @@ def demand_consent(
 
     Raises ValueError where it takes longer than the profile's hours and nobody said `--yes`.
     """
-    if profile.hours is None:
-        return
-    found = forecast(profile, device, notebooks, experiment)
-    if not found:
+    if profile.hours is None or not (found := forecast(profile, device, notebooks, experiment)):
         return
     print(describe(profile, found, device, workers), flush=True)
     hours = sum(one.hours(workers) for one in found)
@@ -152,7 +148,3 @@ def _spoken(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.0f} min"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

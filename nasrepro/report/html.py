@@ -6,7 +6,6 @@ rest.
 
 import base64
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from nasrepro.files import make_writable, user_path, write_atomically
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifact, read_all
-from nasrepro.report.ledger import MEANING, WORDS, Finding, Ledger, Row
+from nasrepro.report.ledger import MEANING, WORDS, Finding, Ledger, Row, counts
 from nasrepro.report.papers import Entry, number
 
 HEAVY = 400_000  # bytes; a drawing with thousands of points is smaller as PNG
@@ -38,10 +37,9 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
     out = folder / "report.html" if out is None else user_path(out)
     make_writable(out.parent)
     shipped = None if shipped_folder is None else user_path(shipped_folder) / "findings.json"
-    ledger = Ledger(folder, shipped)
-    rows = {row.entry.id: row for row in ledger.rows()}
-    artifacts = read_all(folder)
-    known = papers.load()
+    rows = {row.entry.id: row for row in Ledger(folder, shipped).rows()}
+    artifacts, known = read_all(folder), papers.load()
+    rows_of_paper = {paper: [row for row in rows.values() if row.entry.paper == paper] for paper in known.papers}
     page = (
         _environment()
         .get_template("page.html")
@@ -51,8 +49,8 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
             meaning=MEANING,
             words=WORDS,
             papers=known.papers,
-            counts={paper: _counts(rows.values(), paper) for paper in known.papers},
-            rows={paper: [row for row in rows.values() if row.entry.paper == paper] for paper in known.papers},
+            counts={paper: counts(of) for paper, of in rows_of_paper.items()},
+            rows=rows_of_paper,
             artifacts=[(artifact, _picture(folder, artifact), _table(folder, artifact)) for artifact in artifacts],
             rows_of={artifact.name: [rows[i] for i in artifact.paper if i in rows] for artifact in artifacts},
             tables={name: _paper_table(entries, rows) for name, entries in known.tables().items()},
@@ -90,21 +88,11 @@ def _header(artifacts: list[Artifact]) -> dict[str, str]:
     header = {name: "; ".join(dict.fromkeys(values)) for name, values in facts.items() if values}
     if made:
         # An artefact's seconds are those since its notebook began, so the last of each notebook has them all.
-        took = {artifact.notebook: artifact.provenance["seconds"] for artifact in sorted(artifacts, key=_time)}
+        in_time = sorted(artifacts, key=lambda artifact: (artifact.provenance["time"], artifact.provenance["seconds"]))
+        took = {artifact.notebook: artifact.provenance["seconds"] for artifact in in_time}
         header["Seconds"] = number(sum(took.values()))
         header["Last artefact"] = max(p["time"] for p in made)
     return header
-
-
-def _time(artifact: Artifact) -> tuple[str, float]:
-    """When an artefact was written: the time, to a second, and the seconds since its notebook began."""
-    return artifact.provenance["time"], artifact.provenance["seconds"]
-
-
-def _counts(rows: Iterable[Row], paper: str) -> dict[str, int]:
-    """How many entries of a paper have each verdict."""
-    words = [row.verdict.word for row in rows if row.entry.paper == paper]
-    return {word: words.count(word) for word in WORDS}
 
 
 def _picture(folder: Path, artifact: Artifact) -> str | None:
