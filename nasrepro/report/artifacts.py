@@ -40,9 +40,8 @@ class Artifact:
 class Artifacts:
     """The outputs of one profile in one folder.
 
-    `notebook` is the number of the notebook that writes, and orders the report; `shipped` is the findings
-    file that comes with the records. Raises OSError, naming the folder and what to do, where nothing can be
-    written to it.
+    `notebook` is the number of the notebook that writes, and orders the report; `shipped` is the findings file that
+    comes with the records. Raises OSError, naming the folder and what to do, where nothing can be written to it.
     """
 
     def __init__(self, folder: str | Path, notebook: str = "", shipped: str | Path | None = None) -> None:

@@ -1,7 +1,6 @@
 """`report.html`: one self-contained page with every figure, table and number beside the papers'.
 
-No script, no network: images are embedded, the style is inline, and a content policy in the page forbids the
-rest.
+No script, no network: images are embedded, the style is inline, and a content policy in the page forbids the rest.
 """
 
 import base64

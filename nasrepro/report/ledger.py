@@ -49,12 +49,11 @@ MEANING: Mapping[Word, str] = MappingProxyType(
 class Finding:
     """What one run found for one entry of the papers.
 
-    `value` is in `unit`; `interval` is its interval over `seeds` seeds. `budget` is the share of the paper's
-    budget that was spent (None for facts that need none) and `budget_words` says it in words. `supports` is
-    whether the finding agrees with the paper (None: cannot be said), `reason` why. `scaled` is True for
-    anything smaller than the paper's experiment or on other data. `against` is the value that the interval
-    has to exclude, such as a rival's result; without it the entry's own is taken. Raises ValueError on
-    contradictions.
+    `value` is in `unit`; `interval` is its interval over `seeds` seeds. `budget` is the share of the paper's budget
+    that was spent (None for facts that need none) and `budget_words` says it in words. `supports` is whether the
+    finding agrees with the paper (None: cannot be said), `reason` why. `scaled` is True for anything smaller than the
+    paper's experiment or on other data. `against` is the value that the interval has to exclude, such as a rival's
+    result; without it the entry's own is taken. Raises ValueError on contradictions.
     """
 
     id: str

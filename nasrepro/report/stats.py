@@ -16,9 +16,8 @@ T = TypeVar("T")
 def interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resamples: int = 9999) -> Interval | None:
     """Bootstrap interval (BCa, Efron 1987) of the mean of `values`, shape (n,).
 
-    None for fewer than three values: two cannot show a spread, and the caller has to say so. Values that are
-    all equal give that value twice. Raises ValueError on values that are not finite: decide what a failed
-    seed counts.
+    None for fewer than three values: two cannot show a spread, and the caller has to say so. Values that are all equal
+    give that value twice. Raises ValueError on values that are not finite: decide what a failed seed counts.
     """
     sample = np.asarray(values, dtype=float).ravel()
     if not np.isfinite(sample).all():
