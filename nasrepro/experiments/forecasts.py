@@ -37,8 +37,8 @@ class Forecast:
     """What trainings of one kind would take, or why that cannot be told."""
 
     trainings: Trainings
-    cost: Cost | None
-    unknown: str = ""
+    cost: Cost | str
+    """Of one of them, or why it is not known."""
 
     def hours(self, workers: int) -> float:
         """Of all of them, made by so many processes; 0 where it cannot be told.
@@ -46,7 +46,7 @@ class Forecast:
         Processes that share a GPU are counted as one: together they are faster than one alone, but not so many times.
         """
         side_by_side = max(1, workers) if self.trainings.task.device == "cpu" else 1
-        return 0.0 if self.cost is None else self.trainings.count * self.cost.seconds / 3600 / side_by_side
+        return 0.0 if isinstance(self.cost, str) else self.trainings.count * self.cost.seconds / 3600 / side_by_side
 
 
 def forecast(
@@ -67,8 +67,7 @@ def forecast(
             kind = one.name, repr(trainings.task.settings)
             if kind not in costs:
                 costs[kind] = _measured(one.seconds, trainings.task, device)
-            cost = costs[kind]
-            forecasts.append(Forecast(trainings, None, cost) if isinstance(cost, str) else Forecast(trainings, cost))
+            forecasts.append(Forecast(trainings, costs[kind]))
     return forecasts
 
 
@@ -104,8 +103,8 @@ def describe(profile: Profile, forecasts: list[Forecast], device: str, workers: 
     for one in forecasts:
         trainings, hours = one.trainings, one.hours(workers)
         words = f"{trainings.words} (notebook {trainings.notebook}), {trainings.count} trainings"
-        if one.cost is None:
-            lines.append(f"  {words}: not known, {one.unknown}")
+        if isinstance(one.cost, str):
+            lines.append(f"  {words}: not known, {one.cost}")
             continue
         memory = {"of memory": one.cost.memory, "of the GPU's": one.cost.gpu_memory}
         spoken = [f"{size / 1e9:.1f} GB {whose}" for whose, size in memory.items() if size]

@@ -21,34 +21,18 @@ def trainings(sizes: TranslationSizes) -> list[Trainings]:
     """What notebooks 06 and 07 train."""
     searched = ("architectures", "better_than_lstm", "better_share")
     claims = ("s17.fig4", "s17.fig6", "s17.mt.all_operators", "s17.mt.extended_later", "s17.mt.residual")
-    return [
-        Trainings(
-            "06",
-            "the agent's search, and the LSTM beside it",
-            sizes.search_task,
-            sizes.search.cells + len(sizes.search_seeds),
-            partial(_search, sizes),
-            [*(f"s17.search.mt.{name}" for name in searched), *claims],
-        ),
-        Trainings(
-            "06",
-            "the agent against chance",
-            sizes.control_task,
-            sum(plan.cells for plan in sizes.controls()),
-            partial(_controls, sizes),
-        ),
-        *(
-            Trainings(
-                "07",
-                f"encoders of Table 3{f', {also}' if also else ''}",
-                task,
-                len(names) * len(sizes.seeds),
-                partial(_table, sizes, also, task, names),
-                _entries(also),
-            )
-            for also, task, names in sizes.tables()
-        ),
+    answers = [*(f"s17.search.mt.{name}" for name in searched), *claims]
+    words, cells = "the agent's search, and the LSTM beside it", sizes.search.cells + len(sizes.search_seeds)
+    control, against = "the agent against chance", sum(plan.cells for plan in sizes.controls())
+    found = [
+        Trainings("06", words, sizes.search_task, cells, partial(_search, sizes), answers),
+        Trainings("06", control, sizes.control_task, against, partial(_controls, sizes)),
     ]
+    for also, task, names in sizes.tables():
+        words = f"encoders of Table 3{f', {also}' if also else ''}"
+        make = partial(_table, sizes, also, task, names)
+        found.append(Trainings("07", words, task, len(names) * len(sizes.seeds), make, _entries(also)))
+    return found
 
 
 def _search(sizes: TranslationSizes, means: Means) -> None:
