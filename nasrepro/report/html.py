@@ -23,18 +23,17 @@ HEAVY = 400_000  # bytes; a drawing with thousands of points is smaller as PNG
 LONG = 40  # rows of a table that the page shows; the CSV has them all
 
 
-def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str | Path | None = None) -> Path:
-    """Write the report of a profile's folder, such as `results/quick`, and return its path.
+def build(folder: str | Path, shipped_folder: str | Path | None = None) -> Path:
+    """Write the report of a profile's folder, such as `results/quick`: `report.html` in it, whose path is returned.
 
-    `shipped_folder` holds the findings that come with the records (`findings.json`); `out` is `report.html`
-    in the folder where it is not given. Raises FileNotFoundError when the folder is not there, OSError when
-    the page cannot be written.
+    `shipped_folder` holds the findings that come with the records (`findings.json`). Raises FileNotFoundError when the
+    folder is not there, OSError when the page cannot be written.
     """
     folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there are no results in {folder}; run `nasrepro reproduce` first")
-    out = folder / "report.html" if out is None else user_path(out)
-    make_writable(out.parent)
+    out = folder / "report.html"
+    make_writable(folder)
     shipped = None if shipped_folder is None else user_path(shipped_folder) / "findings.json"
     rows = {row.entry.id: row for row in Ledger(folder, shipped).rows()}
     artifacts, known = read_all(folder), papers.load()
