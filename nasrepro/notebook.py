@@ -292,7 +292,6 @@ class Run:
         if not (isinstance(cells, list | tuple) and isinstance(seeds, list | tuple | range)):
             raise TypeError(f"cells and seeds are lists, got {cells!r:.100} and {seeds!r:.100}: pass [cell], [seed]")
         task = task or self.task
-        data: Data | None
         jobs = [Job(cell, seed) for cell in cells for seed in seeds]
         found, data = self._shipped_evaluations(task, jobs)
         missing = [job for job in jobs if (job.cell.hash, job.seed) not in found]
@@ -321,7 +320,6 @@ class Run:
         a row has to be trained and the data is not here: without it, the keys of this machine's record, which hold the
         data's hash, cannot be told.
         """
-        data: Data | None
         found, data = self._shipped_evaluations(HeldOut(self.task), rows.values())
         missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
         made = {}
@@ -332,27 +330,21 @@ class Run:
             data = self.task.corpus
             # A single model is sooner trained here than another process is begun.
             made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
-        answers = {row: made[row] if row in made else found[job.cell.hash, job.seed] for row, job in rows.items()}
+        answers = {row: made.get(row) or found[job.cell.hash, job.seed] for row, job in rows.items()}
         self._use(data, answers.values())
         return answers
 
     def recorded(self, task: TaskIdentity) -> list[Evaluation]:
         """What the shipped record and this machine's own hold of a task. Nothing is trained, and no data is needed."""
-        same = (task.name, task.version, task.settings)
-        found = [*self._shipped_record().evaluations(), *self.record.evaluations()]
-        return [one for one in found if (one.task, one.version, one.settings) == same]
+        return [*_of_task(task, self._shipped_record()), *_of_task(task, self.record)]
 
     def _shipped_evaluations(
         self, task: TaskIdentity, jobs: Iterable[Job]
-    ) -> tuple[dict[tuple[str, int], Evaluation], RecordedData | None]:
+    ) -> tuple[dict[tuple[str, int], Evaluation], Data | None]:
         """What the shipped record holds of these, by the cell's hash and the seed, and the data that it names."""
-        same = (task.name, task.version, task.settings)
         wanted = {(job.cell.hash, job.seed) for job in jobs}
-        found = {
-            (e.hash, e.seed): e
-            for e in self._shipped_record().evaluations()
-            if (e.task, e.version, e.settings) == same and (e.hash, e.seed) in wanted
-        }
+        shipped = {(one.hash, one.seed): one for one in _of_task(task, self._shipped_record())}
+        found = {key: one for key, one in shipped.items() if key in wanted}
         return found, _recorded_data(list(found.values())) if found else None
 
     # ---- results
@@ -463,6 +455,12 @@ def _recorded_data(evaluations: Sequence[Evaluation]) -> RecordedData:
 def _devices(evaluations: Iterable[Evaluation]) -> set[str]:
     """What these ran on. In older records a cell whose process died does not say it."""
     return {evaluation.device for evaluation in evaluations if evaluation.device}
+
+
+def _of_task(task: TaskIdentity, record: Record) -> list[Evaluation]:
+    """What a record holds of a task, whatever its data."""
+    same = (task.name, task.version, task.settings)
+    return [one for one in record.evaluations() if (one.task, one.version, one.settings) == same]
 
 
 class _Unloaded:
