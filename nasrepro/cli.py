@@ -78,9 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     about = "run the notebooks and write the report"
     reproduce = command("reproduce", _reproduce, about, profile, device, yes, minutes)
     reproduce.add_argument("--notebook", help="only this one, by number, such as 04 (the report is always remade)")
-    reproduce.add_argument(
-        "--fresh", action="store_true", help="train anew; the old record is kept as record.before.sqlite"
-    )
+    about = "train anew; the old record is kept as record.before.sqlite"
+    reproduce.add_argument("--fresh", action="store_true", help=about)
     reproduce.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="for the notebooks that run"
     )

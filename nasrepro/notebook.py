@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ from nasrepro.trainers.outcome import C, Candidate, NotebookTask, TaskIdentity
 
 WORKERS = min(2, os.cpu_count() or 1)
 """Processes that train cells. Two, as on the smallest machine that is promised to be enough."""
-
 
 FRESH_BEGUN = "NASREPRO_FRESH_BEGUN"
 """The variable by which `nasrepro reproduce --fresh` tells its notebooks the folder that they share a new record in."""
@@ -131,13 +131,12 @@ def check_parameters(executed: Sequence[str]) -> None:
     `executed` are the sources of the cells run so far. papermill puts its values into a cell of their own that begins
     with "# Parameters", right behind the notebook's.
     """
-    places = [i for i, source in enumerate(executed) if source.lstrip().startswith("# Parameters")]
-    if not places or places[-1] == 0:
-        return
-    known = _assigned(executed[places[-1] - 1])
-    for name in _assigned(executed[places[-1]]):
-        if name not in known:
-            raise ValueError(unknown_parameter(name, known))
+    pairs = [pair for pair in pairwise(executed) if pair[1].lstrip().startswith("# Parameters")]
+    for defaults, injected in pairs[-1:]:
+        known = _assigned(defaults)
+        for name in _assigned(injected):
+            if name not in known:
+                raise ValueError(unknown_parameter(name, known))
 
 
 def unknown_parameter(name: str, known: Sequence[str]) -> str:
@@ -227,11 +226,8 @@ class Run:
         }
         if elsewhere := self._recorded_elsewhere():
             rows["recorded"] = f"what is recorded was trained on {elsewhere} and is replayed; FRESH trains it here"
-        body = "".join(
-            f"<tr><th style='text-align:left'>{key}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for key, value in rows.items()
-        )
-        display(HTML(f"<table>{body}</table>"))
+        row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
+        display(HTML(f"<table>{''.join(row.format(key, escape(value)) for key, value in rows.items())}</table>"))
 
     def _recorded_elsewhere(self) -> str:
         """Devices, other than the one here, of what the records hold on which a notebook of this kind draws."""
@@ -239,8 +235,7 @@ class Run:
         if self.experiment is None:
             return ""
         with suppress(RecordError):  # a notebook that needs what cannot be read will say so
-            if not self.fresh:
-                found += Record.load(self._shipped_files()).evaluations()
+            found += Record.load(self._shipped_files()).evaluations()
             if (self.folder / "record.sqlite").exists():
                 found += self.record.evaluations()
         made_on = _devices(one for one in found if one.task in (self.task.name, HeldOut(self.task).name))
@@ -265,25 +260,23 @@ class Run:
 
     def shipped_search(self, plan: SearchPlan[C], task: NotebookTask[C] | None = None) -> Search | None:
         """The search by this plan in the profile's shipped record, or None (also when the run is fresh)."""
-        record = None if self.fresh else self._shipped_record()
-        if record is None:
-            return None
         wanted = _without_data(search_identity(_Unloaded(task or self.task), plan))
-        for name, found in record.searches().items():
+        for name, found in self._shipped_record().searches().items():
             if _without_data(found) == wanted:
-                return replay(record, name, plan.budget)
+                return replay(self._shipped_record(), name, plan.budget)
         return None
 
-    def _shipped_record(self) -> Record | None:
-        """The records that ship for this experiment and profile, in memory; None where none does."""
-        paths = self._shipped_files()
-        if self._replayed is None and paths:
-            self._records += paths
-            self._replayed = Record.load(paths)
+    def _shipped_record(self) -> Record:
+        """The records that ship for this experiment and profile, in memory; an empty one when the run is fresh."""
+        if self._replayed is None:
+            self._records = self._shipped_files()
+            self._replayed = Record.load(self._records)
         return self._replayed
 
     def _shipped_files(self) -> list[Path]:
-        return [] if self.experiment is None else self.experiment.shipped_files(self.profile.name, records_folder())
+        if self.experiment is None or self.fresh:
+            return []
+        return self.experiment.shipped_files(self.profile.name, records_folder())
 
     def _has_begun(self, plan: SearchPlan[C], task: NotebookTask[C]) -> bool:
         if not (self.folder / "record.sqlite").exists() or not self.record.searches():
@@ -347,22 +340,21 @@ class Run:
             data = self.task.corpus
             # A single model is sooner trained here than another process is begun.
             made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
-        answers = {row: made[row] if row in made else found[job.cell.hash, job.seed] for row, job in rows.items()}
+        answers = {row: made.get(row) or found[job.cell.hash, job.seed] for row, job in rows.items()}
         self._use(data, answers.values())
         return answers
 
     def recorded(self, task: TaskIdentity) -> list[Evaluation]:
         """What the shipped record and this machine's own hold of a task. Nothing is trained, and no data is needed."""
-        shipped = None if self.fresh else self._shipped_record()
-        found = [*(shipped.evaluations() if shipped is not None else ()), *self.record.evaluations()]
-        return [one for one in found if one.is_by(task)]
+        return [
+            one for record in (self._shipped_record(), self.record) for one in record.evaluations() if one.is_by(task)
+        ]
 
     def _shipped_evaluations(self, task: TaskIdentity, jobs: Iterable[Job]) -> dict[tuple[str, int], Evaluation]:
-        """What the shipped record holds of these, by the candidate's hash and the seed; nothing for a fresh run."""
-        shipped = None if self.fresh else self._shipped_record()
+        """What the shipped record holds of these, by the candidate's hash and the seed."""
         wanted = {(job.cell.hash, job.seed) for job in jobs}
-        held = [] if shipped is None else [one for one in shipped.evaluations() if one.is_by(task)]
-        return {(one.hash, one.seed): one for one in held if (one.hash, one.seed) in wanted}
+        shipped = {(one.hash, one.seed): one for one in self._shipped_record().evaluations() if one.is_by(task)}
+        return {key: one for key, one in shipped.items() if key in wanted}
 
     # ---- results
 
@@ -416,17 +408,9 @@ class Run:
         data = self.data_words() if data is None else data
         if isinstance(self.data, RecordedData) and budget_words:
             budget_words += "; replayed from the shipped record"
-        self.artifacts.finding(
-            Finding(
-                id,
-                budget=budget,
-                budget_words=budget_words,
-                data=data,
-                device=self.device if device is None else device,
-                scaled=is_scaled(papers.load()[id], budget, data),
-                **facts,
-            )
-        )
+        facts |= {"budget": budget, "budget_words": budget_words, "data": data}
+        facts |= {"device": self.device if device is None else device}
+        self.artifacts.ledger.add(Finding(id, scaled=is_scaled(papers.load()[id], budget, data), **facts))
 
     def exact(self, id: str, **facts: Any) -> None:  # noqa: A002
         """Write an exact fact into the ledger, one that needs no training: `facts` are fields of `Finding`.
@@ -436,7 +420,7 @@ class Run:
         entry = papers.load()[id]
         if entry.kind == "number" or entry.data is not None or entry.better is not None:
             raise ValueError(f"{id} is what training has to show; say with what budget in run.finding")
-        self.artifacts.finding(Finding(id, budget_words="exact, no training", scaled=False, **facts))
+        self.artifacts.ledger.add(Finding(id, budget_words="exact, no training", scaled=False, **facts))
 
     def data_words(self) -> str:
         """The data in use, in the words that the ledger compares."""
@@ -447,11 +431,9 @@ class Run:
 
 def measured_seconds(profile: str, notebook: str) -> dict[str, Any] | None:
     """{"seconds", "device"} of an earlier run of a notebook: here if there was one, else as shipped; or None."""
-    for path in (results_folder() / profile / "timings.json", records_folder() / "timings.json"):
-        if path.exists():
-            found: Mapping[str, Any] = json.loads(path.read_text("utf-8")).get(profile, {})
-            if notebook in found:
-                return dict(found[notebook])
+    for folder in (results_folder() / profile, records_folder()):
+        if found := _timings(folder / "timings.json").get(profile, {}).get(notebook):
+            return found
     return None
 
 
@@ -460,11 +442,16 @@ def note_seconds(path: Path, profile: str, notebook: str, seconds: float, device
 
     With `longest`, a longer time that is noted there stays.
     """
-    timings = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    if longest and seconds <= timings.get(profile, {}).get(notebook, {"seconds": 0.0})["seconds"]:
-        return
-    timings.setdefault(profile, {})[notebook] = {"seconds": round(seconds, 1), "device": device}
-    write_json(path, timings)
+    timings = _timings(path)
+    noted = timings.setdefault(profile, {})
+    if not longest or notebook not in noted or seconds > noted[notebook]["seconds"]:
+        noted[notebook] = {"seconds": round(seconds, 1), "device": device}
+        write_json(path, timings)
+
+
+def _timings(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """What a timings file holds, by profile and notebook; nothing without the file."""
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
 
 def _recorded_data(evaluations: Sequence[Evaluation], task: NotebookTask[Any]) -> RecordedData:

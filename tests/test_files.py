@@ -76,7 +76,7 @@ def test_an_argument_names_a_place_as_a_shell_would(home):
         record.export("~/exported.jsonl.gz")
     assert sorted(path.name for path in home.iterdir()) == ["exported.jsonl.gz", "record.sqlite"]
     assert Record.load("~/exported.jsonl.gz").evaluations() == []
-    Artifacts("~/results").finding(Finding("s17.fig1"))
+    Artifacts("~/results").ledger.add(Finding("s17.fig1"))
     assert build("~/results", out="~/page.html") == home / "page.html"
     assert (home / "results" / "ledger.json").exists()
     (home / "findings.json").write_bytes((home / "results" / "ledger.json").read_bytes())

@@ -45,8 +45,8 @@ class Forecast:
     trainings: Trainings
     left: int
     """How many of them no record holds."""
-    cost: Cost | None
-    unknown: str = ""
+    cost: Cost | str
+    """Of one of them, or why it is not known."""
 
     def hours(self, workers: int) -> float:
         """Of those that are left, made by so many processes; infinite where it is not known.
@@ -54,7 +54,7 @@ class Forecast:
         Processes that share a GPU are counted as one: together they are faster than one alone, but not so many times.
         """
         side_by_side = max(1, workers) if self.trainings.task.device == "cpu" else 1
-        return math.inf if self.cost is None else self.left * self.cost.seconds / 3600 / side_by_side
+        return math.inf if isinstance(self.cost, str) else self.left * self.cost.seconds / 3600 / side_by_side
 
 
 def forecast(
@@ -75,8 +75,7 @@ def forecast(
         if notebooks is None or trainings.notebook in notebooks:
             left = trainings.left(records)
             cost = _cost(owner, trainings.task, folder) if left else Cost(0.0, None, None)
-            known, unknown = (cost, "") if isinstance(cost, Cost) else (None, cost)
-            forecasts.append(Forecast(trainings, left, known, unknown))
+            forecasts.append(Forecast(trainings, left, cost))
     return forecasts
 
 
@@ -135,13 +134,13 @@ def describe(profile: Profile, forecasts: Sequence[Forecast], device: str, worke
     for one in forecasts:
         words = f"  {one.trainings.words} (notebook {one.trainings.notebook}), {one.trainings.count} trainings"
         words += "" if one.left == one.trainings.count else f", {one.left} of them not recorded"
-        if one.cost is None:
-            lines.append(f"{words}: not known, {one.unknown}")
+        if isinstance(one.cost, str):
+            lines.append(f"{words}: not known, {one.cost}")
         elif one.left:
             lines.append(f"{words}, {_spoken_cost(one.cost)} each: {_spoken(one.hours(workers))}")
         else:
             lines.append(words)
-    known = [one.hours(workers) for one in forecasts if one.cost is not None]
+    known = [one.hours(workers) for one in forecasts if isinstance(one.cost, Cost)]
     others = " and what is not known" if len(known) < len(forecasts) else ""
     lines.append(
         f"  together {_spoken(sum(known))}{others}. Not in it: "
@@ -168,10 +167,10 @@ def demand_consent(profile: Profile, forecasts: Sequence[Forecast], device: str,
 
 
 def _spoken_cost(cost: Cost) -> str:
-    parts = [_spoken(cost.seconds / 3600)]
-    parts += [f"{cost.memory / 1e9:.1f} GB of memory"] if cost.memory else []
-    parts += [f"{cost.gpu_memory / 1e9:.1f} GB of the GPU's"] if cost.gpu_memory else []
-    return " and ".join(parts)
+    memory = {"of memory": cost.memory, "of the GPU's": cost.gpu_memory}
+    return " and ".join(
+        [_spoken(cost.seconds / 3600), *(f"{size / 1e9:.1f} GB {whose}" for whose, size in memory.items() if size)]
+    )
 
 
 def _spoken(hours: float) -> str:

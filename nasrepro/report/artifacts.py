@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from nasrepro.datasets.strings import refuse_string
 from nasrepro.files import make_writable, user_path, write_atomically, write_json
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
-from nasrepro.report.ledger import Finding, Ledger
+from nasrepro.report.ledger import Ledger
 
 Facts = Mapping[str, Any]
 RESERVED = ("ledger", "report", "stopped", "timings")  # files of the same folder that are not artefacts
@@ -39,9 +40,8 @@ class Artifact:
 class Artifacts:
     """The outputs of one profile in one folder.
 
-    `notebook` is the number of the notebook that writes, and orders the report; `shipped` is the findings
-    file that comes with the records. Raises OSError, naming the folder and what to do, where nothing can be
-    written to it.
+    `notebook` is the number of the notebook that writes, and orders the report; `shipped` is the findings file that
+    comes with the records. Raises OSError, naming the folder and what to do, where nothing can be written to it.
     """
 
     def __init__(self, folder: str | Path, notebook: str = "", shipped: str | Path | None = None) -> None:
@@ -59,10 +59,7 @@ class Artifacts:
         # A fixed salt and no date: the same figure gives the same bytes, so a diff shows real changes only.
         with mpl.rc_context({"svg.hashsalt": name}):
             for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-
-                def save(path: Path, suffix: str = suffix, metadata: dict[str, None] = metadata) -> None:
-                    fig.savefig(path, format=suffix, dpi=150, bbox_inches="tight", metadata=metadata)
-
+                save = partial(fig.savefig, format=suffix, dpi=150, bbox_inches="tight", metadata=metadata)
                 write_atomically(self.folder / f"{name}.{suffix}", save)
         below.remove()
         files = [f"{name}.png", f"{name}.svg"]
@@ -82,12 +79,8 @@ class Artifacts:
         """Save a table as NAME.csv and describe it in NAME.json. The index is kept where it has a name."""
         self._check(name, paper)
         keep_index = any(level is not None for level in df.index.names)
-        write_atomically(self.folder / f"{name}.csv", lambda path: df.to_csv(path, index=keep_index))
+        write_atomically(self.folder / f"{name}.csv", partial(df.to_csv, index=keep_index))
         return self._describe([f"{name}.csv"], name, title, caption, paper, provenance)
-
-    def finding(self, finding: Finding) -> None:
-        """Write a finding to the folder's ledger, in place of an earlier one with the same identifier."""
-        self.ledger.add(finding)
 
     def _check(self, name: str, paper: Sequence[str]) -> None:
         if not name or name in RESERVED or not all(c.isalnum() or c in "-_." for c in name):

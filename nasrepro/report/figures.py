@@ -27,10 +27,9 @@ def best_so_far(
     `runs` has columns budget, seed, method, best. Single seeds are drawn thin; fewer than three have no band.
     """
     fig, ax = new_axes(style.WIDE, budget, best, title)
-    methods = list(dict.fromkeys(runs["method"]))
-    for colour, method in zip(colours(methods), methods, strict=True):
-        table = runs[runs["method"] == method].pivot_table(index="budget", columns="seed", values="best")
-        table = table.ffill().dropna()
+    methods = runs.groupby("method", sort=False)
+    for colour, (method, part) in zip(colours(methods), methods, strict=True):
+        table = part.pivot_table(index="budget", columns="seed", values="best").ffill().dropna()
         ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.35)
         label = f"{method}, mean of {table.shape[1]} seed{'s' if table.shape[1] != 1 else ''}"
         ax.plot(table.index, table.mean(axis=1), color=colour, linewidth=2, label=label)
@@ -77,9 +76,8 @@ def training_curves(
     With seeds, the thick line is their mean and the thin ones are the seeds.
     """
     fig, ax = new_axes(style.WIDE, "epoch", label, title)
-    names = list(dict.fromkeys(curves["name"]))
-    for i, (colour, name) in enumerate(zip(colours(names), names, strict=True)):
-        part = curves[curves["name"] == name]
+    names = curves.groupby("name", sort=False)
+    for i, (colour, (name, part)) in enumerate(zip(colours(names), names, strict=True)):
         if "seed" in part and part["seed"].nunique() > 1:
             table = part.pivot_table(index="epoch", columns="seed", values=y)
             ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.4)
@@ -103,11 +101,10 @@ def over_reference(layers: pd.DataFrame, reference: str, title: str = "") -> Fig
     """
     rivals = layers[layers["layer"] != reference]
     names = list(rivals["layer"].unique())
-    sizes = list(dict.fromkeys(zip(layers["H"], layers["B"], layers["T"], strict=True)))
+    sizes = rivals.groupby(["H", "B", "T"], sort=False)
     fig, ax = new_axes((7.2, 1.4 + 0.38 * len(names)), f"time over {reference}'s: less is faster", "", title)
     height = 0.8 / len(sizes)
-    for number, (colour, (hidden, batch, steps)) in enumerate(zip(colours(sizes), sizes, strict=True)):
-        part = rivals[(rivals["H"] == hidden) & (rivals["B"] == batch) & (rivals["T"] == steps)]
+    for number, (colour, ((hidden, batch, steps), part)) in enumerate(zip(colours(sizes), sizes, strict=True)):
         rows = -np.array([names.index(name) for name in part["layer"]]) + 0.4 - height * (number + 0.5)
         whiskers = [part["ratio"] - part["ratio q1"], part["ratio q3"] - part["ratio"]]
         label = f"H {hidden}, B {batch}, T {steps}"

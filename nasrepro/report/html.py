@@ -1,12 +1,10 @@
 """`report.html`: one self-contained page with every figure, table and number beside the papers'.
 
-No script, no network: images are embedded, the style is inline, and a content policy in the page forbids the
-rest.
+No script, no network: images are embedded, the style is inline, and a content policy in the page forbids the rest.
 """
 
 import base64
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,30 +16,28 @@ from nasrepro.files import make_writable, user_path, write_atomically
 from nasrepro.report import papers
 from nasrepro.report import provenance as origin
 from nasrepro.report.artifacts import Artifact, read_all
-from nasrepro.report.ledger import MEANING, WORDS, Finding, Ledger, Row
+from nasrepro.report.ledger import MEANING, WORDS, Finding, Ledger, Row, counts
 from nasrepro.report.papers import Entry, number
 
 HEAVY = 400_000  # bytes; a drawing with thousands of points is smaller as PNG
 LONG = 40  # rows of a table that the page shows; the CSV has them all
 
 
-def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str | Path | None = None) -> Path:
-    """Write the report of a profile's folder, such as `results/quick`, and return its path.
+def build(folder: str | Path, shipped_folder: str | Path | None = None) -> Path:
+    """Write the report of a profile's folder, such as `results/quick`: `report.html` in it, whose path is returned.
 
-    `shipped_folder` holds the findings that come with the records (`findings.json`); `out` is `report.html`
-    in the folder where it is not given. Raises FileNotFoundError when the folder is not there, OSError when
-    the page cannot be written.
+    `shipped_folder` holds the findings that come with the records (`findings.json`). Raises FileNotFoundError when the
+    folder is not there, OSError when the page cannot be written.
     """
     folder = user_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there are no results in {folder}; run `nasrepro reproduce` first")
-    out = folder / "report.html" if out is None else user_path(out)
-    make_writable(out.parent)
+    out = folder / "report.html"
+    make_writable(folder)
     shipped = None if shipped_folder is None else user_path(shipped_folder) / "findings.json"
-    ledger = Ledger(folder, shipped)
-    rows = {row.entry.id: row for row in ledger.rows()}
-    artifacts = read_all(folder)
-    known = papers.load()
+    rows = {row.entry.id: row for row in Ledger(folder, shipped).rows()}
+    artifacts, known = read_all(folder), papers.load()
+    rows_of_paper = {paper: [row for row in rows.values() if row.entry.paper == paper] for paper in known.papers}
     page = (
         _environment()
         .get_template("page.html")
@@ -51,8 +47,8 @@ def build(folder: str | Path, shipped_folder: str | Path | None = None, out: str
             meaning=MEANING,
             words=WORDS,
             papers=known.papers,
-            counts={paper: _counts(rows.values(), paper) for paper in known.papers},
-            rows={paper: [row for row in rows.values() if row.entry.paper == paper] for paper in known.papers},
+            counts={paper: counts(of) for paper, of in rows_of_paper.items()},
+            rows=rows_of_paper,
             artifacts=[(artifact, _picture(folder, artifact), _table(folder, artifact)) for artifact in artifacts],
             rows_of={artifact.name: [rows[i] for i in artifact.paper if i in rows] for artifact in artifacts},
             tables={name: _paper_table(entries, rows) for name, entries in known.tables().items()},
@@ -90,21 +86,11 @@ def _header(artifacts: list[Artifact]) -> dict[str, str]:
     header = {name: "; ".join(dict.fromkeys(values)) for name, values in facts.items() if values}
     if made:
         # An artefact's seconds are those since its notebook began, so the last of each notebook has them all.
-        took = {artifact.notebook: artifact.provenance["seconds"] for artifact in sorted(artifacts, key=_time)}
+        in_time = sorted(artifacts, key=lambda artifact: (artifact.provenance["time"], artifact.provenance["seconds"]))
+        took = {artifact.notebook: artifact.provenance["seconds"] for artifact in in_time}
         header["Seconds"] = number(sum(took.values()))
         header["Last artefact"] = max(p["time"] for p in made)
     return header
-
-
-def _time(artifact: Artifact) -> tuple[str, float]:
-    """When an artefact was written: the time, to a second, and the seconds since its notebook began."""
-    return artifact.provenance["time"], artifact.provenance["seconds"]
-
-
-def _counts(rows: Iterable[Row], paper: str) -> dict[str, int]:
-    """How many entries of a paper have each verdict."""
-    words = [row.verdict.word for row in rows if row.entry.paper == paper]
-    return {word: words.count(word) for word in WORDS}
 
 
 def _picture(folder: Path, artifact: Artifact) -> str | None:

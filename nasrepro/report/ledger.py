@@ -17,8 +17,7 @@ A scaled-down finding is therefore never *reproduced*.
 
 import json
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -50,12 +49,11 @@ MEANING: Mapping[Word, str] = MappingProxyType(
 class Finding:
     """What one run found for one entry of the papers.
 
-    `value` is in `unit`; `interval` is its interval over `seeds` seeds. `budget` is the share of the paper's
-    budget that was spent (None for facts that need none) and `budget_words` says it in words. `supports` is
-    whether the finding agrees with the paper (None: cannot be said), `reason` why. `scaled` is True for
-    anything smaller than the paper's experiment or on other data. `against` is the value that the interval
-    has to exclude, such as a rival's result; without it the entry's own is taken. Raises ValueError on
-    contradictions.
+    `value` is in `unit`; `interval` is its interval over `seeds` seeds. `budget` is the share of the paper's budget
+    that was spent (None for facts that need none) and `budget_words` says it in words. `supports` is whether the
+    finding agrees with the paper (None: cannot be said), `reason` why. `scaled` is True for anything smaller than the
+    paper's experiment or on other data. `against` is the value that the interval has to exclude, such as a rival's
+    result; without it the entry's own is taken. Raises ValueError on contradictions.
     """
 
     id: str
@@ -158,10 +156,7 @@ def _points_the_same_way(entry: Entry, finding: Finding) -> tuple[bool, str]:
     low, high = finding.interval
     above, below = low > against, high < against
     excluded = {"higher": above, "lower": below, None: above or below}[entry.better]
-    return (
-        excluded,
-        f"the interval {'excludes' if excluded else 'does not exclude'} the opposite ({number(against)})",
-    )
+    return excluded, f"the interval {'excludes' if excluded else 'does not exclude'} the opposite ({number(against)})"
 
 
 def _shortfall(entry: Entry, finding: Finding) -> str:
@@ -215,21 +210,17 @@ class Ledger:
     def add(self, finding: Finding) -> Verdict:
         """Write a finding in place of an earlier one and judge it; KeyError on an unknown identifier."""
         judged = verdict(papers.load()[finding.id], finding)
-        findings = {**self.run, finding.id: finding}
-        write_findings(self.path, findings)
+        write_findings(self.path, {**self.run, finding.id: finding})
         return judged
 
     def rows(self) -> list[Row]:
         """A row for every entry of the papers that is the papers' own result, in their order."""
-        run = self.run
-        return [
-            Row(entry, self.shipped.get(entry.id), run.get(entry.id)) for entry in papers.load().values() if entry.own
-        ]
+        run, own = self.run, [entry for entry in papers.load().values() if entry.own]
+        return [Row(entry, self.shipped.get(entry.id), run.get(entry.id)) for entry in own]
 
     def counts(self) -> dict[Word, int]:
         """How many entries have each verdict."""
-        counter = Counter(row.verdict.word for row in self.rows())
-        return {word: counter[word] for word in WORDS}
+        return counts(self.rows())
 
     def frame(self) -> pd.DataFrame:
         """The ledger as a table by id: the paper's value, the shipped one, this run's, the verdict."""
@@ -250,6 +241,12 @@ class Ledger:
             }
             for row in self.rows()
         ).set_index("id")
+
+
+def counts(rows: Iterable[Row]) -> dict[Word, int]:
+    """How many of these entries have each verdict."""
+    words = [row.verdict.word for row in rows]
+    return {word: words.count(word) for word in WORDS}
 
 
 def read_findings(path: Path) -> dict[str, Finding]:

@@ -1,7 +1,6 @@
 """The papers' own tables, numbers, figures and claims, read from `papers.json`.
 
-That file is the only place where a number of S17 or ZL17 is typed in. Everything else asks here by
-identifier.
+That file is the only place where a number of S17 or ZL17 is typed in. Everything else asks here by identifier.
 """
 
 import difflib
@@ -28,12 +27,11 @@ STATUSES: tuple[str, ...] = get_args(Status)
 class Entry:
     """One number, exact fact, claim or figure of a paper.
 
-    `kind` decides how it is judged: a "number" comes out of training, a "count" is an exact fact that needs
-    none (a parameter count, an index), a "claim" is a sentence, a "figure" a drawing. `status` says how the
-    value was recovered: read in the paper, derived from what it prints, inferred, from memory, or not
-    recovered. `tolerance` is ours, absolute, in `unit`. `against` is the value at which a claim would be
-    neither true nor false, such as 0 for a difference. `own` is False for results that the paper quotes from
-    others.
+    `kind` decides how it is judged: a "number" comes out of training, a "count" is an exact fact that needs none (a
+    parameter count, an index), a "claim" is a sentence, a "figure" a drawing. `status` says how the value was
+    recovered: read in the paper, derived from what it prints, inferred, from memory, or not recovered. `tolerance` is
+    ours, absolute, in `unit`. `against` is the value at which a claim would be neither true nor false, such as 0 for a
+    difference. `own` is False for results that the paper quotes from others.
     """
 
     id: str

@@ -16,9 +16,8 @@ T = TypeVar("T")
 def interval(values: ArrayLike, level: float = 0.95, seed: int = 0, resamples: int = 9999) -> Interval | None:
     """Bootstrap interval (BCa, Efron 1987) of the mean of `values`, shape (n,).
 
-    None for fewer than three values: two cannot show a spread, and the caller has to say so. Values that are
-    all equal give that value twice. Raises ValueError on values that are not finite: decide what a failed
-    seed counts.
+    None for fewer than three values: two cannot show a spread, and the caller has to say so. Values that are all equal
+    give that value twice. Raises ValueError on values that are not finite: decide what a failed seed counts.
     """
     sample = np.asarray(values, dtype=float).ravel()
     if not np.isfinite(sample).all():
@@ -43,14 +42,12 @@ def over_seeds(values: ArrayLike) -> dict[str, Any]:
     return {"value": float(sample.mean()), "interval": interval(sample), "seeds": len(sample)}
 
 
-def paired_difference(
-    first: Sequence[float], second: Sequence[float], level: float = 0.95, seed: int = 0
-) -> tuple[float, Interval | None]:
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, Interval | None]:
     """Mean of first - second, paired by seed, and its interval. Raises ValueError when the lengths differ."""
     if len(first) != len(second):
         raise ValueError(f"a paired difference needs as many values on both sides, got {len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    return float(differences.mean()), interval(differences, level, seed)
+    return float(differences.mean()), interval(differences)
 
 
 def told(interval: Interval | None, above: T, below: T, neither: T) -> T:
@@ -82,14 +79,11 @@ class Estimate:
 def kendall_interval(
     predictions: Sequence[ArrayLike],
     true: ArrayLike,
-    rivals: Sequence[ArrayLike] | None = None,
+    rivals: Sequence[ArrayLike] = (),
     groups: Sequence[object] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    resamples: int = 500,
 ) -> Estimate:
     """Mean Kendall's tau-b of several predictions (n,) of the same true values (n,), with a percentile bootstrap
-    interval over the n cases.
+    interval of 95% over the n cases.
 
     `groups` names the group of each case where some belong together, such as cells of one tree: whole groups are then
     resampled. With `rivals`, the mean tau of the predictions less that of the rivals, both on the same resampled cases.
@@ -97,7 +91,7 @@ def kendall_interval(
     """
     measured = np.asarray(true, dtype=float)
     ours = [np.asarray(prediction, dtype=float) for prediction in predictions]
-    theirs = [np.asarray(prediction, dtype=float) for prediction in (() if rivals is None else rivals)]
+    theirs = [np.asarray(prediction, dtype=float) for prediction in rivals]
 
     def statistic(cases: NDArray[np.int64]) -> float:
         def mean_tau(group: list[NDArray[np.float64]]) -> float:
@@ -109,10 +103,7 @@ def kendall_interval(
 
     names = list(range(len(measured))) if groups is None else list(groups)
     members = [np.flatnonzero([name == other for other in names]) for name in dict.fromkeys(names)]
-    rng = np.random.default_rng(seed)
-    drawn = [
-        statistic(np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))]))
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    draws = np.random.default_rng(0).integers(0, len(members), (500, len(members)))
+    drawn = [statistic(np.concatenate([members[i] for i in draw])) for draw in draws]
+    low, high = np.quantile(drawn, [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return Estimate(statistic(np.arange(len(measured))), float(low), float(high))

@@ -1,10 +1,9 @@
 """One look for every figure: colours for the colour-blind too, one font, one grid, a legend out of the way."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
-
-P = ParamSpec("P")
 
 # Okabe & Ito 2008, "Color Universal Design"; the yellow is left out, too pale for lines on white.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -41,15 +38,8 @@ def look() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw inside the project's look; the caller's matplotlib settings stay as they were."""
-
-    @wraps(draw)
-    def in_look(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with look():
-            return draw(*args, **kwargs)
-
-    return in_look
+styled = look()
+"""Decorates a function that draws, so that it does so in the project's look."""
 
 
 def new_axes(size: tuple[float, float], x: str, y: str, title: str) -> tuple[Figure, Axes]:

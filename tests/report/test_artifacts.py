@@ -68,7 +68,7 @@ def test_artefacts_are_read_in_the_order_of_notebooks_and_time(tmp_path):
     frame = pd.DataFrame({"x": [1]})
     for notebook, name, time in (("04", "b", "2"), ("04", "c", "1"), ("01", "d", "3")):
         Artifacts(tmp_path, notebook).table(frame, name, "T", "C", provenance={**MADE, "time": time})
-    Artifacts(tmp_path).finding(Finding("s17.fig1"))  # ledger.json lies beside them and is none of them
+    Artifacts(tmp_path).ledger.add(Finding("s17.fig1"))  # ledger.json lies beside them and is none of them
     assert [artifact.name for artifact in read_all(tmp_path)] == ["d", "c", "b"]
     (tmp_path / "c.csv").unlink()
     assert [artifact.name for artifact in read_all(tmp_path)] == ["d", "b"]

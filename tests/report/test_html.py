@@ -59,10 +59,10 @@ def built(tmp_path_factory):
     )
     table = pd.DataFrame({"cell": [f"cell {i} <script>" for i in range(50)], "ppl": np.linspace(100, 200, 50)})
     artifacts.table(table, "cells", "Cells", "All & sundry.", [TAU], provenance=made)
-    artifacts.finding(
+    artifacts.ledger.add(
         Finding(TAU, 0.123, (0.1, 0.15), budget=0.01, budget_words="10 cells", data="pydoc", supports=True)
     )
-    artifacts.finding(Finding("s17.table1.bc3.params", 24_162_960, scaled=False))
+    artifacts.ledger.add(Finding("s17.table1.bc3.params", 24_162_960, scaled=False))
     shipped = Finding(
         TAU,
         0.567,

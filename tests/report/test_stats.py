@@ -53,6 +53,12 @@ def test_failed_seeds_are_not_swallowed():
         stats.interval([1.0, 2.0, float("inf")])
 
 
+def test_what_a_finding_says_of_seeds_is_their_mean_its_interval_and_how_many_there_are() -> None:
+    found = stats.over_seeds([1.0, 2.0, 6.0])
+    assert (found["value"], found["interval"], found["seeds"]) == (3, stats.interval([1.0, 2.0, 6.0]), 3)
+    assert stats.over_seeds([1.0, 2.0]) == {"value": 1.5, "interval": None, "seeds": 2}
+
+
 def test_paired_difference_removes_what_the_pairs_share():
     shared = np.random.default_rng(4).normal(0, 100, 8)
     offsets = np.array([0.9, 1.0, 1.1, 1.0, 0.95, 1.05, 1.0, 1.0])

@@ -28,19 +28,13 @@ def stages(program: Program) -> pd.DataFrame:
     def listed(slots: Iterable[int]) -> str:
         return ", ".join(names.get(slot, f"v{slot}") for slot in slots)
 
-    rows = [
-        {
-            "when": when,
-            "stage": number,
-            "products": "\n".join(
-                f"{listed(p.targets)} = {len(p.targets)} MM({listed([p.source])})" for p in stage.products
-            ),
-            "then elementwise": "; ".join(f"{listed([o.target])} = {o.op}({listed(o.args)})" for o in stage.pointwise),
-        }
-        for when, part in (("before the loop", program.before), ("every step", program.step))
-        for number, stage in enumerate(part)
-        if stage.products or stage.pointwise
-    ]
+    rows = []
+    for when, part in (("before the loop", program.before), ("every step", program.step)):
+        for number, stage in enumerate(part):
+            products = [f"{listed(p.targets)} = {len(p.targets)} MM({listed([p.source])})" for p in stage.products]
+            pointwise = [f"{listed([o.target])} = {o.op}({listed(o.args)})" for o in stage.pointwise]
+            if products or pointwise:
+                rows.append((when, number, "\n".join(products), "; ".join(pointwise)))
     return pd.DataFrame(rows, columns=["when", "stage", "products", "then elementwise"]).set_index(["when", "stage"])
 
 
@@ -179,14 +173,11 @@ def programs(cell: Cell, size: int) -> dict[str, nn.Module]:
 def time_layers(layers: Mapping[str, nn.Module], x: Tensor, rounds: int) -> dict[str, list[float]]:
     """Seconds of each layer's forward and backward over x (T, B, size) in each round (see `rnn.timing.benchmark`)."""
 
-    def forward_and_backward(layer: nn.Module) -> Callable[[], None]:
-        def work() -> None:
-            layer(x)[0].sum().backward()
-            layer.zero_grad()
+    def forward_and_backward(layer: nn.Module) -> None:
+        layer(x)[0].sum().backward()
+        layer.zero_grad()
 
-        return work
-
-    return benchmark({name: forward_and_backward(layer) for name, layer in layers.items()}, rounds)
+    return benchmark({name: partial(forward_and_backward, layer) for name, layer in layers.items()}, rounds)
 
 
 def times_faster(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, Interval | None]:
@@ -201,17 +192,12 @@ def timings_table(seconds: Mapping[str, Mapping[str, Sequence[float]]]) -> pd.Da
     rows = []
     for name, of in seconds.items():
         for program, times in of.items():
+            low, middle, high = 1e3 * np.quantile(times, [0.25, 0.5, 0.75])
             ratio, edges = times_faster(of["plain"], times)
-            rows.append(
-                {
-                    "cell": name,
-                    "program": program,
-                    "median ms": round(1e3 * float(np.median(times)), 2),
-                    "quartiles ms": "{:.2f} to {:.2f}".format(*1e3 * np.quantile(times, [0.25, 0.75])),
-                    "times faster than plain": f"{ratio:.2f}" + (" ({:.2f} to {:.2f})".format(*edges) if edges else ""),
-                }
-            )
-    return pd.DataFrame(rows).set_index(["cell", "program"])
+            faster = f"{ratio:.2f}" + (" ({:.2f} to {:.2f})".format(*edges) if edges else "")
+            rows.append((name, program, round(middle, 2), f"{low:.2f} to {high:.2f}", faster))
+    columns = ["cell", "program", "median ms", "quartiles ms", "times faster than plain"]
+    return pd.DataFrame(rows, columns=columns).set_index(["cell", "program"])
 
 
 def batching(seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -19,27 +19,14 @@ from nasrepro.trainers.language_model import LanguageModelTask
 
 def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
     """What notebooks 03 and 04 train."""
+    known, cells = f"{len(COMPARED)} known cells", len(COMPARED) * len(sizes.seeds)
+    claims = (f"s17.rank.{claim}" for claim in ("predicts", "beats_matrix_count", "beats_ridge", "beats_random"))
+    answers = ["s17.fig3", "s17.search.memory_helps", *claims]
+    searches, searched = "ranked and random search", 2 * sizes.search.cells
     return [
-        Trainings(
-            "03",
-            f"{len(COMPARED)} known cells",
-            sizes.task,
-            len(COMPARED) * len(sizes.seeds),
-            partial(_compare, sizes),
-        ),
+        Trainings("03", known, sizes.task, cells, partial(_compare, sizes)),
         Trainings("03", "the best LSTM again, for the test text", sizes.task, 1, partial(_test, sizes), is_tested=True),
-        Trainings(
-            "04",
-            "ranked and random search",
-            sizes.search_task,
-            2 * sizes.search.cells,
-            partial(_search, sizes),
-            [
-                "s17.fig3",
-                "s17.search.memory_helps",
-                *(f"s17.rank.{claim}" for claim in ("predicts", "beats_matrix_count", "beats_ridge", "beats_random")),
-            ],
-        ),
+        Trainings("04", searches, sizes.search_task, searched, partial(_search, sizes), answers),
     ]
 
 

@@ -34,15 +34,12 @@ def clipping(runs: pd.DataFrame) -> dict[str, Any]:
     """
     by_seed = runs.pivot(index="seed", columns="clipped", values="exploded").astype(float)
     facts = over_seeds(by_seed[False] - by_seed[True])
-    saves = facts["value"] > 0
-    return facts | {
-        "unit": "share of runs that clipping saves from exploding",
-        "supports": saves,
-        "against": 0.0,
-        "reason": "clipping keeps the ReLU RNN from exploding"
-        if saves
-        else "at this size the ReLU RNN does not explode more often without clipping",
-    }
+    if facts["value"] > 0:
+        words = "clipping keeps the ReLU RNN from exploding"
+    else:
+        words = "at this size the ReLU RNN does not explode more often without clipping"
+    unit = "share of runs that clipping saves from exploding"
+    return facts | {"unit": unit, "supports": facts["value"] > 0, "against": 0.0, "reason": words}
 
 
 # ---- the ranking function
@@ -170,12 +167,8 @@ def word_shares(cells: pd.DataFrame) -> pd.DataFrame:
     Rows by word, those first of which the best quarter holds most; a column of a group without cells is 0.
     """
     order = cells.dropna(subset="loss").sort_values("loss")
-    quarter = len(order) // 4 + 1
-    groups = {
-        "best quarter": order[:quarter],
-        "others that learn": order[quarter:],
-        "failed": cells[cells["loss"].isna()],
-    }
+    quarter, failed = len(order) // 4 + 1, cells[cells["loss"].isna()]
+    groups = {"best quarter": order[:quarter], "others that learn": order[quarter:], "failed": failed}
     shares = {}
     for label, group in groups.items():
         found = Counter(node.op for text in group["cell"] for node in parse(text).root.walk())

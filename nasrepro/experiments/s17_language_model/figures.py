@@ -53,16 +53,11 @@ def search_progress(evaluations: pd.DataFrame, title: str = "", paper_ticks: Seq
 
 @styled
 def rank_scatter(
-    pred: ArrayLike,
-    true: ArrayLike,
-    tau: float,
-    tau_interval: tuple[float, float] | None = None,
-    title: str = "",
-    quantity: str = "log perplexity",
+    pred: ArrayLike, true: ArrayLike, tau: float, tau_interval: tuple[float, float] | None = None, title: str = ""
 ) -> Figure:
-    """Predicted against measured values of cells that the ranking function has not seen; shapes (n,) each."""
+    """Predicted against measured log perplexity of cells that the ranking function has not seen; shapes (n,) each."""
     predicted, measured = np.asarray(pred, dtype=float), np.asarray(true, dtype=float)
-    fig, ax = new_axes((5.6, 5.0), f"predicted {quantity}", f"measured {quantity}", title)
+    fig, ax = new_axes((5.6, 5.0), "predicted log perplexity", "measured log perplexity", title)
     ax.scatter(predicted, measured, s=22, color=style.BLUE, alpha=0.6, linewidths=0)
     low, high = min(predicted.min(), measured.min()), max(predicted.max(), measured.max())
     ax.plot([low, high], [low, high], color=style.GREY, linewidth=1, linestyle=":", label="predicted = measured")

@@ -68,9 +68,9 @@ _PTB_CHARACTERS = LanguageModelTask(
 )
 
 # A quarter of the text, so half the columns: the LSTM needs more than 29 steps to beat letter frequencies (21.1 here).
-_PYDOC_QUICK = LanguageModelTask(
+_PYDOC_QUICK = replace(
+    _PTB_CHARACTERS,
     corpus_name="pydoc",
-    level="char",
     training=replace(
         _PTB_CHARACTERS.training,
         hidden=64,
@@ -82,11 +82,10 @@ _PYDOC_QUICK = LanguageModelTask(
     ),
 )
 
-_PYDOC_SMOKE = LanguageModelTask(
-    corpus_name="pydoc",
-    level="char",
+_PYDOC_SMOKE = replace(
+    _PYDOC_QUICK,
     training=replace(
-        _PTB_CHARACTERS.training,
+        _PYDOC_QUICK.training,
         hidden=12,
         embedding=12,
         batch=8,

@@ -19,37 +19,22 @@ from nasrepro.trainers.translation import TranslationTask
 
 def trainings(sizes: TranslationSizes) -> list[Trainings]:
     """What notebooks 06 and 07 train."""
-    searched = ("architectures", "better_than_lstm", "better_share")
+    numbers = ("architectures", "better_than_lstm", "better_share")
     claims = ("s17.fig4", "s17.fig6", "s17.mt.all_operators", "s17.mt.extended_later", "s17.mt.residual")
-    return [
+    answers = [*(f"s17.search.mt.{name}" for name in numbers), *claims]
+    searched, in_controls = sizes.search.cells + len(sizes.search_seeds), sum(plan.cells for plan in sizes.controls())
+    make_search, make_controls = partial(_search, sizes), partial(_controls, sizes)
+    found = [
         Trainings(
-            "06",
-            "the agent's search, and the LSTM beside it",
-            sizes.search_task,
-            sizes.search.cells + len(sizes.search_seeds),
-            partial(_search, sizes),
-            [*(f"s17.search.mt.{name}" for name in searched), *claims],
+            "06", "the agent's search, and the LSTM beside it", sizes.search_task, searched, make_search, answers
         ),
-        Trainings(
-            "06",
-            "the agent against chance",
-            sizes.control_task,
-            sum(plan.cells for plan in sizes.controls()),
-            partial(_controls, sizes),
-        ),
-        *(
-            Trainings(
-                "07",
-                f"encoders of Table 3{f', {also}' if also else ''}",
-                task,
-                len(names) * len(sizes.seeds),
-                partial(_table, sizes, also, task, names),
-                _entries(also),
-                is_tested=True,
-            )
-            for also, task, names in sizes.tables()
-        ),
+        Trainings("06", "the agent against chance", sizes.control_task, in_controls, make_controls),
     ]
+    for also, task, names in sizes.tables():
+        words = f"encoders of Table 3{f', {also}' if also else ''}"
+        make = partial(_table, sizes, also, task, names)
+        found.append(Trainings("07", words, task, len(names) * len(sizes.seeds), make, _entries(also), is_tested=True))
+    return found
 
 
 def _search(sizes: TranslationSizes, resources: Resources) -> None:

@@ -35,9 +35,7 @@ def influence(model: Seq2Seq, sources: Sequence[Sequence[int]], steps: int, seed
     moves at that word itself: (steps + 1,), 1 at its beginning. Raises ValueError for sentences that are shorter.
     """
     if not sources or min(map(len, sources)) <= steps:
-        raise ValueError(
-            f"the influence over {steps} words needs one or more sentences, each of more than {steps} words"
-        )
+        raise ValueError(f"the influence over {steps} words needs sentences, each of more than {steps} words")
     before = torch.tensor([ids[: steps + 1] for ids in sources]).t()  # (steps + 1, sentences)
     after = before.clone()
     chance = torch.Generator().manual_seed(seed)
@@ -103,9 +101,7 @@ def sample_translations(
     for name, model in models.items():
         written = translate(model, pairs, corpus, settings)
         texts[name] = [marked(words, reference) for words, reference in zip(written, pairs.tokens, strict=True)]
-    rows = [
-        {"sentence": place, "by": name, "text": texts[name][place]} for place in range(len(pairs)) for name in texts
-    ]
+    rows = [(place, name, texts[name][place]) for place in range(len(pairs)) for name in texts]
     return pd.DataFrame(rows, columns=["sentence", "by", "text"])
 
 

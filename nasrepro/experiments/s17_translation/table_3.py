@@ -131,7 +131,7 @@ def still_falling(evaluations: Iterable[Evaluation]) -> pd.Series:
     Trainings of one epoch say nothing.
     """
     rows = [
-        {"cell": NAMES[e.hash], "share": 1 - e.curve[-1]["valid_ppl"] / e.curve[-2]["valid_ppl"]}
+        (NAMES[e.hash], 1 - e.curve[-1]["valid_ppl"] / e.curve[-2]["valid_ppl"])
         for e in evaluations
         if e.status == "ok" and len(e.curve) > 1
     ]
@@ -238,14 +238,12 @@ def entries(learned: pd.DataFrame) -> dict[str, Facts]:
 
     An encoder supports the paper where it is ahead of the LSTM, as all are there; the LSTM's own row decides nothing.
     """
-    found = {str(name): part for name, part in learned.groupby("cell", sort=False)}
-    if "LSTM" not in found:
-        return {}
-    paper = printed()
+    found, paper = {str(name): part for name, part in learned.groupby("cell", sort=False)}, printed()
     return {
-        entry(name, column): _row(name, COLUMNS[column], part, found["LSTM"], paper[column])
+        entry(name, column): _row(name, measure, part, found["LSTM"], paper[column])
         for name, part in found.items()
-        for column in COLUMNS
+        for column, measure in COLUMNS.items()
+        if "LSTM" in found
     }
 
 
