@@ -133,7 +133,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the agent to draw well-formed trees.
 
-    Minimised is, per tree, its negative log likelihood plus `settings.faults` times the sum over its words of
+    Minimised is, per tree, its negative log likelihood plus the setting `faults` times the sum over its words of
     -log(1 - chance that the policy breaks a prior there).
 
     Returns {"updates": after how many updates each of the `looks` + 1 looks was taken, "share": of well-formed trees
