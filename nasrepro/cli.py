@@ -267,8 +267,12 @@ def _train(options: argparse.Namespace) -> None:
     profile = load(options.profile).name
     sizes = on_device(experiment.at(profile), resolve(options.device))
     task, text = resumable(sizes, results_folder() / profile).task, options.candidate
-    is_name = text in experiment.named or (text.isidentifier() and experiment.named)
-    candidate = experiment.named[known(text, experiment.named, "name")] if is_name else task.read(text)
+    try:
+        candidate = experiment.named.get(text) or task.read(text)
+    except ValueError:
+        if text.isidentifier() and experiment.named:  # meant as a name
+            known(text, experiment.named, "name")
+        raise
     record = _own_record(experiment, profile)
     key = evaluation_key(task, candidate, options.seed)
     print(f"{candidate}: {task.words()}, seed {options.seed}, on {device_name(task.device)}", flush=True)

@@ -58,13 +58,13 @@ def read(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     head = next(lines, None)
     if head is None:
         raise RecordError(f"{path} is empty; fetch or export it again")
-    first = _parse(head, f"{path}, line 1")
+    first = _json(head, f"{path}, line 1")
     if first.get("format") != FORMAT or not isinstance(first.get("rows"), dict):
         raise RecordError(f"{path}, line 1: format {first.get('format')!r}, this version of nasrepro reads {FORMAT}")
     counts: Counter[str] = Counter()
     for number, line in enumerate(lines, start=2):
         place = f"{path}, line {number}"
-        row = _parse(line, place)
+        row = _json(line, place)
         table = row.pop("table", None)
         if not isinstance(table, str):
             raise RecordError(f"{place}: a row names its table, got {table!r}")
@@ -87,7 +87,7 @@ def _lines(path: Path) -> Iterator[str]:
         raise RecordError(f"{path} {told}") from error
 
 
-def _parse(line: str, place: str) -> dict[str, Any]:
+def _json(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

@@ -88,7 +88,7 @@ def test_it_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.cost.memory is None or 10e6 < found.cost.memory < 10e9
     assert found.hours(workers=2) == pytest.approx(24 * 0.2 / 2)
     said = forecasts.describe(smoke, [found], "cpu", 2)
-    assert "  words like another (notebook 05), 24 trainings of 12 min, " in said
+    assert "  words like another (notebook 05), 24 trainings, 12 min" in said
     assert "together 2.4 hours" in said
 
 
