@@ -113,25 +113,19 @@ class BaseB:
         words = [self.places[place].words[token] for place, token in zip(places_of(self, tokens), tokens, strict=True)]
         *labels, inject = zip(words[:-2:2], words[1:-2:2], strict=True)
         gives, takes = tokens[-2:]
-        memory = 0
-
-        def value(node: int, first: int) -> Node:
-            """What the node computes; `first` operators stand before it in post-order."""
-            nonlocal memory
-            combination, activation = labels[node]
-            if node < self.base:
-                args = _LEAF
-            else:
-                left, right = self.inputs[node - self.base]
-                before = value(left, first)
-                args = (before, value(right, first + before.size))
-            combined = Node(combination, args)
-            if node == gives:
-                memory = first + combined.size - 1
-            result = _activated(activation, combined)
-            return _activated(inject[1], Node(inject[0], (result, _MEMORY))) if node == takes else result
-
-        return Cell(value(self.nodes - 1, 0), memory)
+        combined: list[Node] = []
+        values: list[Node] = []
+        for node, (combination, activation) in enumerate(labels):
+            args = _LEAF if node < self.base else tuple(values[below] for below in self.inputs[node - self.base])
+            combined.append(Node(combination, args))
+            value = _activated(activation, combined[node])
+            values.append(_activated(inject[1], Node(inject[0], (value, _MEMORY))) if node == takes else value)
+        # How many operators stand before all those of a node, in post-order.
+        first = {self.nodes - 1: 0}
+        for node in range(self.nodes - 1, self.base - 1, -1):
+            left, right = self.inputs[node - self.base]
+            first[left], first[right] = first[node], first[node] + values[left].size
+        return Cell(values[-1], first[gives] + combined[gives].size - 1)
 
     def tokens(self, cell: Cell) -> Tokens:
         """A token string that describes this cell, whichever way the arguments of its operators are ordered.

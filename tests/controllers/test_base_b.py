@@ -1,6 +1,5 @@
 """ZL17's space of cells against what the paper says of it, and against cells known from elsewhere."""
 
-import gc
 import random
 
 import pytest
@@ -59,15 +58,6 @@ def test_found_cells_go_to_tokens_and_back(space, name):
     assert space.cell(space.tokens(cell)) == cell
 
 
-@pytest.fixture
-def collector_paused():
-    """Trees hold no cycles, so the garbage collector would walk all of them for nothing, time and again."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("collector_paused")
 def test_base_2_whole():
     """As counted independently: 36,864 strings are 18,688 cells."""
     space = BaseB(2)
