@@ -18,6 +18,7 @@ from nasrepro.controllers.reinforce import ReinforceSettings as ReinforceSetting
 from nasrepro.controllers.reinforce import Result as Result
 from nasrepro.controllers.reinforce import ready_batches as ready_batches
 from nasrepro.controllers.reward import reward as reward
+from nasrepro.controllers.side_by_side import SideBySide as SideBySide
 from nasrepro.controllers.token_agent import DrawnTokens as DrawnTokens
 from nasrepro.controllers.token_agent import TokenAgent as TokenAgent
 from nasrepro.controllers.token_agent import TokenAgentSettings as TokenAgentSettings

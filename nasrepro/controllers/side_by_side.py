@@ -42,6 +42,7 @@ class SideBySide:
         self._advantages = [Advantages(self.learning) for _ in seeds]
         self._optimiser = torch.optim.Adam(self.weights.values(), lr=self.learning.learning_rate)
         self._log_probs = self._entropies = torch.empty(0)
+        self._layers: list[_Layer] = []
 
     @torch_threads(1)
     def ask(self) -> Tensor:
@@ -51,17 +52,18 @@ class SideBySide:
         """
         count, children, places = len(self._generators), self.children, self.space.places
         uniform = torch.stack([torch.rand(len(places), children, generator=each) for each in self._generators])
-        layers = [self._layer(layer) for layer in range(self.settings.layers)]
-        states = [(torch.zeros(count, children, self.settings.units),) * 2 for _ in layers]
+        self._layers = [
+            _Layer([self.weights[f"lstm.{what}_l{layer}"] for what in _OF_A_LAYER], len(places), children)
+            for layer in range(self.settings.layers)
+        ]
         embedding = self.weights["embedding.weight"]  # (controllers, rows + 1, units)
         first_row, start = 0, embedding.shape[1] - 1
         rows = torch.full((count, children), start)
         tokens, picked, entropy = [], [], []
         for place, numbers in zip(places, uniform.unbind(1), strict=True):
             value = _rows_of(embedding, rows)  # (controllers, children, units)
-            for layer, weights in enumerate(layers):
-                states[layer] = _lstm_step(*weights, value, *states[layer])
-                value = states[layer][0]
+            for layer in self._layers:
+                value = layer.step(value)
             own = slice(first_row, first_row + len(place.words))
             out, bias = self.weights["out.weight"][:, own], self.weights["out.bias"][:, None, own]
             policy = torch.log_softmax(torch.baddbmm(bias, value, out.mT), -1)  # (controllers, children, words)
@@ -77,23 +79,26 @@ class SideBySide:
     def tell(self, rewards: Tensor) -> None:
         """Let each controller make a step by the rewards of its strings, (controllers, children).
 
-        nan where training failed. As in `Reinforce`, the baseline moves on with every batch.
+        nan where training failed. As in `Reinforce`, the baseline moves on with every batch. Raises ValueError where
+        there is not one reward for each string that was asked for, or a reward is infinite.
         """
+        if rewards.shape != self._log_probs.shape:
+            raise ValueError(
+                f"rewards {tuple(rewards.shape)} for strings {tuple(self._log_probs.shape)}: "
+                "ask, then tell one for each"
+            )
         measured = [
-            [value for batch in run.view(-1, self.learning.batch) for value in advantages.of(_or_none(batch))[0]]
+            [value for batch in run.split(self.learning.batch) for value in advantages.of(_or_none(batch))[0]]
             for run, advantages in zip(rewards, self._advantages, strict=True)
         ]
         gains = torch.tensor(measured) * self._log_probs + self.learning.entropy * self._entropies
         self._optimiser.zero_grad()
         (-gains.mean(1).sum()).backward()  # each controller's gradient is of its own mean alone
+        for layer in self._layers:
+            layer.backward()
         self._shorten()
         self._optimiser.step()
-
-    def _layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Matrix, (controllers, 2 units, 4 units), and bias, (controllers, 1, 4 units), of a layer of the LSTM."""
-        names = [f"lstm.{what}_l{layer}" for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        from_input, from_state, input_bias, state_bias = (self.weights[name] for name in names)
-        return torch.cat([from_input, from_state], 2).mT, (input_bias + state_bias)[:, None]
+        self._log_probs = self._entropies = torch.empty(0)
 
     def _shorten(self) -> None:
         """Limit the length of each controller's gradient."""
@@ -104,12 +109,43 @@ class SideBySide:
             gradient.mul_(share.view(-1, *[1] * (gradient.dim() - 1)))
 
 
-def _lstm_step(matrix: Tensor, bias: Tensor, value: Tensor, hidden: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of a layer, its gates in torch's order: hidden and memory (controllers, children, units) after it."""
-    gates = torch.baddbmm(bias, torch.cat([value, hidden], -1), matrix)
-    take, keep, new, give = gates.chunk(4, -1)
-    memory = keep.sigmoid() * memory + take.sigmoid() * new.tanh()
-    return give.sigmoid() * memory.tanh(), memory
+_OF_A_LAYER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class _Layer:
+    """A layer of every controller's LSTM while it runs over one batch of strings.
+
+    Gradients of its weights are not summed step by step, which would cost more than all else: the steps' inputs and the
+    gradients of their gates are kept, and multiplied once.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], steps: int, children: int) -> None:
+        self._weights = weights
+        from_input, from_state, input_bias, state_bias = weights
+        with torch.no_grad():
+            self._matrix = torch.cat([from_input, from_state], 2).mT  # (controllers, 2 units, 4 units)
+            bias = (input_bias + state_bias)[:, None].expand(-1, children, -1)  # (controllers, children, 4 units)
+            self._biases = [bias.clone().requires_grad_() for _ in range(steps)]
+        self._inputs: list[Tensor] = []
+        self._hidden = self._memory = torch.zeros(len(from_input), children, from_state.shape[2])
+
+    def step(self, value: Tensor) -> Tensor:
+        """The next value of the layer: (controllers, children, units) both. Its gates are in torch's order."""
+        inputs = torch.cat([value, self._hidden], -1)
+        gates = torch.baddbmm(self._biases[len(self._inputs)], inputs, self._matrix)
+        self._inputs.append(inputs.detach())
+        take, keep, new, give = gates.chunk(4, -1)
+        self._memory = keep.sigmoid() * self._memory + take.sigmoid() * new.tanh()
+        self._hidden = give.sigmoid() * self._memory.tanh()
+        return self._hidden
+
+    def backward(self) -> None:
+        """Give the weights their gradients, once those of the steps are known."""
+        gates = torch.cat([bias.grad for bias in self._biases if bias.grad is not None], 1)
+        both = gates.mT @ torch.cat(self._inputs, 1)  # (controllers, 4 units, 2 units)
+        from_input, from_state, input_bias, state_bias = self._weights
+        from_input.grad, from_state.grad = both.split(from_state.shape[2], 2)
+        input_bias.grad, state_bias.grad = gates.sum(1), gates.sum(1)
 
 
 def _rows_of(table: Tensor, rows: Tensor) -> Tensor:

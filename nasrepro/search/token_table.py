@@ -13,8 +13,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings, TokenAgentSettings
-from nasrepro.controllers.side_by_side import SideBySide
+from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings, SideBySide, TokenAgentSettings
 from nasrepro.datasets.nas_bench_macro import BLOCKS, LAYERS, NasBenchMacro
 
 

@@ -1,5 +1,6 @@
 """Controllers side by side are what each would be alone."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,10 @@ from nasrepro.controllers import (
     Place,
     PolicyGradientSettings,
     Reinforce,
+    SideBySide,
     TokenAgent,
     TokenAgentSettings,
 )
-from nasrepro.controllers.side_by_side import SideBySide
 from tests.controllers.token_spaces import PAIRS
 
 LEARNING = PolicyGradientSettings(learning_rate=1e-2, batch=2, accumulate=2)
@@ -73,8 +74,31 @@ def test_all_of_them_find_the_best_string():
     assert (together.ask() == best).all(-1).double().mean() > 0.8
 
 
+def test_one_controller_draws_and_learns_from_20_000_strings_in_a_minute_at_most():
+    together = SideBySide(BaseB(2).strings, [1], learning=replace(LEARNING, batch=8, accumulate=1))
+    seconds = []
+    for _ in range(30):
+        start = time.process_time()  # of this process, and the least: other work on the machine is not our speed
+        tokens = together.ask()
+        together.tell(tokens.sum(-1).double())
+        seconds.append(time.process_time() - start)
+    assert min(seconds) * 20_000 / 8 < 60
+
+
 def test_rewards_must_be_finite_or_failures():
     together = SideBySide(PAIRS, [1], learning=LEARNING)
     together.ask()
     with pytest.raises(ValueError, match="finite"):
         together.tell(torch.full((1, 4), float("inf")))
+
+
+def test_rewards_are_told_once_for_each_string():
+    together = SideBySide(PAIRS, [1], learning=LEARNING)
+    with pytest.raises(ValueError, match="ask, then tell one for each"):
+        together.tell(torch.zeros(1, 4))
+    together.ask()
+    with pytest.raises(ValueError, match=r"rewards \(1, 3\) for strings \(1, 4\)"):
+        together.tell(torch.zeros(1, 3))
+    together.tell(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="ask, then tell one for each"):
+        together.tell(torch.zeros(1, 4))
