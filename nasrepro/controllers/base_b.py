@@ -154,14 +154,13 @@ class BaseB:
         `first` operators stand before the value in post-order. c_{t-1} is no operator, so it moves no numbers.
         """
         injects: dict[int, tuple[str, str]] = {}
-        activation, combined = self._without_activation(value)
-        if _MEMORY in combined.args and combined.op in self.combinations:
-            injects[node] = combined.op, activation
-            value = combined.args[combined.args[0] == _MEMORY]
-            activation, combined = self._without_activation(value)
-        if combined.op not in self.combinations:
+        label, combined = self._label(value)
+        if label and _MEMORY in combined.args:
+            injects[node] = label
+            label, combined = self._label(combined.args[combined.args[0] == _MEMORY])
+        if label is None:
             return None
-        here = _Reading({node: (combined.op, activation)}, injects, {first + combined.size - 1: node})
+        here = _Reading({node: label}, injects, {first + combined.size - 1: node})
         if node < self.base:
             return here if {*combined.args} == {*_LEAF} else None
         left, right = combined.args
@@ -172,9 +171,12 @@ class BaseB:
                 return here.joined(below).joined(beside)
         return None
 
-    def _without_activation(self, value: Node) -> tuple[str, Node]:
-        """The activation that a value ends with, and what it is applied to."""
-        return (value.op, value.args[0]) if value.op in self.activations else (IDENTITY, value)
+    def _label(self, value: Node) -> tuple[tuple[str, str] | None, Node]:
+        """Combination and activation that a value ends with, None where they are not the space's; and what the
+        activation is applied to."""
+        activation, combined = (value.op, value.args[0]) if value.op in self.activations else (IDENTITY, value)
+        known = combined.op in self.combinations and activation in self.activations
+        return (combined.op, activation) if known else None, combined
 
 
 CONTROL_1 = BaseB(

@@ -3,12 +3,15 @@
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nasrepro.controllers.base_b import CONTROL_1, BaseB
 from nasrepro.controllers.token_space import draw_tokens
 from nasrepro.dsl import Cell, parse, zoo
+from nasrepro.ranking import Ranker, RankerSettings
+from nasrepro.rnn import RNN
 from tests.controllers.token_spaces import every_string
 
 BASE_8 = BaseB()
@@ -96,6 +99,23 @@ def test_the_tree_of_base_8_is_that_of_figure_8():
     assert BASE_8.inputs == ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11), (12, 13))
 
 
+def test_the_cells_serve_wherever_others_do():
+    """Fused kernels, ranking function, drawing, JSON: c_t above, below and beside where c_{t-1} comes in."""
+    rng, space = random.Random(2), BaseB(2)
+    cells = [space.cell((*draw_tokens(space, rng)[:-2], *indices)) for indices in [(1, 0), (0, 0), (2, 1), (1, 2)]]
+    cells.append(CONTROL_1.cell(draw_tokens(CONTROL_1, rng)))
+    for cell in cells:
+        layers = [RNN(cell, 5, 6, bias=False, backend=backend) for backend in ("reference", "fused")]
+        layers[1].load_state_dict(layers[0].state_dict())
+        x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(1))
+        plain, fused = (layer(x)[0] for layer in layers)
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+        assert Cell.from_json(cell.to_json()) == cell
+        assert cell.to_svg().startswith("<svg")
+    ranker = Ranker(RankerSettings(hidden=4, epochs=1), seed=0).fit(cells, [100.0 + len(str(cell)) for cell in cells])
+    assert len(ranker.predict(cells)) == len(cells)
+
+
 # ---- errors
 
 
@@ -136,6 +156,11 @@ def test_what_is_no_cell_of_the_space(cell, message):
 def test_the_memory_comes_in_once(text):
     with pytest.raises(ValueError, match="does not come in once"):
         BaseB(1).tokens(parse(text))
+
+
+def test_a_space_without_identity_holds_no_cell_that_needs_it():
+    with pytest.raises(ValueError, match="other nodes"):
+        BaseB(8, activations=("Tanh", "Sigmoid", "ReLU")).tokens(zoo["NASCell"])
 
 
 @pytest.mark.parametrize(
