@@ -136,8 +136,8 @@ def legal_rows(places: Sequence[Place]) -> Tensor:
 
 def draw(policy: Tensor, uniform: Tensor) -> Tensor:
     """What numbers uniform in [0, 1) draw: log probabilities (..., choices), (..., 1) -> (...)."""
-    # In double precision the last sum stays above what it is compared with, so nothing impossible is drawn.
-    cumulative = policy.detach().double().exp().cumsum(-1)
+    # The largest uniform number times the last sum rounds to less than that sum, so nothing impossible is drawn.
+    cumulative = policy.detach().exp().cumsum(-1)
     return (cumulative <= uniform * cumulative[..., -1:]).sum(-1)
 
 

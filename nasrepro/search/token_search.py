@@ -6,7 +6,7 @@ come, some of them from strings that an older one had drawn. Here a step of the 
 the controller, all of them by the controller as it is, so that a search can be repeated.
 
 As in every search, a step depends on the results of the steps before it and on nothing else: the controller is what the
-rewards so far make of it, and a search that goes on works it out again, which takes some milliseconds a step.
+rewards so far make of it, and a search that goes on works it out again, at some milliseconds a gradient.
 
 >>> from nasrepro.search.plan import ByHand
 >>> by_hand = ByHand(TokenSearchSettings(cells=15, seed=1))

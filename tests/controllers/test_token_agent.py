@@ -19,6 +19,7 @@ from nasrepro.controllers import (
     TokenAgentSettings,
 )
 from nasrepro.controllers.reinforce import policy_loss
+from nasrepro.controllers.token_agent import draw
 from nasrepro.settings import origins
 from tests.controllers.token_spaces import LAYERS, PAIRS, every_string
 
@@ -144,11 +145,12 @@ def test_a_draw_depends_on_its_generator_alone():
     assert agent.sample(30, generator(1)) != agent.sample(30, generator(2))
 
 
-def test_what_is_nearly_impossible_is_not_drawn_by_rounding():
-    agent = TokenAgent(PAIRS, SMALL)
-    with torch.no_grad():
-        agent.out.bias.copy_(torch.tensor([60.0, -60.0, -60.0, -60.0, 60.0]))
-    assert {each.tokens for each in agent.sample(5000, generator(3))} == {(0, 1)}
+def test_the_ends_of_the_uniform_numbers_draw_what_is_possible():
+    scores = torch.randn(5000, 8, generator=generator(3))
+    scores[:, :2] = scores[:, -3:] = -torch.inf  # the rows of other places
+    policy = torch.log_softmax(scores, 1)
+    assert (draw(policy, torch.zeros(5000, 1)) == 2).all()
+    assert (draw(policy, torch.full((5000, 1), 1 - 2.0**-24)) == 4).all()
 
 
 # ---- the gradient
