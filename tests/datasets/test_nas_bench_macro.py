@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nasrepro.datasets import DataError
+from nasrepro.datasets import DataError, load, load_parallel
 from nasrepro.datasets.nas_bench_macro import BLOCKS, LAYERS, load_nas_bench_macro
 
 
@@ -31,3 +31,9 @@ def test_a_table_that_is_not_here_is_an_error(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(DataError, match=r"nas-bench-macro_cifar10\.json of nas-bench-macro is not on this machine"):
         load_nas_bench_macro(tmp_path)
+
+
+@pytest.mark.parametrize("loader", [load, load_parallel])
+def test_a_table_is_no_text(loader):
+    with pytest.raises(DataError, match=r"nas-bench-macro holds no text: use load_nas_bench_macro\(\)"):
+        loader("nas-bench-macro")
