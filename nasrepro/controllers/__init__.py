@@ -1,5 +1,7 @@
 """What proposes candidate cells."""
 
+from nasrepro.controllers.base_b import CONTROL_1 as CONTROL_1
+from nasrepro.controllers.base_b import BaseB as BaseB
 from nasrepro.controllers.priors import PriorSettings as PriorSettings
 from nasrepro.controllers.priors import draw_well_formed as draw_well_formed
 from nasrepro.controllers.priors import is_well_formed as is_well_formed
@@ -10,11 +12,21 @@ from nasrepro.controllers.random_cells import Grower as Grower
 from nasrepro.controllers.random_cells import GrowthSettings as GrowthSettings
 from nasrepro.controllers.random_cells import draw_cells as draw_cells
 from nasrepro.controllers.reinforce import Policy as Policy
+from nasrepro.controllers.reinforce import PolicyGradientSettings as PolicyGradientSettings
 from nasrepro.controllers.reinforce import Reinforce as Reinforce
 from nasrepro.controllers.reinforce import ReinforceSettings as ReinforceSettings
 from nasrepro.controllers.reinforce import Result as Result
 from nasrepro.controllers.reinforce import ready_batches as ready_batches
 from nasrepro.controllers.reward import reward as reward
+from nasrepro.controllers.side_by_side import SideBySide as SideBySide
+from nasrepro.controllers.token_agent import DrawnTokens as DrawnTokens
+from nasrepro.controllers.token_agent import TokenAgent as TokenAgent
+from nasrepro.controllers.token_agent import TokenAgentSettings as TokenAgentSettings
+from nasrepro.controllers.token_space import FixedSpace as FixedSpace
+from nasrepro.controllers.token_space import Place as Place
+from nasrepro.controllers.token_space import Tokens as Tokens
+from nasrepro.controllers.token_space import TokenSpace as TokenSpace
+from nasrepro.controllers.token_space import draw_tokens as draw_tokens
 from nasrepro.controllers.tree_agent import AgentSettings as AgentSettings
 from nasrepro.controllers.tree_agent import Drawn as Drawn
 from nasrepro.controllers.tree_agent import TreeAgent as TreeAgent

@@ -1,7 +1,8 @@
-"""How an agent learns from rewards: REINFORCE through all of its network together (S17 section 3.1).
+"""How an agent learns from rewards: REINFORCE through all of its network together (S17 section 3.1, ZL17 section 3.3).
 
 Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning". S17 states
-the method, epsilon and which results make a batch, and no more.
+the method, epsilon and which results make a batch, and no more. ZL17 states the formula, and that the baseline is a
+moving average.
 """
 
 import math
@@ -68,6 +69,38 @@ class ReinforceSettings:
             )
 
 
+@dataclass(frozen=True)
+class PolicyGradientSettings(ReinforceSettings):
+    """How rewards become steps of ZL17's controller: by its formula as it stands, with nothing scaled or cut off."""
+
+    learning_rate: float = field(default=5e-4, metadata=origin("stated", "4.2", paper="ZL17"))
+    """Of Adam, for recurrent cells; for convolutional networks it is 6e-4 (section 4.1)."""
+    baseline_decay: float = field(default=0.9, metadata=origin("guessed", "3.3", paper="ZL17"))
+    """The baseline is an exponential moving average of rewards; its decay is not stated. It keeps this share of its
+    past with each batch."""
+    scale: bool = field(default=False, metadata=origin("inferred", "3.3", paper="ZL17"))
+    """The formula has the reward minus the baseline, divided by nothing."""
+    limit: float = field(default=math.inf, metadata=origin("inferred", "3.3", paper="ZL17"))
+    """The formula cuts nothing off."""
+    failed: float = field(default=0.0, metadata=origin("inferred", "4.2", paper="ZL17"))
+    """Reward of a child whose training failed: that of an infinite perplexity."""
+    entropy: float = field(default=0.0, metadata=origin("inferred", "3.3", paper="ZL17"))
+    """The paper mentions no bonus for the policy's entropy."""
+    clip: float = field(default=math.inf, metadata=origin("inferred", "4.1", paper="ZL17"))
+    """The paper mentions no limit for the gradient."""
+    batch: int = field(default=1, metadata=origin("stated", "4.2", paper="ZL17"))
+    """Children of which one gradient is the mean: the paper's m, 8 for convolutional networks (section 4.1)."""
+    accumulate: int = field(
+        default=10, metadata=origin("stated", "4.2", "whether their sum or mean: guessed, the mean", paper="ZL17")
+    )
+    """Gradients that make one step of the optimiser; 1 for convolutional networks (section 4.1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.batch, self.accumulate) < 1:
+            raise ValueError(f"batch={self.batch} and accumulate={self.accumulate} must be 1 or more")
+
+
 @dataclass
 class Average:
     """A moving average without the pull towards zero of its beginning (as Adam corrects its moments)."""
@@ -86,57 +119,30 @@ class Average:
         return self.total / self.weight if self.weight else otherwise
 
 
-class Reinforce(Generic[Agent]):
-    """Optimiser and baseline around an agent."""
+class Advantages:
+    """How much better than the baseline each reward is: what REINFORCE weighs log probabilities by."""
 
-    def __init__(self, agent: Agent, settings: ReinforceSettings | None = None) -> None:
-        self.agent = agent
-        self.settings = settings or ReinforceSettings()
-        self.updates = 0
-        self._optimiser = torch.optim.Adam(agent.parameters(), lr=self.settings.learning_rate)
-        self._baseline = Average(self.settings.baseline_decay)
-        self._variance = Average(self.settings.baseline_decay)
+    def __init__(self, settings: ReinforceSettings) -> None:
+        self.settings = settings
+        self._baseline = Average(settings.baseline_decay)
+        self._variance = Average(settings.baseline_decay)
 
-    @torch_threads(1)
-    def update(self, drawn: Sequence[Any], rewards: Sequence[float | None]) -> dict[str, float | int]:
-        """One step that makes what was rewarded above the baseline more likely, and the rest less.
+    def of(self, rewards: Sequence[float | None]) -> tuple[list[float], dict[str, float]]:
+        """The advantages of a batch, whose rewards then enter the averages; None where training failed.
 
         The baseline is the average before this batch, so that no draw is measured against its own reward; the first
-        batch has none but its own mean. `rewards` are None where training failed. What epsilon drew is learned from
-        like all else, without weighing that the policy would have drawn it more seldom (guessed).
+        batch has none but its own mean.
 
-        Returns what happened: updates, so far; loss, baseline, scale; reward and advantage, means over the batch;
-        grad_norm, before it was shortened; entropy, nats per decision; log_prob, mean per draw before the step.
-
-        Raises ValueError where draws and rewards differ in number, are none, or a reward is not finite.
+        Returns also what they were measured by: baseline, scale; and reward, the batch's mean, failures among it.
+        Raises ValueError where a reward is not finite.
         """
-        if len(drawn) != len(rewards) or not drawn:
-            raise ValueError(f"{len(drawn)} draws, but {len(rewards)} rewards; an update takes one or more of both")
         given = [self.settings.failed if reward is None else reward for reward in rewards]
         if not all(map(math.isfinite, given)):
             raise ValueError(f"rewards must be finite, None where training failed; got {list(rewards)}")
         baseline, scale = self._measure([reward for reward in rewards if reward is not None])
-        advantages = torch.tensor([(reward - baseline) / scale for reward in given])  # (drawn,)
-        advantages = advantages.clamp(-self.settings.limit, self.settings.limit)
-
-        log_probs, entropy = self.agent.evaluate(drawn)  # (drawn,), ()
-        loss = policy_loss(log_probs, advantages) - self.settings.entropy * entropy
-        self._optimiser.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.agent.parameters(), self.settings.clip)
-        self._optimiser.step()
-        self.updates += 1
-        return {
-            "updates": self.updates,
-            "loss": loss.item(),
-            "baseline": baseline,
-            "scale": scale,
-            "reward": sum(given) / len(given),
-            "advantage": advantages.mean().item(),
-            "grad_norm": norm.item(),
-            "entropy": entropy.item(),
-            "log_prob": log_probs.mean().item(),
-        }
+        limit = self.settings.limit
+        advantages = [min(max((reward - baseline) / scale, -limit), limit) for reward in given]
+        return advantages, {"baseline": baseline, "scale": scale, "reward": sum(given) / len(given)}
 
     def _measure(self, rewards: list[float]) -> tuple[float, float]:
         """Baseline and scale for these rewards, which then enter both averages."""
@@ -153,21 +159,87 @@ class Reinforce(Generic[Agent]):
         return math.sqrt(self._variance.value(0.0)) or 1.0 if self.settings.scale else 1.0
 
     def state_dict(self) -> dict[str, Any]:
+        """Both averages."""
+        return {"baseline": asdict(self._baseline), "variance": asdict(self._variance)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._baseline = Average(**state["baseline"])
+        self._variance = Average(**state["variance"])
+
+
+class Reinforce(Generic[Agent]):
+    """Optimiser and baseline around an agent.
+
+    The optimiser makes a step for each batch, or with `accumulate` one for so many, by the mean of their gradients.
+    Raises ValueError where that is less than one.
+    """
+
+    def __init__(self, agent: Agent, settings: ReinforceSettings | None = None, accumulate: int = 1) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate={accumulate} must be 1 or more: a step takes one gradient at least")
+        self.agent = agent
+        self.settings = settings or ReinforceSettings()
+        self.accumulate = accumulate
+        self.updates = 0
+        self._optimiser = torch.optim.Adam(agent.parameters(), lr=self.settings.learning_rate)
+        self._advantages = Advantages(self.settings)
+
+    @torch_threads(1)
+    def update(self, drawn: Sequence[Any], rewards: Sequence[float | None]) -> dict[str, float | int]:
+        """Learn from one batch, to make what was rewarded above the baseline more likely, and the rest less.
+
+        `rewards` are None where training failed. What epsilon drew is learned from like all else, without weighing that
+        the policy would have drawn it more seldom (guessed).
+
+        Returns what happened: updates, batches so far; loss; baseline and scale (see `Advantages.of`); reward and
+        advantage, means over the batch; grad_norm, of all that was accumulated since the last step, before it was
+        shortened; entropy, nats per decision; log_prob, mean per draw before the step.
+
+        Raises ValueError where draws and rewards differ in number, are none, or a reward is not finite.
+        """
+        if len(drawn) != len(rewards) or not drawn:
+            raise ValueError(f"{len(drawn)} draws, but {len(rewards)} rewards; an update takes one or more of both")
+        by_draw, measured = self._advantages.of(rewards)
+        advantages = torch.tensor(by_draw)  # (drawn,)
+
+        log_probs, entropy = self.agent.evaluate(drawn)  # (drawn,), ()
+        loss = policy_loss(log_probs, advantages) - self.settings.entropy * entropy
+        if self.updates % self.accumulate == 0:
+            self._optimiser.zero_grad()
+        (loss / self.accumulate).backward()
+        self.updates += 1
+        is_step = self.updates % self.accumulate == 0
+        norm = torch.nn.utils.clip_grad_norm_(self.agent.parameters(), self.settings.clip if is_step else math.inf)
+        if is_step:
+            self._optimiser.step()
+        return {
+            "updates": self.updates,
+            "loss": loss.item(),
+            **measured,
+            "advantage": advantages.mean().item(),
+            "grad_norm": norm.item(),
+            "entropy": entropy.item(),
+            "log_prob": log_probs.mean().item(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
         """Everything that another `Reinforce` needs to go on identically, the agent's weights included."""
         return {
             "agent": self.agent.state_dict(),
+            "gradients": [parameter.grad for parameter in self.agent.parameters()],
             "optimiser": self._optimiser.state_dict(),
-            "baseline": asdict(self._baseline),
-            "variance": asdict(self._variance),
+            **self._advantages.state_dict(),
             "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self.agent.load_state_dict(state["agent"])
+        for parameter, gradient in zip(self.agent.parameters(), state["gradients"], strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
         self._optimiser.load_state_dict(state["optimiser"])
-        self._baseline = Average(**state["baseline"])
-        self._variance = Average(**state["variance"])
+        self._advantages.load_state_dict(state)
         self.updates = state["updates"]
 
 

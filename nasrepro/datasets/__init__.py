@@ -6,6 +6,8 @@ from nasrepro.datasets.corpora import corpus_from_text as corpus_from_text
 from nasrepro.datasets.corpora import load as load
 from nasrepro.datasets.files import data_root as data_root
 from nasrepro.datasets.files import fetch as fetch
+from nasrepro.datasets.nas_bench_macro import NasBenchMacro as NasBenchMacro
+from nasrepro.datasets.nas_bench_macro import load_nas_bench_macro as load_nas_bench_macro
 from nasrepro.datasets.parallel import Pairs as Pairs
 from nasrepro.datasets.parallel import ParallelCorpus as ParallelCorpus
 from nasrepro.datasets.parallel import load_parallel as load_parallel

@@ -93,8 +93,7 @@ def load(
     Raises: DataError for unknown names, missing or damaged files, or a vocab_size that makes no sense.
     """
     dataset = find(name)
-    if dataset.pairs:
-        raise DataError(f"{name} holds sentences in two languages: use load_parallel({name!r:.100}).")
+    dataset.demand_text(pairs=False)
     _check_arguments(level, vocab_size)
     notes = []
     if name == "pydoc":

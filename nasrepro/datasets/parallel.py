@@ -132,8 +132,7 @@ def load_parallel(
     Raises: DataError for unknown names, missing, damaged or unequal files, or a vocab_size that makes no sense.
     """
     dataset = find(name)
-    if not dataset.pairs:
-        raise DataError(f"{name} is a text in one language: use load({name!r:.100}).")
+    dataset.demand_text(pairs=True)
     texts, notes = {}, []
     if name == "captions":
         notes.append("stand-in: captions written by a grammar")

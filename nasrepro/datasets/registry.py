@@ -58,7 +58,8 @@ class DataFile:
 class DataSet:
     """One data set: what it is, what may be done with it, and its files (none if it needs none).
 
-    `pairs` says that it holds sentences in two languages, for `load_parallel`.
+    `pairs` says that it holds sentences in two languages, for `load_parallel`; `reader` names the function that reads
+    it where it is no text at all.
     """
 
     name: str
@@ -68,6 +69,7 @@ class DataSet:
     citation: str
     files: tuple[DataFile, ...] = ()
     pairs: bool = False
+    reader: str = ""
 
     def file(self, split: str) -> DataFile:
         """The file that holds `split`. Raises DataError for a split that this data set does not have."""
@@ -75,6 +77,15 @@ class DataSet:
         if split not in by_split:
             raise unknown(f"split of {self.name}", split, by_split)
         return by_split[split]
+
+    def demand_text(self, pairs: bool) -> None:
+        """Raise DataError, with what to do, unless it is text, in pairs of sentences or in one language."""
+        if self.reader:
+            raise DataError(f"{self.name} holds no text: use {self.reader}().")
+        if self.pairs and not pairs:
+            raise DataError(f"{self.name} holds sentences in two languages: use load_parallel({self.name!r}).")
+        if pairs and not self.pairs:
+            raise DataError(f"{self.name} is a text in one language: use load({self.name!r}).")
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> DataError:

@@ -10,9 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasrepro.controllers import AgentSettings, Reinforce, ReinforceSettings, TreeAgent, ready_batches
+from nasrepro.controllers import (
+    AgentSettings,
+    PolicyGradientSettings,
+    Reinforce,
+    ReinforceSettings,
+    TreeAgent,
+    ready_batches,
+)
 from nasrepro.controllers.reinforce import policy_loss
 from nasrepro.dsl import parse
+from nasrepro.settings import origins
 from tests.controllers.test_tree_agent import every_tree
 
 TINY = AgentSettings(words=("MM", "Add", "x_t", "h_{t-1}"), width=4, policy=3, max_height=2)
@@ -174,6 +182,62 @@ def test_a_restored_learner_goes_on_identically():
     assert [step(other, draws) for _ in range(3)] == wanted
 
 
+# ---- gradients that are accumulated
+
+
+def two_batches(learner):
+    trees = [parse(text).root for text in ("Add(x_t, MM(h_{t-1}))", "MM(x_t)", "Add(x_t, x_t)")]
+    return [learner.update(trees, rewards) for rewards in ([1.0, 2.0, 3.0], [9.0, 0.0, 1.0])]
+
+
+def test_a_step_is_made_by_the_mean_of_accumulated_gradients():
+    """Against two learners that make no step: one sees both batches, each gradient by itself."""
+    agent, still = TreeAgent(TINY, seed=2).double(), TreeAgent(TINY, seed=2).double()
+    before = [parameter.clone() for parameter in agent.parameters()]
+    alone = Reinforce(still, replace(PLAIN, learning_rate=0.0))
+    trees = [parse(text).root for text in ("Add(x_t, MM(h_{t-1}))", "MM(x_t)", "Add(x_t, x_t)")]
+    gradients_alone = []
+    for rewards in ([1.0, 2.0, 3.0], [9.0, 0.0, 1.0]):
+        alone.update(trees, rewards)
+        gradients_alone.append([parameter.grad.clone() for parameter in still.parameters()])
+
+    learner = Reinforce(agent, replace(PLAIN, learning_rate=0.1), accumulate=2)
+    learner.update(trees, [1.0, 2.0, 3.0])
+    assert all(map(torch.equal, agent.parameters(), before)), "the first batch makes no step"
+    facts = learner.update(trees, [9.0, 0.0, 1.0])
+    for parameter, first, second in zip(agent.parameters(), *gradients_alone, strict=True):
+        torch.testing.assert_close(parameter.grad, (first + second) / 2)
+    assert not all(map(torch.equal, agent.parameters(), before))
+    assert facts["updates"] == 2
+    norm = math.sqrt(sum(parameter.grad.square().sum().item() for parameter in agent.parameters()))
+    assert facts["grad_norm"] == pytest.approx(norm)
+
+
+def test_a_learner_restored_between_two_steps_goes_on_identically():
+    learner = Reinforce(TreeAgent(TINY, seed=6), accumulate=3)
+    two_batches(learner)
+    file = io.BytesIO()
+    torch.save(learner.state_dict(), file)
+    wanted = two_batches(learner)
+    file.seek(0)
+    other = Reinforce(TreeAgent(TINY, seed=8), accumulate=3)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert two_batches(other) == wanted
+    for found, expected in zip(other.agent.parameters(), learner.agent.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_zl17s_settings_are_its_formula():
+    settings = PolicyGradientSettings()
+    assert (settings.learning_rate, settings.batch, settings.accumulate) == (5e-4, 1, 10)
+    assert {origin.paper for origin in origins(settings).values()} == {"ZL17"}
+    assert origins(settings)["baseline_decay"].status == "guessed"
+    learner = Reinforce(TreeAgent(TINY), replace(settings, learning_rate=0.0))
+    trees = [parse("MM(x_t)").root, parse("MM(h_{t-1})").root]
+    learner.update(trees, [10.0, 20.0])
+    assert learner.update(trees, [1000.0, 15.0])["advantage"] == (1000 - 15 + 0) / 2
+
+
 # ---- batches
 
 
@@ -256,6 +320,14 @@ def test_updates_that_teach_nothing_are_refused(count, rewards, message):
 def test_wrong_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         ReinforceSettings(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"accumulate": 0}])
+def test_wrong_settings_of_zl17s_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        PolicyGradientSettings(**wrong)
+    with pytest.raises(ValueError, match="accumulate=0 must be 1 or more"):
+        Reinforce(TreeAgent(TINY), accumulate=0)
 
 
 class Tokens(torch.nn.Module):

@@ -6,12 +6,20 @@ from pathlib import Path
 
 import torch
 
-from nasrepro.controllers import AgentSettings, PriorSettings, pretrain
+from nasrepro.controllers import (
+    AgentSettings,
+    BaseB,
+    PolicyGradientSettings,
+    PriorSettings,
+    TokenAgentSettings,
+    pretrain,
+)
 from nasrepro.ranking import RankerSettings
 from nasrepro.search import Record, agent_search
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
+from nasrepro.search.token_search import TokenSearchSettings
 from tests.search.fakes import FakeTask
 
 SETTINGS = SearchSettings(
@@ -25,6 +33,13 @@ AGENT_SETTINGS = AgentSearchSettings(
     agent=AgentSettings(WORDS, width=8, policy=8, max_height=6, max_nodes=8),
     priors=PriorSettings(WORDS, smallest=3, largest=6, batch=4, batches=2, updates=10),
 )
+TOKEN_SETTINGS = TokenSearchSettings(
+    cells=33,
+    seed=5,
+    space=BaseB(2),
+    agent=TokenAgentSettings(units=8),
+    reinforce=PolicyGradientSettings(learning_rate=0.02, batch=2, accumulate=3),
+)
 QUICK_PRETRAINING = partial(pretrain, looks=1, count=8)
 """In place of `agent_search.pretrain`, which spends most of its time on looks where there is little else to do."""
 
@@ -37,7 +52,7 @@ def command(path: Path, settings: str = "SETTINGS") -> list[str]:
     return [sys.executable, "-c", f"from tests.search import killable as k; k.main({str(path)!r}, k.{settings})"]
 
 
-def main(path: str, settings: SearchSettings | AgentSearchSettings) -> None:
+def main(path: str, settings: SearchSettings | AgentSearchSettings | TokenSearchSettings) -> None:
     """Run the search on the record at `path`, or go on with it."""
     torch.set_num_threads(2)  # as in the tests: rankings depend on it in the last digits
     agent_search.pretrain = QUICK_PRETRAINING

@@ -1,0 +1,127 @@
+"""Searches where every token string's reward is known: what a controller can show, over hundreds of seeds.
+
+One search on real children gives one number. Where a table holds the reward of every string of a space, a search costs
+only its controller, and a hundred of them are computed side by side. So the controller is held against random search
+with an interval, as ZL17's Figure 6 does with one run of each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings, SideBySide, TokenAgentSettings
+from nasrepro.datasets.nas_bench_macro import BLOCKS, LAYERS, NasBenchMacro
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """What every token string of a space is worth. Strings are numbered as the digits of a number: the last is fastest.
+
+    Raises ValueError where there are more or fewer rows than strings.
+    """
+
+    space: FixedSpace
+    rewards: NDArray[np.float64]
+    """What a controller is told of each string, one for each seed of its training, (strings, seeds); nan where it
+    failed."""
+    scores: NDArray[np.float64]
+    """How good each string is, for reports, (strings,): the higher, the better."""
+
+    def __post_init__(self) -> None:
+        if (
+            self.rewards.shape[:1] != (self.space.size,)
+            or self.rewards.ndim != 2
+            or len(self.scores) != self.space.size
+        ):
+            raise ValueError(
+                f"a table of a space of {self.space.size} strings has as many rows of rewards and scores, got "
+                f"{self.rewards.shape} and {self.scores.shape}"
+            )
+
+    def numbers(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of token strings: (..., tokens) -> (...)."""
+        counts = [len(place.words) for place in self.space.places]
+        return np.ravel_multi_index(tuple(np.moveaxis(tokens, -1, 0)), counts)
+
+
+@dataclass(frozen=True)
+class TableRuns:
+    """Searches in a table, one for each seed."""
+
+    seeds: tuple[int, ...]
+    rewards: NDArray[np.float64]
+    """What each sample earned, (seeds, samples); nan where its training failed."""
+    scores: NDArray[np.float64]
+    """How good it is, (seeds, samples)."""
+
+
+def nas_bench_macro_table(bench: NasBenchMacro) -> TokenTable:
+    """The published table as tokens: 8 of 3 choices. The reward is ZL17's of networks, the accuracy cubed; the score is
+    the mean accuracy in percent."""
+    space = FixedSpace(tuple(Place(f"block of layer {layer}", BLOCKS) for layer in range(LAYERS)))
+    return TokenTable(space, (bench.accuracies / 100) ** 3, bench.accuracies.mean(1))
+
+
+def controller_runs(
+    table: TokenTable,
+    seeds: Sequence[int],
+    samples: int,
+    learning: PolicyGradientSettings | None = None,
+    agent: TokenAgentSettings | None = None,
+) -> TableRuns:
+    """Searches by ZL17's controller, each of so many samples or, where the last step needs more, some further.
+
+    Each sample is told the reward of a seed of its training that is drawn for it, as a search would train it: so
+    rewards have the noise of real ones. A run is the same whichever seeds are beside it, but for the last digits.
+    """
+    together = SideBySide(table.space, seeds, agent, learning)
+    chance = [np.random.default_rng([seed, 1]) for seed in seeds]
+    drawn: list[NDArray[np.int64]] = []
+    rewards: list[NDArray[np.float64]] = []
+    while len(drawn) * together.children < samples:
+        drawn.append(table.numbers(together.ask().numpy()))
+        rewards.append(_rewards(table, drawn[-1], chance))
+        together.tell(torch.from_numpy(rewards[-1]))
+    return TableRuns(tuple(seeds), np.concatenate(rewards, 1), table.scores[np.concatenate(drawn, 1)])
+
+
+def random_runs(table: TokenTable, seeds: Sequence[int], samples: int) -> TableRuns:
+    """Searches that draw tokens uniformly, each of so many samples, with the noise of `controller_runs`."""
+    chance = [np.random.default_rng([seed, 2]) for seed in seeds]
+    numbers = np.stack([each.integers(table.space.size, size=samples) for each in chance])
+    return TableRuns(tuple(seeds), _rewards(table, numbers, chance), table.scores[numbers])
+
+
+def _rewards(
+    table: TokenTable, numbers: NDArray[np.int64], chance: Sequence[np.random.Generator]
+) -> NDArray[np.float64]:
+    """A reward for each string of each run, from a seed of its training that the run's own chance picks."""
+    seeds = np.stack([each.integers(table.rewards.shape[1], size=numbers.shape[1]) for each in chance])
+    return table.rewards[numbers, seeds]
+
+
+def progress(runs: TableRuns, at: Sequence[int], window: int = 32, top: Sequence[int] = (1, 5, 15)) -> pd.DataFrame:
+    """How far each run has come after so many samples: columns seed, samples, window, best, top1, top5, ...
+
+    `window` is the mean score of the last samples: of so many, or of all where there are fewer. `best` is the score of
+    the one that earned the highest reward so far, which is all that a search knows. `top5` is the mean score of the
+    five best so far, as in ZL17's Figure 6: repeated draws count each time, as its models do.
+
+    Raises ValueError for a number of samples that the runs do not have.
+    """
+    if not at or not 0 < min(at) <= max(at) <= runs.scores.shape[1]:
+        raise ValueError(f"at names numbers of samples from 1 to {runs.scores.shape[1]}, got {list(at)}")
+    tables = []
+    for count in at:
+        scores, rewards = runs.scores[:, :count], runs.rewards[:, :count]
+        best = np.where(np.isnan(rewards), -np.inf, rewards).argmax(1)  # (seeds,)
+        table = pd.DataFrame({"seed": runs.seeds, "samples": count, "window": scores[:, -window:].mean(1)})
+        table["best"] = np.take_along_axis(scores, best[:, None], 1)[:, 0]
+        for number in top:
+            table[f"top{number}"] = -np.partition(-scores, min(number, count) - 1, axis=1)[:, :number].mean(1)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
