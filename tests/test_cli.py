@@ -270,7 +270,7 @@ def test_without_notebooks_it_says_what_is_missing(
 def test_ctrl_c_says_how_to_go_on(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> float:
+    def interrupted(*_: object, **__: object) -> float:
         raise KeyboardInterrupt
 
     command = ["reproduce", "--profile", "smoke"]
@@ -281,7 +281,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert "stopped; run the same command without --fresh" in capsys.readouterr().err
     assert cli.main(command) == 130
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
-    monkeypatch.setattr(forecasts, "demand_consent", interrupted)
+    monkeypatch.setattr(cli, "_demand_consent", interrupted)
     assert cli.main([*command, "--fresh"]) == 130
     assert "stopped; run the same command again" in capsys.readouterr().err, "before the run has begun, it is not fresh"
 

@@ -77,7 +77,7 @@ def test_an_argument_names_a_place_as_a_shell_would(home):
     assert sorted(path.name for path in home.iterdir()) == ["exported.jsonl.gz", "record.sqlite"]
     assert Record.load("~/exported.jsonl.gz").evaluations() == []
     Artifacts("~/results").ledger.add(Finding("s17.fig1"))
-    assert build("~/results", out="~/page.html") == home / "page.html"
+    assert build("~/results") == home / "results" / "report.html"
     assert (home / "results" / "ledger.json").exists()
     (home / "findings.json").write_bytes((home / "results" / "ledger.json").read_bytes())
     assert Ledger("~/other", "~/findings.json").shipped.keys() == {"s17.fig1"}

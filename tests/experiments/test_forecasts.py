@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def test_what_cannot_be_timed_is_told_and_needs_consent(
     seconds: Any, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     register(monkeypatch, seconds)
+    if seconds is not killed:  # threads start sooner than processes
+        monkeypatch.setattr(forecasts, "ProcessPoolExecutor", lambda workers, _: ThreadPoolExecutor(workers))
     found = forecast(NIGHT, "cpu", folder=tmp_path)
     assert found[0].hours(2) == math.inf
     with pytest.raises(ValueError, match="nothing was begun: night shall take 12 hours at most"):
