@@ -76,8 +76,7 @@ class PolicyGradientSettings(ReinforceSettings):
     learning_rate: float = field(default=5e-4, metadata=origin("stated", "4.2", paper="ZL17"))
     """Of Adam, for recurrent cells; for convolutional networks it is 6e-4 (section 4.1)."""
     baseline_decay: float = field(default=0.9, metadata=origin("guessed", "3.3", paper="ZL17"))
-    """The baseline is an exponential moving average of rewards; its decay is not stated. It keeps this share of its
-    past with each batch."""
+    """The baseline is an exponential moving average of rewards, which keeps this share of its past with each batch."""
     scale: bool = field(default=False, metadata=origin("inferred", "3.3", paper="ZL17"))
     """The formula has the reward minus the baseline, divided by nothing."""
     limit: float = field(default=math.inf, metadata=origin("inferred", "3.3", paper="ZL17"))

@@ -21,10 +21,14 @@ class TokenAgentSettings:
 
     units: int = field(default=35, metadata=origin("stated", "4.1", paper="ZL17"))
     """Units of each layer."""
-    layers: int = field(default=2, metadata=origin("stated", "4.1", paper="ZL17"))
-    """Layers of the LSTM. Tokens are embedded in as many numbers as a layer has units (guessed)."""
-    init: float = field(default=0.08, metadata=origin("stated", "4.1", paper="ZL17"))
-    """All weights begin uniform between minus and plus this, biases and embeddings among them (inferred)."""
+    layers: int = field(
+        default=2, metadata=origin("stated", "4.1", "width of the embedding: guessed, a layer's units", paper="ZL17")
+    )
+    """Layers of the LSTM. Tokens are embedded in as many numbers as a layer has units."""
+    init: float = field(
+        default=0.08, metadata=origin("stated", "4.1", "of biases and embeddings too: inferred", paper="ZL17")
+    )
+    """All weights begin uniform between minus and plus this, biases and embeddings among them."""
 
     def __post_init__(self) -> None:
         if self.units < 1 or self.layers < 1 or self.init <= 0:

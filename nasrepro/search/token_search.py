@@ -51,10 +51,10 @@ class TokenSearchSettings:
     """
 
     method: Literal["controller", "random"] = field(
-        default="controller", metadata=origin("stated", "4.2", paper="ZL17")
+        default="controller",
+        metadata=origin("stated", "4.2", "how random search drew: guessed, uniformly", paper="ZL17"),
     )
-    """Train what the controller draws, or strings whose tokens are drawn uniformly: ZL17's control. How its random
-    search drew, the paper does not say (guessed)."""
+    """Train what the controller draws, or strings whose tokens are drawn uniformly: ZL17's control."""
     cells: int = field(
         default=15_000, metadata=origin("stated", "4.2", "Figure 6 goes on to 20,800 models", paper="ZL17")
     )

@@ -13,17 +13,20 @@ import pytest
 
 import nasrepro as nr
 from nasrepro.controllers import AgentSettings, GrowthSettings, PriorSettings, ReinforceSettings
+from nasrepro.controllers.reinforce import PolicyGradientSettings
+from nasrepro.controllers.token_agent import TokenAgentSettings
 from nasrepro.ranking import RankerSettings
 from nasrepro.report.settings_table import open_questions, settings_table
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.ranked_search import SearchSettings
+from nasrepro.search.token_search import TokenSearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings
 
 KINDS = [
     LanguageModelSettings, TranslationSettings, SearchSettings, GrowthSettings, RankerSettings, AgentSearchSettings,
-    AgentSettings, ReinforceSettings, PriorSettings,
+    AgentSettings, ReinforceSettings, PriorSettings, TokenAgentSettings, PolicyGradientSettings, TokenSearchSettings,
 ]  # fmt: skip
 
 
@@ -84,6 +87,9 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         AgentSettings: {"width", "policy", "max_height"},
         ReinforceSettings: {each.name for each in fields(ReinforceSettings)},
         PriorSettings: set(),
+        TokenAgentSettings: set(),
+        PolicyGradientSettings: {"baseline_decay", "scale", "limit", "failed", "entropy", "clip"},
+        TokenSearchSettings: {"child_seed"},
     }  # fmt: skip
     assert open_ends == {
         LanguageModelSettings: {"anneal", "clip", "embedding_range", "fail_above"},
@@ -95,6 +101,9 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         AgentSettings: {"epsilon", "max_height"},
         ReinforceSettings: set(),
         PriorSettings: set(),
+        TokenAgentSettings: {"layers", "init"},
+        PolicyGradientSettings: {"accumulate"},
+        TokenSearchSettings: {"method", "cells"},
     }
 
 
