@@ -2,17 +2,13 @@
 
 import json
 import os
-import re
-import shutil
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -20,44 +16,13 @@ import papermill
 import pytest
 import torch
 
-from nasrepro import cli, experiments
+from nasrepro import cli
 from nasrepro.deadline import VARIABLE, demand_time
 from nasrepro.dsl import Cell, parse, zoo
-from nasrepro.experiments import forecasts
 from nasrepro.hardware import device_name
-from nasrepro.search import Record
+from tests.cli.command import fails, see_two_gpus
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "results"))
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with one small notebook, 05, and one that always fails, 06."""
-    own = nbformat.v4.new_code_cell(
-        'PROFILE = "quick"  # which\nFRESH = False  # anew\nDEVICE = "auto"  # where', metadata={"tags": ["parameters"]}
-    )
-    for name, source in (("05_small", "print(PROFILE)"), ("06_broken", "raise KeyError(PROFILE)")):
-        begin = 'import nasrepro as nr\nrun = nr.notebook.start("05", PROFILE, FRESH, "s17_language_model", DEVICE)'
-        content = nbformat.v4.new_notebook(cells=[own, *map(nbformat.v4.new_code_cell, (begin, source))])
-        content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        (tmp_path / "notebooks").mkdir(exist_ok=True)
-        nbformat.write(content, tmp_path / "notebooks" / f"{name}.ipynb")
-    monkeypatch.setattr(cli, "project_root", lambda: tmp_path)
-    return tmp_path
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command says on standard error when it refuses."""
-    assert cli.main(arguments) == 1
-    _, said, message = capsys.readouterr().err.partition("nasrepro: ")  # a bar of progress may stand before it
-    assert said
-    assert "Traceback" not in message
-    return message
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # ---- show, data
@@ -225,7 +190,7 @@ def test_a_notebook_without_its_device_shows_one_sentence_and_no_traceback(proje
 def test_notebooks_and_their_times_are_told_the_device(
     given: list[str], meant: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _two_gpus(monkeypatch)
+    see_two_gpus(monkeypatch)
     (project / "results" / "smoke").mkdir(parents=True)
     told = []
     monkeypatch.setattr(cli, "_execute", lambda _, __, parameters: told.append(parameters["DEVICE"]) or 1.0)
@@ -234,13 +199,6 @@ def test_notebooks_and_their_times_are_told_the_device(
     assert told == [meant]
     timings = json.loads((project / "results" / "smoke" / "timings.json").read_text("utf-8"))
     assert timings["smoke"]["05"]["device"] == f"a GPU by the name of {meant}"
-
-
-def _two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NASREPRO_DEVICE")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"a GPU by the name of {device}")
 
 
 def test_a_notebook_itself_refuses_a_parameter_that_it_does_not_have(project: Path) -> None:
@@ -430,160 +388,6 @@ def test_shipped_times_keep_the_device_they_were_measured_on(tmp_path: Path, mon
     assert cli.main(["ship", "--tests-seconds", "5"]) == 0  # tests run on the processor
     shipped = json.loads((tmp_path / "timings.json").read_text("utf-8"))
     assert shipped["tests"]["all"] == {"seconds": 5.0, "device": device_name("cpu")}
-
-
-# ---- forecast, record, train
-
-
-@pytest.fixture
-def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A language model takes 2 hours, an encoder 1."""
-
-    def known(seconds: Callable[..., float], _task: object) -> forecasts.Cost:
-        is_text = seconds.__module__.endswith("language_model")
-        return forecasts.Cost(7200.0 if is_text else 3600.0, 1_500_000_000, None)
-
-    monkeypatch.setattr(forecasts, "_measured", known)
-
-
-@pytest.mark.usefixtures("_known_times")
-def test_days_of_training_need_consent(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for profile in ("night", "paper"):
-        (project / "results" / profile).mkdir(parents=True)
-    for name in ("03_cells", "04_search", "07_encoders"):
-        shutil.copy(project / "notebooks" / "05_small.ipynb", project / "notebooks" / f"{name}.ipynb")
-    ran = []
-    monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
-    monkeypatch.setattr(cli, "_execute", lambda path, *_: ran.append(path.name) or 1.0)
-    monkeypatch.setattr(cli, "_report", lambda *_: None)
-    for profile in ("night", "paper"):
-        assert f"nothing was begun: {profile} shall take 12 hours at most" in fails(
-            capsys, "reproduce", "--profile", profile, "--device", "cpu"
-        )
-    assert not ran
-    assert cli.main(["reproduce", "--profile", "night", "--yes", "--device", "cpu"]) == 0
-    assert [name[:2] for name in ran] == ["03", "04", "05", "06", "07"]
-
-
-@pytest.mark.usefixtures("_known_times")
-@pytest.mark.parametrize(
-    ("arguments", "trains", "total"),
-    [
-        # 20 cells compared, one measured on the test text and 2,000 of the searches, of 2 hours; 3,450 and 3 LSTMs,
-        # 3,000 of the controls, 21 encoders and 9 on the larger set, of 1 hour. By 2 workers where none are named.
-        (["record", "s17_language_model", "--workers", "16"], {"20", "1", "2000"}, "16 workers:.* together 11 days"),
-        (
-            ["record", "s17_translation", "--workers", "16"],
-            {"3453", "3000", "21", "9"},
-            "16 workers:.* together 17 days",
-        ),
-        (["record", "s17_translation", "--workers", "0"], {"3453", "3000", "21", "9"}, "together 270 days"),
-        (["reproduce", "--notebook", "04"], {"2000"}, "2 workers:.* together 83 days"),
-        (["reproduce", "--notebook", "06"], {"3453", "3000"}, "2 workers:.* together 134 days"),
-        (["reproduce", "--notebook", "07"], {"21", "9"}, "2 workers:.* together 15.0 hours"),
-    ],
-)
-def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
-    arguments: list[str],
-    trains: set[str],
-    total: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("nasrepro.notebook.WORKERS", 2)
-    monkeypatch.setattr("nasrepro.notebook.known_records", lambda *_: [])
-    assert cli.main([*arguments, "--profile", "paper", "--device", "cpu"]) == 1
-    said = capsys.readouterr()
-    assert set(re.findall(r", (\d+) trainings, \d\.0 hours and 1.5 GB of memory each", said.out)) == trains
-    assert re.search(total, said.out, re.DOTALL)
-    assert "nothing was begun: paper shall" in said.err
-
-
-@pytest.mark.parametrize(("given", "meant"), [([], "cuda"), (["--device", "cpu"], "cpu")])
-def test_a_forecast_is_for_the_device_that_would_train(
-    given: list[str], meant: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _two_gpus(monkeypatch)
-    told = []
-    monkeypatch.setattr(
-        forecasts, "_measured", lambda _, task: told.append(task.device) or forecasts.Cost(1e9, 10**9, None)
-    )
-    assert cli.main(["forecast", "--profile", "night", *given]) == 0
-    for name in experiments.EXPERIMENTS:
-        assert cli.main(["record", name, "--profile", "paper", "--fresh", *given]) == 1
-    assert set(told) == {meant}
-    said = capsys.readouterr().out
-    assert f"forecast for paper on {device_name(meant)}, 2 workers:" in said
-    assert ("workers that share a GPU" in said) == (meant == "cuda")
-    assert ("paper is made for a GPU, and this is a processor: --device cuda takes" in said) == (meant == "cpu")
-
-
-@pytest.mark.parametrize("profile", ["smoke", "quick", "course"])
-def test_short_profiles_pay_for_no_forecast(profile: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (project / "results" / profile).mkdir(parents=True)
-    monkeypatch.setattr(forecasts, "_measured", lambda *_: pytest.fail("it was forecast"))
-    monkeypatch.setattr(cli, "_execute", lambda *_: 1.0)
-    monkeypatch.setattr(cli, "_report", lambda *_: None)
-    assert cli.main(["reproduce", "--profile", profile]) == 0
-
-
-def test_a_cell_is_trained_once_and_kept_in_the_record(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "GRU", "--profile", "smoke", "--device", "cpu"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{zoo['GRU']}: 1 x 12 units, 1 epoch over 6,000 characters of pydoc, seed 1, on {device_name()}"
-    assert said[1].startswith("epoch 1, learning_rate 20, train_ppl ")
-    assert " parameters, " in said[2]
-    (made,) = Record(project / "results" / "smoke" / "record.sqlite").evaluations()
-    task = experiments.load("s17_language_model").sizes["smoke"].task
-    assert made.metrics == task.evaluate(zoo["GRU"].canonical(), 1).metrics
-    assert cli.main(["train", str(zoo["GRU"].canonical()), "--profile", "smoke", "--device", "cpu"]) == 0
-    again = capsys.readouterr().out.splitlines()
-    assert again[1:] == said[2:], "from the record"
-
-
-def test_a_name_like_no_candidates_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    train = ("train", "MT6", "--experiment", "s17_translation", "--profile", "smoke")
-    assert "unknown name 'MT6': did you mean 'MT5'?" in fails(capsys, *train)
-
-
-def test_no_number_of_workers_below_zero_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["record", "s17_translation", "--workers", "-1"])
-    assert "'-1' is no number of processes, 0 or more" in capsys.readouterr().err
-
-
-def test_what_ships_is_not_made_again_and_another_experiments_rows_are_not_exported(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = tmp_path / "records"
-    monkeypatch.setattr("nasrepro.notebook.records_folder", lambda: records)
-    ships = {"smoke": ("cells.jsonl.gz",)}
-    for name, experiment in experiments.EXPERIMENTS.items():
-        compared = [each for each in experiment.trainings(experiment.at("smoke")) if each.notebook in ("03", "07")][:1]
-        short = replace(experiment, trainings=lambda _, compared=compared: compared, shipped=ships)
-        monkeypatch.setitem(experiments.EXPERIMENTS, name, short)
-    make = ("--profile", "smoke", "--device", "cpu", "--workers", "0")
-    assert cli.main(["train", "BC3", "--experiment", "s17_translation", "--profile", "smoke", "--device", "cpu"]) == 0
-    assert cli.main(["record", "s17_language_model", *make, "--export", str(records / "cells.jsonl.gz")]) == 0
-    shipped = Record.load(records / "cells.jsonl.gz").evaluations()
-    assert len(shipped) == 8
-    assert {one.task for one in shipped} == {"language model"}
-
-    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
-    monkeypatch.setattr("nasrepro.trainers.language_model.train", lambda *_, **__: pytest.fail("trained"))
-    assert cli.main(["record", "s17_language_model", *make]) == 0
-    assert cli.main(["train", "GRU", "--profile", "smoke", "--device", "cpu"]) == 0
-
-
-def test_a_wrong_experiment_or_candidate_is_answered(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "unknown experiment 's17': choose from" in fails(capsys, "record", "s17")
-    assert "did you mean 's17_translation'?" in fails(capsys, "train", "LSTM", "--experiment", "s17_translations")
-    err = fails(capsys, "train", "Tanh(MN(x_t))", "--profile", "smoke")
-    assert "MN" in err
-    assert "^" in err
-    assert not (project / "results").exists()
 
 
 # ---- lab
