@@ -84,12 +84,12 @@ def test_it_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     smoke = profiles["smoke"]
     (found,) = forecasts.forecast(smoke, "cpu", experiment="toy")
     assert found.cost is not None
-    assert found.cost.seconds == pytest.approx(720.0)
+    assert found.cost.seconds == pytest.approx(360.0)
     assert found.cost.memory is None or 10e6 < found.cost.memory < 10e9
-    assert found.hours(workers=2) == pytest.approx(24 * 0.2 / 2)
+    assert found.hours(workers=2) == pytest.approx(24 * 0.1 / 2)
     said = forecasts.describe(smoke, [found], "cpu", 2)
-    assert "  words like another (notebook 05), 24 trainings, 12 min" in said
-    assert "together 2.4 hours" in said
+    assert "  words like another (notebook 05), 24 trainings, 6 min" in said
+    assert "together 1.2 hours" in said
 
 
 @pytest.fixture

@@ -183,7 +183,7 @@ def readme(records: Path) -> str:
 EXPERIMENT = Experiment(
     name="toy",
     about="words that are spelled like another",
-    sizes={"smoke": ToySizes(SpellingTask(sleep=0.2), SpellingPlan(budget=24))},
+    sizes={"smoke": ToySizes(SpellingTask(sleep=0.1), SpellingPlan(budget=24))},
     trainings=trainings,
     seconds=seconds,
     shipped={"smoke": (RECORD,)},

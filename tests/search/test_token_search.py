@@ -267,8 +267,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(unbroken: Record) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "1"])
-def test_the_same_seed_gives_the_same_search_under_any_hash_seed(history: Search, hash_seed: str) -> None:
+def test_the_same_seed_gives_the_same_search_under_any_hash_seed(history: Search) -> None:
+    """Under 0 as under that of this process, which Python has drawn."""
     code = (
         "from tests.search.fakes import FakeTask; from tests.search.killable import TOKEN_SETTINGS\n"
         "from nasrepro.search import Record; from nasrepro.search.loop import search\n"
@@ -278,7 +278,7 @@ def test_the_same_seed_gives_the_same_search_under_any_hash_seed(history: Search
     shown = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        env={**os.environ, "PYTHONHASHSEED": "0"},
         capture_output=True,
         text=True,
         check=True,
