@@ -87,9 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     about = "say how long a profile's trainings would take here, and how much memory"
     command("forecast", _forecast, about, profile, device, workers)
 
-    about = "make all trainings of an experiment without its notebooks, and export them"
+    about = "make the trainings of an experiment without its notebooks, and export them"
     record = command("record", _record, about, profile, device, workers, yes, minutes)
     record.add_argument("experiment", help="its name; an unknown one is answered with the list")
+    record.add_argument("--only", default="", metavar="TEXT", help="only the trainings with this text in their words")
     record.add_argument("--fresh", action="store_true", help="make anew what shipped records hold")
     record.add_argument("--export", type=Path, help="where to write what it has recorded, compact (.jsonl.gz)")
 
@@ -233,9 +234,9 @@ def _record(options: argparse.Namespace) -> None:
     export = user_path(options.export) if options.export else None
     if export:
         make_writable(export.parent)  # now, not after days of training
-    _demand_consent(options, options.workers, experiment=experiment.name)
+    trainings = experiment.chosen(resumable(on_device(sizes, device), folder), options.only)
+    _demand_consent(options, options.workers, experiment=experiment.name, only=options.only)
     record = _own_record(experiment, profile.name, options.fresh)
-    trainings = experiment.trainings(resumable(on_device(sizes, device), folder))
     for each in trainings:
         print(f"{each.words}: {each.count} trainings, {each.task.words()}", flush=True)
         each.make(Resources(record, options.workers, profile.timeout_s))

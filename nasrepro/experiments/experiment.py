@@ -98,6 +98,15 @@ class Experiment(Generic[S]):
         """The shipped records of a profile, as far as they are in the folder."""
         return [path for name in self.shipped.get(profile, ()) if (path := folder / name).exists()]
 
+    def chosen(self, sizes: S, only: str = "") -> list[Trainings]:
+        """Those of its trainings whose words contain a text. Raises ValueError, which lists the words, for none."""
+        every = self.trainings(sizes)
+        found = [each for each in every if only in each.words]
+        if not found:
+            words = "; ".join(each.words for each in every)
+            raise ValueError(f"{self.name} has no trainings with {only!r:.100} in their words, which are: {words}")
+        return found
+
     def at(self, profile: str) -> S:
         """The sizes for a profile. Raises ValueError, which lists those that there are, where it is left out."""
         if profile not in self.sizes:

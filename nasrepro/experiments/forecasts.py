@@ -64,15 +64,17 @@ def forecast(
     folder: Path | None = None,
     notebooks: Collection[str] | None = None,
     experiment: str | None = None,
+    only: str = "",
 ) -> list[Forecast]:
-    """What a profile's experiments would train, each kind with its forecast; or these notebooks, or one experiment.
+    """What a profile's experiments would train, each kind with its forecast; or these notebooks, or one experiment, or
+    what has `only` in its words.
 
     `device` is one that `hardware.resolve` has answered. What the `records` hold is not counted. Costs are kept in the
     `folder`, if there is one. Raises TimeIsUp where a deadline passes meanwhile.
     """
     forecasts = []
     for owner, trainings in _trainings(profile, device, experiment):
-        if notebooks is None or trainings.notebook in notebooks:
+        if (notebooks is None or trainings.notebook in notebooks) and only in trainings.words:
             left = trainings.left(records)
             cost = _cost(owner, trainings.task, folder) if left else Cost(0.0, None, None)
             forecasts.append(Forecast(trainings, left, cost))

@@ -12,7 +12,8 @@ from nasrepro import cli, experiments
 from nasrepro.dsl import zoo
 from nasrepro.experiments import forecasts
 from nasrepro.hardware import device_name
-from nasrepro.search import Record
+from nasrepro.search import Record, replay
+from nasrepro.search.loop import search
 from tests.cli.command import fails, see_two_gpus
 
 
@@ -165,3 +166,48 @@ def test_a_wrong_experiment_or_candidate_is_answered(project: Path, capsys: pyte
     assert "MN" in err
     assert "^" in err
     assert not (project / "results").exists()
+
+
+def _recorded(folder: Path, only: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> Path:
+    """Where a command has exported what it recorded into a folder of its own."""
+    monkeypatch.setenv("NASREPRO_RESULTS", str(folder))
+    make = ("record", "zl17_cells", "--profile", "smoke", "--device", "cpu", "--workers", "0")
+    assert cli.main([*make, "--only", only, "--export", str(folder / "part.jsonl.gz"), *more]) == 0
+    return folder / "part.jsonl.gz"
+
+
+def test_searches_made_apart_are_merged_and_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as by twelve processes with a folder each, on a machine with many cores."""
+    parts = [
+        _recorded(tmp_path / str(number), only, monkeypatch)
+        for number, only in enumerate(("at a scaled rate, seed 1", "random search, seed 1"))
+    ]
+    sizes = experiments.load("zl17_cells").at("smoke")
+    plans = [sizes.plan(arm, 1) for arm in ("scaled rate", "random")]
+    assert [len(Record.load(part).searches()) for part in parts] == [1, 1]
+    merged = Record(tmp_path / "merged.sqlite")
+    for part in parts:
+        merged.import_(part)
+    monkeypatch.setattr("nasrepro.trainers.language_model.train", lambda *_, **__: pytest.fail("trained"))
+    for plan, part in zip(plans, parts, strict=True):
+        found = search(sizes.task, plan, merged, workers=0, progress=False)
+        assert len(found.trials) == plan.cells
+        apart = replay(Record.load(part), found.id)
+        assert (found.trials, found.steps) == (apart.trials, apart.steps)
+
+
+def test_an_experiments_trainings_are_chosen_by_their_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = _recorded(tmp_path, "on words", monkeypatch)
+    said = [line for line in capsys.readouterr().out.splitlines() if " trainings, " in line]
+    assert [line.partition(":")[0] for line in said] == ["known cells on words"]
+    assert len(Record.load(part).evaluations()) == 3
+    err = fails(capsys, "record", "zl17_cells", "--profile", "smoke", "--only", "seed 9")
+    assert "no trainings with 'seed 9' in their words, which are: policy gradient at the paper's rate, seed 1;" in err
+
+
+@pytest.mark.usefixtures("_known_times")
+def test_consent_is_asked_for_what_was_chosen_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["record", "zl17_cells", "--profile", "paper", "--device", "cpu", "--only", "max and sin"]) == 1
+    assert re.findall(r", (\d+) trainings, ", capsys.readouterr().out) == ["15000"]
