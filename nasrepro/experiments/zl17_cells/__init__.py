@@ -49,7 +49,8 @@ def _known(names: tuple[str, ...], seeds: tuple[int, ...]) -> list[Job]:
 
 
 def _train(task: LanguageModelTask, jobs: list[Job], resources: Resources) -> None:
-    with Workers(task, resources.workers, resources.timeout_s) as workers:
+    # No limit of time: these were chosen, and shall not fail where a machine is slow.
+    with Workers(task, resources.workers) as workers:
         evaluate(jobs, resources.record, workers)
 
 

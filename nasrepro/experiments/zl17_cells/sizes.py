@@ -4,6 +4,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
 from nasrepro.controllers import BaseB, draw_tokens
 from nasrepro.controllers.base_b import CONTROL_1
@@ -101,7 +102,7 @@ class Arm:
     """One way to search."""
 
     words: str
-    method: str = "controller"
+    method: Literal["controller", "random"] = "controller"
     learning_rate: float | None = None
     """The controller's; None for the paper's."""
     space: BaseB | None = None
@@ -144,15 +145,15 @@ _PTB_PAPER = LanguageModelTask(
 )
 # Published cells on words: S17's model and recipe over ZL17's 35 epochs.
 _PTB_WORDS = LanguageModelTask("ptb", training=LanguageModelSettings(epochs=35))
-# The least that ranks cells on words: an epoch is a tenth of ZL17's with a third of the units.
+# A ninth of those epochs. Steps are longer, so that cells leave word frequencies in the first of them.
 _PTB_WORDS_SHORT = LanguageModelTask(
     "ptb", training=LanguageModelSettings(epochs=4, fail_after=4, embedding_range=0.1, clip=0.25)
 )
 
-# Base-8 cells multiply as many as eight sums, so embeddings near zero leave half of them where they begin: with 0.5
-# they learn. At this bound the length of every step is the learning rate's and the bound's product, here 1, which few
-# cells survive where it is 2. A child fails that does not beat letter frequencies (perplexity 20.2 on the validation
-# text).
+# Base-8 cells multiply as many as eight sums, which embeddings near zero leave near zero: with S17's range of 0.04 many
+# stay at letter frequencies, with 0.5 most learn. Nearly every gradient is longer than this bound, so each step has the
+# length of rate times bound, 1: with twice that more cells explode, with half all learn less. A child fails that does
+# not beat letter frequencies (perplexity 20.2 on the validation text). By words a child would take six times as long.
 _PTB_CHARACTERS = LanguageModelTask(
     corpus_name="ptb",
     level="char",
@@ -202,8 +203,9 @@ _PYDOC_SMOKE = replace(
     ),
 )
 
-# Whatever c is, Adam makes the same steps: it divides gradients by their size. So c stays ZL17's 80.
-_COURSE_SEARCH = TokenSearchSettings(cells=320)
+# The controller makes a step for every ten children, as ZL17's: 64 of them. Whatever c is, Adam makes the same steps,
+# since it divides gradients by their size. So c stays ZL17's 80.
+_COURSE_SEARCH = TokenSearchSettings(cells=640)
 _FEW = replace(TokenSearchSettings(cells=6), reinforce=replace(TokenSearchSettings().reinforce, accumulate=3))
 
 SIZES: Mapping[str, CellsSizes] = {

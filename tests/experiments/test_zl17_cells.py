@@ -1,0 +1,81 @@
+"""ZL17's search on real cells: what its arms differ in, and what is trained after the searches."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from nasrepro.controllers import BaseB
+from nasrepro.controllers.base_b import CONTROL_1
+from nasrepro.dsl import zoo
+from nasrepro.experiments import zl17_cells
+from nasrepro.experiments.experiment import Resources
+from nasrepro.experiments.zl17_cells.sizes import ARMS, SIZES, CellsSizes
+from nasrepro.report import papers
+from nasrepro.search import Record
+from nasrepro.search.token_search import TokenSearchSettings
+from nasrepro.trainers.language_model import LanguageModel
+
+EVERY = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+
+
+def differing(sizes: CellsSizes, arm: str, other: str) -> set[str]:
+    """The settings in which two arms' searches from one seed differ."""
+    one, another = (asdict(sizes.plan(name, 1)) for name in (arm, other))
+    flat = [{**found, **found["reinforce"], **found["space"]} for found in (one, another)]
+    return {name for name in flat[0] if flat[0][name] != flat[1][name]} - {"reinforce", "space"}
+
+
+@EVERY
+def test_an_arm_differs_from_the_papers_search_in_what_it_is_named_for(sizes: CellsSizes) -> None:
+    assert differing(sizes, "paper's rate", "scaled rate") == {"learning_rate"}
+    assert differing(sizes, "paper's rate", "random") == {"method"}
+    assert differing(sizes, "scaled rate", "larger space") == {"combinations", "activations"}
+    assert len(sizes.plans()) == len(sizes.arms) * len(sizes.seeds)
+    assert set(sizes.arms) <= set(ARMS)
+
+
+def test_the_paper_profile_searches_by_the_papers_settings() -> None:
+    paper = SIZES["paper"]
+    assert paper.plan("paper's rate", 0) == TokenSearchSettings()
+    assert paper.plan("paper's rate", 0).cells == papers.load()["zl17.search.ptb"].value
+    assert paper.plan("paper's rate", 0).space == BaseB(8)
+    assert paper.plan("larger space", 0).space == CONTROL_1
+    assert paper.task.training.epochs == 35
+    assert paper.task.training.layers == 2
+
+
+def test_a_child_of_the_paper_profile_is_as_large_as_the_medium_baseline() -> None:
+    """ZL17 matches "medium" of Zaremba et al. 2014, some 20 million parameters."""
+    model = LanguageModel(zoo["NASCell"], 10_000, SIZES["paper"].task.training, seed=0)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(20e6, rel=0.02)
+
+
+@EVERY
+def test_random_cells_are_distinct_and_always_the_same(sizes: CellsSizes) -> None:
+    cells = sizes.random_cells()
+    assert len({cell.hash for cell in cells}) == sizes.noise_cells
+    assert cells == sizes.random_cells()
+    assert all(sizes.search.space.tokens(cell) for cell in cells)
+
+
+def test_after_the_searches_their_best_cells_are_trained_again(tmp_path: Path) -> None:
+    sizes = SIZES["smoke"]
+    record = Record(tmp_path / "record.sqlite")
+    *_, again, first_point, second_point = zl17_cells.trainings(sizes)
+    for each in (again, first_point, second_point):
+        each.make(Resources(record, workers=0))
+    rows = record.frame()
+    trained = {
+        arm: [record[proposal.key] for proposal in record.proposals(name)]
+        for arm, name in zip(sizes.arms, record.searches(), strict=True)
+    }
+    assert [len(found) for found in trained.values()] == [sizes.search.cells] * 4
+    best = {
+        min((one for one in found if one.status == "ok"), key=lambda one: one.metrics["valid_ppl"]).hash
+        for found in trained.values()
+    }
+    assert set(rows[rows.seed == 1].hash) == best | {zoo["LSTM"].hash}
+    for point in (first_point, second_point):
+        assert {one.hash for one in record.evaluations() if one.is_by(point.task)} == best | {zoo["LSTM"].hash}
+    assert again.left([record]) == first_point.left([record]) == 0
