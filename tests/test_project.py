@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"deadline", "errors", "files", "settings"},
 }
 MAY_IMPORT["search"] = {*MAY_IMPORT["trainers"], "threads", "trainers"}
-MAY_IMPORT["experiments"] = {*MAY_IMPORT["search"], "search", "profiles", "report"}
+MAY_IMPORT["worlds"] = {*MAY_IMPORT["search"], "search"}
+MAY_IMPORT["experiments"] = {*MAY_IMPORT["worlds"], "worlds", "profiles", "report"}
 MAY_IMPORT["shipping"] = {"experiments", "files", "report"}
 MAY_IMPORT["notebook"] = {*MAY_IMPORT["experiments"], "experiments"}
 MAY_IMPORT["reproduce"] = {*MAY_IMPORT["notebook"], "notebook"}

@@ -1,52 +1,63 @@
-"""A world small enough to be trained whole: every recurrent cell that ZL17's controller can write with base 2."""
+"""A world for ZL17's search: its worked example, base 2, with every cell trained (ZL17 section 3.5).
 
-from collections.abc import Sequence
+Notebook 12 replays searches in it.
+"""
+
 from functools import partial
 
-from tqdm.auto import tqdm
-
-from nasrepro.dsl import Cell, zoo
+from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
-from nasrepro.experiments.zl17_world.sizes import SEED, SIZES, WorldSizes
+from nasrepro.experiments.zl17_world.sizes import SIZES, WorldSizes
 from nasrepro.search.loop import evaluate
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.forecast import TextSize, forecast_seconds
 from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.worlds import base_2
 
 
 def trainings(sizes: WorldSizes) -> list[Trainings]:
-    """What the table of the world is made of: its repetitions first, then all other cells."""
-    cells = sizes.chosen()
-    repeated, longer = cells[: sizes.repeated], cells[: sizes.longer]
-    lists = (
-        ("cells of base 2 from more seeds", sizes.task, repeated, sizes.more_seeds),
-        ("cells of base 2, ten times as long", sizes.longer_task, longer, (SEED,)),
-        ("all cells of base 2", sizes.task, cells, (SEED,)),
-    )
+    """What the world is made of."""
+    repeated = f"{sizes.repeated:,} of them from {len(sizes.seeds)} more seeds"
+    words, longer = f"{sizes.cells:,} cells of base 2, {repeated}", f"{sizes.lengthened} cells of base 2, longer"
     return [
-        Trainings("12", words, task, len(some) * len(seeds), partial(_train, task, some, seeds))
-        for words, task, some, seeds in lists
+        Trainings("12", words, sizes.task, sizes.trainings, partial(_train, sizes)),
+        Trainings("12", longer, sizes.long_task, sizes.lengthened, partial(_train_long, sizes)),
     ]
 
 
-def _train(task: LanguageModelTask, cells: Sequence[Cell], seeds: Sequence[int], resources: Resources) -> None:
-    jobs = [Job(cell, seed) for cell in cells for seed in seeds]
-    with (
-        Workers(task, resources.workers, resources.timeout_s) as workers,
-        tqdm(total=len(jobs), unit="cell") as bar,
-    ):
-        evaluate(jobs, resources.record, workers, bar)
+def jobs(sizes: WorldSizes) -> list[Job]:
+    """Every cell from seed 0, and after all of them the repeated ones from the other seeds."""
+    cells = base_2.cells(sizes.cells)
+    return [Job(cell, 0) for cell in cells] + [
+        Job(cell, seed) for cell in cells[: sizes.repeated] for seed in sizes.seeds
+    ]
+
+
+def long_jobs(sizes: WorldSizes) -> list[Job]:
+    """Those of the long task. Their cells are among the repeated ones."""
+    return [Job(cell, 0) for cell in base_2.cells(sizes.cells)[: sizes.lengthened]]
+
+
+def _train(sizes: WorldSizes, resources: Resources) -> None:
+    with Workers(sizes.task, resources.workers, resources.timeout_s) as workers:
+        evaluate(jobs(sizes), resources.record, workers)
+
+
+def _train_long(sizes: WorldSizes, resources: Resources) -> None:
+    with Workers(sizes.long_task, resources.workers, resources.timeout_s) as workers:
+        evaluate(long_jobs(sizes), resources.record, workers)
 
 
 def seconds(task: LanguageModelTask, device: str) -> float:
-    """How long one training of an LSTM takes here."""
+    """How long one training of an LSTM takes here, which is larger than the cells of base 2."""
     return forecast_seconds(zoo["LSTM"], task.training, TextSize.of_task(task), steps=1, device=device)
 
 
 EXPERIMENT = Experiment(
     name="zl17_world",
-    about="every recurrent cell of ZL17's base 2, trained: a world in which searches are replayed",
+    about="A world for ZL17's search: every recurrent cell of base 2, trained",
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
+    named=zoo,
 )
