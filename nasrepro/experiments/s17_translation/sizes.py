@@ -13,7 +13,7 @@ from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 METHODS: tuple[Literal["agent", "random"], ...] = ("agent", "random")
 """The agent, and the control that the paper lacks."""
 
-LONG = ("agent", "random", "agent without pre-training")
+LONG = ("agent", "random", "agent at a third of the rate", "agent without pre-training")
 """What draws the trees of the long searches."""
 
 TABLE_3 = ("LSTM", "BC3", "MT1", "MT2", "MT3", "MT4", "MT5")
@@ -83,14 +83,16 @@ class TranslationSizes:
     def longs(self) -> dict[tuple[str, int], tuple[TranslationTask, AgentSearchSettings]]:
         """The long searches by what draws their trees and by their seed; none where they are left out.
 
-        Beside the agent and the random generator stands an agent that knows no priors when its rewards begin: its
-        pre-training is one update, of a rate of zero.
+        Beside the agent and the random generator stand an agent that learns more slowly from its rewards, and one that
+        knows no priors when they begin: its pre-training is one update, of a rate of zero.
         """
         if self.long_task is None or self.long_control is None:
             return {}
         agent = self.long_control
+        slower = replace(agent.reinforce, learning_rate=agent.reinforce.learning_rate / 3)
         fresh = replace(agent, cells=self.long_cells, priors=replace(agent.priors, updates=1, learning_rate=0.0))
-        kinds = zip(LONG, (agent, replace(agent, method="random"), fresh), strict=True)
+        plans = (agent, replace(agent, method="random"), replace(agent, reinforce=slower), fresh)
+        kinds = zip(LONG, plans, strict=True)
         return {
             (kind, seed): (self.long_task, replace(plan, seed=seed)) for kind, plan in kinds for seed in self.long_seeds
         }
