@@ -11,8 +11,8 @@ from nasrepro.experiments import EXPERIMENTS
 from nasrepro.experiments.experiment import on_device, resumable
 from nasrepro.experiments.s17_language_model.sizes import SIZES as LANGUAGE
 from nasrepro.experiments.s17_language_model.sizes import LanguageModelSizes, share_of_paper
+from nasrepro.experiments.s17_translation.sizes import LONG, TABLE_3, TranslationSizes, share_of_translation
 from nasrepro.experiments.s17_translation.sizes import SIZES as TRANSLATION
-from nasrepro.experiments.s17_translation.sizes import TABLE_3, TranslationSizes, share_of_translation
 from nasrepro.report import papers
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.ranked_search import SearchSettings
@@ -87,6 +87,23 @@ def test_the_agents_control_differs_in_its_method_and_seeds_are_paired(sizes: Tr
     assert [settings.method for settings in found] == ["agent", "random"] * len(sizes.control_seeds)
     for agent, random in zip(found[::2], found[1::2], strict=True):
         assert replace(random, method="agent") == agent
+
+
+def test_the_long_searches_differ_in_what_their_names_say_and_train_once_per_tree() -> None:
+    course = TRANSLATION["course"]
+    found = course.longs()
+    assert {task for task, _ in found.values()} == {course.long_task}
+    assert len({str(plan.identity()) for _, plan in found.values()}) == len(found)
+    for seed in course.long_seeds:
+        agent, random, slower, fresh = (found[kind, seed][1] for kind in LONG)
+        assert replace(random, method="agent") == replace(slower, reinforce=agent.reinforce) == agent
+        assert replace(fresh, cells=agent.cells, priors=agent.priors) == agent
+        assert min(agent.cells, random.cells) >= 1500
+        assert "c_{t-1}" not in agent.agent.words + agent.priors.words, "no tree is trained for several places of c_t"
+
+
+def test_other_profiles_leave_the_long_searches_out() -> None:
+    assert [name for name, sizes in TRANSLATION.items() if sizes.longs()] == ["course"]
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick"])

@@ -10,6 +10,7 @@ from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.s17_translation.readme import table
 from nasrepro.experiments.s17_translation.sizes import SIZES, TABLE_3, TranslationSizes, table_3_row
+from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.loop import evaluate, search
 from nasrepro.search.workers import Job, Workers
@@ -30,6 +31,9 @@ def trainings(sizes: TranslationSizes) -> list[Trainings]:
         ),
         Trainings("06", "the agent against chance", sizes.control_task, in_controls, make_controls),
     ]
+    for (kind, seed), (task, plan) in sizes.longs().items():
+        make = partial(_long, task, plan)
+        found.append(Trainings("06", f"long search, {kind}, seed {seed}", task, plan.cells, make))
     for also, task, names in sizes.tables():
         words = f"encoders of Table 3{f', {also}' if also else ''}"
         make = partial(_table, sizes, also, task, names)
@@ -46,6 +50,10 @@ def _search(sizes: TranslationSizes, resources: Resources) -> None:
 def _controls(sizes: TranslationSizes, resources: Resources) -> None:
     for plan in sizes.controls():
         print(search(sizes.control_task, plan, resources.record, resources.workers, resources.timeout_s))
+
+
+def _long(task: TranslationTask, plan: AgentSearchSettings, resources: Resources) -> None:
+    print(search(task, plan, resources.record, resources.workers, resources.timeout_s))
 
 
 def _table(
@@ -78,7 +86,7 @@ EXPERIMENT = Experiment(
     trainings=trainings,
     seconds=seconds,
     shipped={
-        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz"),
+        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz", "captions-agent-long.jsonl.gz"),
         "night": ("multi30k-table3.jsonl.gz",),
         "paper": ("multi30k-table3.jsonl.gz",),
     },

@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nasrepro.controllers import AgentSettings, PriorSettings, ReinforceSettings
+from nasrepro.dsl.constraints import words
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.trainers.forecast import IWSLT2016, MULTI30K
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
 
 METHODS: tuple[Literal["agent", "random"], ...] = ("agent", "random")
 """The agent, and the control that the paper lacks."""
+
+LONG = ("agent", "random", "agent at a third of the rate", "agent without pre-training")
+"""What draws the trees of the long searches."""
 
 TABLE_3 = ("LSTM", "BC3", "MT1", "MT2", "MT3", "MT4", "MT5")
 """The encoders of S17's Table 3, by their names in the zoo."""
@@ -51,6 +55,15 @@ class TranslationSizes:
     """The larger data set, to which S17 moves the encoders; None where that is left out."""
     smaller_task: TranslationTask | None = None
     """Table 3 with a small part of the training, to hold beside it; None where that is left out."""
+    long_task: TranslationTask | None = None
+    """What the long searches train on: models so small that an agent can learn for hundreds of updates; None where
+    those are left out."""
+    long_control: AgentSearchSettings | None = None
+    """The longest of them, by the agent and by chance, once for each seed; None where they are left out."""
+    long_cells: int = 0
+    """Cells of each of the shorter ones: an agent that begins without its pre-training."""
+    long_seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of the long searches."""
 
     @property
     def shown_task(self) -> TranslationTask:
@@ -66,6 +79,23 @@ class TranslationSizes:
     def controls(self) -> list[AgentSearchSettings]:
         """The searches of that comparison: for every seed by the agent, and by the random generator."""
         return [replace(self.control, seed=seed, method=method) for seed in self.control_seeds for method in METHODS]
+
+    def longs(self) -> dict[tuple[str, int], tuple[TranslationTask, AgentSearchSettings]]:
+        """The long searches by what draws their trees and by their seed; none where they are left out.
+
+        Beside the agent and the random generator stand an agent that learns more slowly from its rewards, and one that
+        knows no priors when they begin: its pre-training is one update, of a rate of zero.
+        """
+        if self.long_task is None or self.long_control is None:
+            return {}
+        agent = self.long_control
+        slower = replace(agent.reinforce, learning_rate=agent.reinforce.learning_rate / 3)
+        fresh = replace(agent, cells=self.long_cells, priors=replace(agent.priors, updates=1, learning_rate=0.0))
+        plans = (agent, replace(agent, method="random"), replace(agent, reinforce=slower), fresh)
+        kinds = zip(LONG, plans, strict=True)
+        return {
+            (kind, seed): (self.long_task, replace(plan, seed=seed)) for kind, plan in kinds for seed in self.long_seeds
+        }
 
 
 # S17's own settings. Sentences are evaluated side by side, which is faster and changes no number.
@@ -137,6 +167,26 @@ _QUICKEST_AGENT = replace(
 )
 # A twentieth of S17's search has a twentieth of its updates, so each of them may move the agent further.
 _COURSE_AGENT = AgentSearchSettings(cells=160, reinforce=ReinforceSettings(learning_rate=3e-3))
+# A search of more than a thousand trees needs models of half a second. Small batches make more steps of few sentences,
+# and with larger weights at the start most cells learn in so few steps: two seeds then rank cells much alike, and most
+# perplexities are below 140, where S17's reward begins.
+_CAPTIONS_LONG = replace(
+    _CAPTIONS_SEARCH,
+    training=replace(_CAPTIONS_SEARCH.training, hidden=16, batch=8, init_range=0.4, train_pairs=250, valid_pairs=100),
+)
+# No c_{t-1}: a cell that reads it is trained once for each place of c_t, so that trees would cost more or less than one
+# training. S17's five cells of Table 3 have none either.
+_WITHOUT_MEMORY = tuple(word for word in words("core", "extended") if word != "c_{t-1}")
+_LONG_AGENT = AgentSearchSettings(
+    cells=1500,
+    agent=AgentSettings(words=_WITHOUT_MEMORY),
+    reinforce=ReinforceSettings(learning_rate=3e-3),
+    priors=PriorSettings(
+        words=_WITHOUT_MEMORY,
+        largest=12,
+        weights={word: weight for word, weight in _SELDOM_DIV.items() if word != "c_{t-1}"},
+    ),
+)
 _SMALL_AGENT = AgentSearchSettings(
     cells=6,
     step=4,
@@ -173,6 +223,9 @@ SIZES: Mapping[str, TranslationSizes] = {
         control_task=_CAPTIONS_SEARCH,
         control=replace(_QUICK_AGENT, cells=20, priors=PriorSettings(largest=12, weights=_SELDOM_DIV)),
         smaller_task=_MULTI30K_SMALLER,
+        long_task=_CAPTIONS_LONG,
+        long_control=_LONG_AGENT,
+        long_cells=400,
     ),
     "night": TranslationSizes(
         task=_MULTI30K,
