@@ -69,6 +69,8 @@ _WHOLE = WorldSizes(_TASK, _with_long(_TASK))
 
 SIZES: Mapping[str, WorldSizes] = {
     "smoke": WorldSizes(_SMOKE, _with_long(_SMOKE), cells=24, repeated=4, lengthened=4),
-    "quick": _WHOLE,
+    "quick": WorldSizes(_TASK, _with_long(_TASK), cells=48, repeated=8, lengthened=4),
     "course": _WHOLE,
+    "night": _WHOLE,
+    "paper": _WHOLE,
 }
