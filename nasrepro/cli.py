@@ -237,12 +237,14 @@ def _record(options: argparse.Namespace) -> None:
     trainings = experiment.chosen(resumable(on_device(sizes, device), folder), options.only)
     _demand_consent(options, options.workers, experiment=experiment.name, only=options.only)
     record = _own_record(experiment, profile.name, options.fresh)
-    for each in trainings:
-        print(f"{each.words}: {each.count} trainings, {each.task.words()}", flush=True)
-        each.make(Resources(record, options.workers, profile.timeout_s))
-    if export:
-        record.export(export, {each.task.name for each in trainings})
-        print(f"wrote {export}")
+    try:
+        for each in trainings:
+            print(f"{each.words}: {each.count} trainings, {each.task.words()}", flush=True)
+            each.make(Resources(record, options.workers, profile.timeout_s))
+    finally:  # what is ready is written however the others have ended, as when the minutes are over
+        if export:
+            record.export(export, {each.task.name for each in trainings})
+            print(f"wrote {export}")
 
 
 def _own_record(experiment: Any, profile: str, fresh: bool = False) -> Any:

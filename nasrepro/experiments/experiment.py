@@ -9,8 +9,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from tqdm.auto import tqdm
+
 from nasrepro.search.held_out import HeldOut
-from nasrepro.search.record import Record
+from nasrepro.search.history import Search
+from nasrepro.search.loop import evaluate, search
+from nasrepro.search.plan import SearchPlan
+from nasrepro.search.record import Evaluation, Record
+from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers.outcome import Candidate, NotebookTask
 
 if TYPE_CHECKING:
@@ -39,6 +45,23 @@ class Resources:
     """Processes that train; 0 trains in this one."""
     timeout_s: float | None = None
     """A candidate of a search that trains for longer has failed."""
+
+    def train(self, task: NotebookTask[Any], jobs: Sequence[Job]) -> list[Evaluation]:
+        """Train candidates that were chosen, as far as the record lacks them.
+
+        There is no limit of time: they shall not fail where a machine is slow.
+        """
+        with (
+            Workers(task, self.workers) as workers,
+            tqdm(total=len(set(jobs)), unit="candidate") as bar,
+        ):
+            return evaluate(jobs, self.record, workers, bar)
+
+    def search(self, task: NotebookTask[Any], plan: SearchPlan[Any]) -> Search:
+        """Make a search, or go on with it, and tell how it stands."""
+        found = search(task, plan, self.record, self.workers, self.timeout_s)
+        print(found)
+        return found
 
 
 @dataclass(frozen=True)

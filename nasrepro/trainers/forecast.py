@@ -15,7 +15,7 @@ from statistics import mean, median
 import torch
 
 from nasrepro.datasets import Corpus, ParallelCorpus
-from nasrepro.dsl import Cell
+from nasrepro.dsl import Cell, zoo
 from nasrepro.hardware import resolve
 from nasrepro.trainers import language_model, translation
 from nasrepro.trainers.beam import beam_search
@@ -107,6 +107,11 @@ def forecast_seconds(
         train_step * train_tokens / (settings.batch * settings.bptt)
         + valid_step * valid_tokens / (settings.eval_batch * settings.bptt)
     )
+
+
+def lstm_seconds(task: LanguageModelTask, device: str) -> float:
+    """How long one training of an LSTM by a task takes on a device. Of WikiText-2 no data is needed."""
+    return forecast_seconds(zoo["LSTM"], task.training, TextSize.of_task(task), steps=1, device=device)
 
 
 def forecast_translation_seconds(

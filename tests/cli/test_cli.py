@@ -118,9 +118,7 @@ def test_a_home_folder_that_is_not_there_is_one_sentence(
 def test_a_search_that_could_not_be_exported_is_not_begun(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "nasrepro.experiments.s17_language_model.evaluate", lambda *_, **__: pytest.fail("it was begun")
-    )
+    monkeypatch.setattr("nasrepro.experiments.experiment.evaluate", lambda *_, **__: pytest.fail("it was begun"))
     (tmp_path / "file").write_text("in the way")
     export = ("record", "s17_language_model", "--profile", "smoke", "--export")
     assert "cannot write results to" in fails(capsys, *export, str(tmp_path / "file" / "a.jsonl.gz"))
@@ -310,7 +308,7 @@ def test_a_search_takes_a_deadline_too(capsys: pytest.CaptureFixture[str], monke
         demand_time()
 
     monkeypatch.setenv(VARIABLE, "")
-    monkeypatch.setattr("nasrepro.experiments.s17_language_model.evaluate", stopped)
+    monkeypatch.setattr("nasrepro.experiments.experiment.evaluate", stopped)
     assert cli.main(["record", "s17_language_model", "--profile", "smoke", "--minutes", "9"]) == 75
     assert capsys.readouterr().err == "\nstopped after 9 minutes; the same command goes on\n"
 

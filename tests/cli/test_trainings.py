@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from nasrepro import cli, experiments
+from nasrepro.cli import NOT_FINISHED
+from nasrepro.deadline import VARIABLE
 from nasrepro.dsl import zoo
 from nasrepro.experiments import forecasts
 from nasrepro.hardware import device_name
 from nasrepro.search import Record, replay
 from nasrepro.search.loop import search
+from nasrepro.search.record import Evaluation
+from nasrepro.trainers.forecast import lstm_seconds
 from tests.cli.command import fails, see_two_gpus
 
 
@@ -22,7 +27,7 @@ def _known_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A language model takes 2 hours, an encoder 1."""
 
     def known(seconds: Callable[..., float], _task: object) -> forecasts.Cost:
-        is_text = seconds.__module__.endswith("language_model")
+        is_text = seconds is lstm_seconds
         return forecasts.Cost(7200.0 if is_text else 3600.0, 1_500_000_000, None)
 
     monkeypatch.setattr(forecasts, "_measured", known)
@@ -205,6 +210,24 @@ def test_an_experiments_trainings_are_chosen_by_their_words(
     assert len(Record.load(part).evaluations()) == 3
     err = fails(capsys, "record", "zl17_cells", "--profile", "smoke", "--only", "seed 9")
     assert "no trainings with 'seed 9' in their words, which are: policy gradient at the paper's rate, seed 1;" in err
+
+
+def test_what_is_ready_is_exported_when_the_minutes_are_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path))
+    put = Record.put
+
+    def put_and_run_out(record: Record, evaluation: Evaluation) -> None:
+        put(record, evaluation)
+        monkeypatch.setenv(VARIABLE, f"{time.monotonic()} 1")
+
+    monkeypatch.setattr(Record, "put", put_and_run_out)
+    part = tmp_path / "part.jsonl.gz"
+    make = ("record", "zl17_cells", "--profile", "smoke", "--device", "cpu", "--workers", "0", "--only", "on words")
+    assert cli.main([*make, "--export", str(part)]) == NOT_FINISHED
+    assert "stopped after 1 minute" in capsys.readouterr().err
+    assert len(Record.load(part).evaluations()) == 1
 
 
 @pytest.mark.usefixtures("_known_times")

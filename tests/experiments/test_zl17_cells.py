@@ -10,12 +10,14 @@ from nasrepro.controllers.base_b import CONTROL_1
 from nasrepro.dsl import zoo
 from nasrepro.experiments import zl17_cells
 from nasrepro.experiments.experiment import Resources
-from nasrepro.experiments.zl17_cells.sizes import ARMS, SIZES, CellsSizes
+from nasrepro.experiments.zl17_cells.sizes import ARMS, ON_WORDS, SIZES, CellsSizes
 from nasrepro.report import papers
-from nasrepro.search import Record
+from nasrepro.search import Record, replay
+from nasrepro.search.archive import dumps
 from nasrepro.search.token_search import TokenSearchSettings
 from nasrepro.trainers.language_model import LanguageModel
 
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 EVERY = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 
 
@@ -79,3 +81,21 @@ def test_after_the_searches_their_best_cells_are_trained_again(tmp_path: Path) -
     for point in (first_point, second_point):
         assert {one.hash for one in record.evaluations() if one.is_by(point.task)} == best | {zoo["LSTM"].hash}
     assert again.left([record]) == first_point.left([record]) == 0
+
+
+def test_shipped_searches_are_those_of_course() -> None:
+    """What ships is the beginning of each search: the same command goes on from it."""
+    record = Record.load(RECORDS / "ptb-chars-cells.jsonl.gz")
+    plans = [plan.identity() for plan in SIZES["course"].plans().values()]
+    searches = [replay(record, name) for name in record.searches()]
+    assert sorted(dumps(one.settings["search"]) for one in searches) == sorted(map(dumps, plans))
+    for one in searches:
+        assert one.settings["task"]["settings"] == SIZES["course"].task.settings
+        assert len(one.trials) >= 140
+
+
+def test_shipped_cells_on_words_are_those_of_night() -> None:
+    record = Record.load(RECORDS / "ptb-words-cells.jsonl.gz")
+    task = SIZES["night"].words_task
+    assert all(one.settings == task.settings for one in record.evaluations())
+    assert {one.hash for one in record.evaluations()} <= {zoo[name].hash for name in ON_WORDS}

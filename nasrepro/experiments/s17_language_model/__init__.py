@@ -11,10 +11,8 @@ from nasrepro.experiments.s17_language_model.analysis import best
 from nasrepro.experiments.s17_language_model.readme import record_words
 from nasrepro.experiments.s17_language_model.sizes import COMPARED, SIZES, TEST_ROW, LanguageModelSizes
 from nasrepro.search.held_out import evaluate_tests
-from nasrepro.search.loop import evaluate, search
-from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.forecast import TextSize, forecast_seconds
-from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.search.workers import Job
+from nasrepro.trainers.forecast import lstm_seconds
 
 
 def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
@@ -31,13 +29,11 @@ def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
 
 
 def _compare(sizes: LanguageModelSizes, resources: Resources) -> None:
-    with Workers(sizes.task, resources.workers) as workers:
-        evaluate([Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds], resources.record, workers)
+    resources.train(sizes.task, [Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds])
 
 
 def _test(sizes: LanguageModelSizes, resources: Resources) -> None:
-    with Workers(sizes.task, resources.workers) as workers:
-        made = evaluate([Job(zoo["LSTM"], seed) for seed in sizes.seeds], resources.record, workers)
+    made = resources.train(sizes.task, [Job(zoo["LSTM"], seed) for seed in sizes.seeds])
     chosen = best(made, sizes.task.loss)
     if chosen is not None:
         evaluate_tests(sizes.task, {TEST_ROW: Job(zoo["LSTM"], chosen.seed)}, resources.record, workers=0)
@@ -45,12 +41,7 @@ def _test(sizes: LanguageModelSizes, resources: Resources) -> None:
 
 def _search(sizes: LanguageModelSizes, resources: Resources) -> None:
     for plan in (sizes.search, sizes.random_search):
-        print(search(sizes.search_task, plan, resources.record, resources.workers, resources.timeout_s))
-
-
-def seconds(task: LanguageModelTask, device: str) -> float:
-    """How long one training of an LSTM takes here. Of WikiText-2 no data is needed."""
-    return forecast_seconds(zoo["LSTM"], task.training, TextSize.of_task(task), steps=1, device=device)
+        resources.search(sizes.search_task, plan)
 
 
 EXPERIMENT = Experiment(
@@ -58,7 +49,7 @@ EXPERIMENT = Experiment(
     about="S17's language models: known cells compared, and a search with the ranking function and without",
     sizes=SIZES,
     trainings=trainings,
-    seconds=seconds,
+    seconds=lstm_seconds,
     shipped={
         "course": ("ptb-chars-search.jsonl.gz",),
         "night": ("wikitext2-cells.jsonl.gz",),

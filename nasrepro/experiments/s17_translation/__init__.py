@@ -12,8 +12,7 @@ from nasrepro.experiments.s17_translation.readme import table
 from nasrepro.experiments.s17_translation.sizes import SIZES, TABLE_3, TranslationSizes, table_3_row
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.held_out import evaluate_tests
-from nasrepro.search.loop import evaluate, search
-from nasrepro.search.workers import Job, Workers
+from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import PairsSize, forecast_translation_seconds
 from nasrepro.trainers.translation import TranslationTask
 
@@ -42,18 +41,17 @@ def trainings(sizes: TranslationSizes) -> list[Trainings]:
 
 
 def _search(sizes: TranslationSizes, resources: Resources) -> None:
-    print(search(sizes.search_task, sizes.search, resources.record, resources.workers, resources.timeout_s))
-    with Workers(sizes.search_task, resources.workers, resources.timeout_s) as workers:
-        evaluate([Job(zoo["LSTM"], seed) for seed in sizes.search_seeds], resources.record, workers)
+    resources.search(sizes.search_task, sizes.search)
+    resources.train(sizes.search_task, [Job(zoo["LSTM"], seed) for seed in sizes.search_seeds])
 
 
 def _controls(sizes: TranslationSizes, resources: Resources) -> None:
     for plan in sizes.controls():
-        print(search(sizes.control_task, plan, resources.record, resources.workers, resources.timeout_s))
+        resources.search(sizes.control_task, plan)
 
 
 def _long(task: TranslationTask, plan: AgentSearchSettings, resources: Resources) -> None:
-    print(search(task, plan, resources.record, resources.workers, resources.timeout_s))
+    resources.search(task, plan)
 
 
 def _table(
@@ -86,7 +84,7 @@ EXPERIMENT = Experiment(
     trainings=trainings,
     seconds=seconds,
     shipped={
-        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz", "captions-agent-long.jsonl.gz"),
+        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz"),
         "night": ("multi30k-table3.jsonl.gz",),
         "paper": ("multi30k-table3.jsonl.gz",),
     },

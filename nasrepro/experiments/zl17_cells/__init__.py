@@ -10,9 +10,8 @@ from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.zl17_cells.sizes import KNOWN, ON_WORDS, SIZES, CellsSizes
 from nasrepro.search.history import Search
-from nasrepro.search.loop import evaluate, search
 from nasrepro.search.token_search import TokenSearchSettings
-from nasrepro.search.workers import Job, Workers
+from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import TextSize, forecast_seconds
 from nasrepro.trainers.language_model import LanguageModelTask
 
@@ -49,15 +48,11 @@ def _known(names: tuple[str, ...], seeds: tuple[int, ...]) -> list[Job]:
 
 
 def _train(task: LanguageModelTask, jobs: list[Job], resources: Resources) -> None:
-    # No limit of time: these were chosen, and shall not fail where a machine is slow.
-    with Workers(task, resources.workers) as workers:
-        evaluate(jobs, resources.record, workers)
+    resources.train(task, jobs)
 
 
 def _search(sizes: CellsSizes, plan: TokenSearchSettings, resources: Resources) -> Search:
-    found = search(sizes.task, plan, resources.record, resources.workers, resources.timeout_s)
-    print(found)
-    return found
+    return resources.search(sizes.task, plan)
 
 
 def _best_again(sizes: CellsSizes, resources: Resources) -> None:
@@ -97,5 +92,9 @@ EXPERIMENT = Experiment(
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
+    shipped={
+        "course": ("ptb-chars-cells.jsonl.gz", "ptb-words-cells.jsonl.gz"),
+        "night": ("ptb-words-cells.jsonl.gz",),
+    },
     named=zoo,
 )

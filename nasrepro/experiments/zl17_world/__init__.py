@@ -8,10 +8,8 @@ from functools import partial
 from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.zl17_world.sizes import SIZES, WorldSizes
-from nasrepro.search.loop import evaluate
-from nasrepro.search.workers import Job, Workers
-from nasrepro.trainers.forecast import TextSize, forecast_seconds
-from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.search.workers import Job
+from nasrepro.trainers.forecast import lstm_seconds
 from nasrepro.worlds import base_2
 
 
@@ -39,18 +37,11 @@ def long_jobs(sizes: WorldSizes) -> list[Job]:
 
 
 def _train(sizes: WorldSizes, resources: Resources) -> None:
-    with Workers(sizes.task, resources.workers, resources.timeout_s) as workers:
-        evaluate(jobs(sizes), resources.record, workers)
+    resources.train(sizes.task, jobs(sizes))
 
 
 def _train_long(sizes: WorldSizes, resources: Resources) -> None:
-    with Workers(sizes.long_task, resources.workers, resources.timeout_s) as workers:
-        evaluate(long_jobs(sizes), resources.record, workers)
-
-
-def seconds(task: LanguageModelTask, device: str) -> float:
-    """How long one training of an LSTM takes here, which is larger than the cells of base 2."""
-    return forecast_seconds(zoo["LSTM"], task.training, TextSize.of_task(task), steps=1, device=device)
+    resources.train(sizes.long_task, long_jobs(sizes))
 
 
 EXPERIMENT = Experiment(
@@ -58,6 +49,6 @@ EXPERIMENT = Experiment(
     about="A world for ZL17's search: every recurrent cell of base 2, trained",
     sizes=SIZES,
     trainings=trainings,
-    seconds=seconds,
+    seconds=lstm_seconds,
     named=zoo,
 )
