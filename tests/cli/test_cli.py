@@ -404,7 +404,8 @@ def test_lab_opens_the_notebooks_and_asks_no_question_about_news(tmp_path: Path)
     ):
         try:
             deadline = time.monotonic() + 120
-            while not (found := list(tmp_path.glob("jpserver-*.json"))):
+            # The server makes the file first and fills it after.
+            while not (found := [path for path in tmp_path.glob("jpserver-*.json") if path.stat().st_size]):
                 assert server.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline, (tmp_path / "log").read_text()
                 time.sleep(0.1)
