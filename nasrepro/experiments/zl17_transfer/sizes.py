@@ -53,11 +53,14 @@ _CAPTIONS_SMOKE = replace(
 )
 # Half of GNMT's layers and a quarter of its units. In 5,448 steps, a hundred and fiftieth of ZL17's, gradient descent
 # at its rate has no time: Adam makes all of them, at its authors' rate, lowered in the order that ZL17 lowers its own.
-# The vocabularies are whole, as in Table 3 of S17.
+# Weights start by the LSTM, for which GNMT was tuned: after four epochs over 8,000 pairs with 128 units its validation
+# perplexity was 65 from a range of 0.1 and 39 from 0.2, which with 256 units gives sums as large as 0.14 does. This
+# range itself is not yet tried. With 0.1 a rate of 2e-3 gave 52, but the rate is left as it is. The vocabularies are
+# whole, as in Table 3 of S17.
 _MULTI30K = GnmtTask(
     "multi30k",
     GnmtSettings(
-        hidden=256, layers=4, batch=64, epochs=12, adam_share=1.0, adam_rate=1e-3, init_range=0.1, vocab_size=50_000
+        hidden=256, layers=4, batch=64, epochs=12, adam_share=1.0, adam_rate=1e-3, init_range=0.15, vocab_size=50_000
     ),
 )
 
