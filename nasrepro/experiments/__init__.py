@@ -3,7 +3,7 @@
 from typing import Any
 
 from nasrepro.errors import known
-from nasrepro.experiments import s17_language_model, s17_translation, zl17_cells, zl17_world
+from nasrepro.experiments import s17_language_model, s17_translation, zl17_cells, zl17_transfer, zl17_world
 from nasrepro.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
         s17_translation.EXPERIMENT,
         zl17_cells.EXPERIMENT,
         zl17_world.EXPERIMENT,
+        zl17_transfer.EXPERIMENT,
     )
 }
 """By name, in the order in which the papers' results are made."""

@@ -5,12 +5,12 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from nasrepro.trainers.seq2seq import Seq2Seq
+from nasrepro.trainers.seq2seq import Translator
 
 
 @torch.no_grad()
 def beam_search(
-    model: Seq2Seq, source: Tensor, lengths: Tensor, start: int, end: int, width: int = 5, longest: int = 100
+    model: Translator, source: Tensor, lengths: Tensor, start: int, end: int, width: int = 5, longest: int = 100
 ) -> list[list[int]]:
     """The translations of source (S, B) with sentences of `lengths` (B,), as ids without `start` and `end`.
 

@@ -17,10 +17,12 @@ import torch
 from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell, zoo
 from nasrepro.hardware import resolve
-from nasrepro.trainers import language_model, translation
+from nasrepro.trainers import gnmt_translation, language_model, translation
 from nasrepro.trainers.beam import beam_search
+from nasrepro.trainers.gnmt import Gnmt
+from nasrepro.trainers.gnmt_translation import GnmtSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
-from nasrepro.trainers.seq2seq import Seq2Seq
+from nasrepro.trainers.seq2seq import Seq2Seq, Translator
 from nasrepro.trainers.translation import Batch, TranslationSettings, TranslationTask
 
 
@@ -69,8 +71,8 @@ class PairsSize:
 
     @classmethod
     def of_task(cls, task: TranslationTask) -> "PairsSize":
-        """Those of a task's corpus: of S17's two they are known, another is loaded."""
-        known = {"multi30k": MULTI30K, "iwslt2016": IWSLT2016} if task.own is None else {}
+        """Those of a task's corpus: of the papers' three they are known, another is loaded."""
+        known = {"multi30k": MULTI30K, "iwslt2016": IWSLT2016, "wmt14": WMT14} if task.own is None else {}
         return known.get(task.corpus_name) or cls.of(task.corpus)
 
 
@@ -79,6 +81,10 @@ MULTI30K = PairsSize(9_799, 17_998, train=29_000, valid=1_014, source_length=13,
 
 IWSLT2016 = PairsSize(50_000, 50_000, train=209_772, valid=993, source_length=21, target_length=20)
 """The larger set of S17 (section 4.2): pairs and vocabularies as it says, validation and lengths as of tst2013."""
+
+WMT14 = PairsSize(50_000, 50_000, train=4_500_000, valid=3_000, source_length=26, target_length=24)
+"""What ZL17 moves its cell to (section 4.2): pairs and words of WMT'14 as Luong et al. 2015 count them, of newstest2013
+the validation pairs. There are more words than any vocabulary here keeps."""
 
 
 def forecast_seconds(
@@ -124,9 +130,37 @@ def forecast_translation_seconds(
     DeviceError for a device that is not here.
     """
     device = resolve(device)
-    words = [min(count, settings.vocab_size) for count in (text.source_words, text.target_words)]
-    model = Seq2Seq(cell, translation.model_sizes(settings, *words), seed=0).to(device)
-    generator, masks = torch.Generator().manual_seed(0), torch.Generator(device).manual_seed(0)
+    model = Seq2Seq(cell, translation.model_sizes(settings, *_kept(text, settings.vocab_size)), seed=0).to(device)
+    step = translation.TrainingStep(model, settings.clip, torch.Generator(device).manual_seed(0))
+    return _translation_seconds(model, step, settings, text, steps, device)
+
+
+def forecast_gnmt_seconds(
+    cell: Cell, settings: GnmtSettings, text: PairsSize, steps: int = 3, device: str = "auto"
+) -> float:
+    """Seconds that `gnmt_translation.train` would take, as `forecast_translation_seconds` says it of the other."""
+    device = resolve(device)
+    words = _kept(text, settings.vocab_size)
+    model = Gnmt(cell, gnmt_translation.model_sizes(cell, settings, *words, text.source_length), seed=0).to(device)
+    masks = torch.Generator(device).manual_seed(0)
+    step = gnmt_translation.TrainingStep(model, settings, masks, settings.epochs * text.train // settings.batch)
+    return _translation_seconds(model, step, settings, text, steps, device)
+
+
+def _kept(text: PairsSize, vocab_size: int) -> tuple[int, int]:
+    """Words that vocabularies of at most so many keep."""
+    return min(text.source_words, vocab_size), min(text.target_words, vocab_size)
+
+
+def _translation_seconds(
+    model: Translator,
+    step: translation.TrainingStep,
+    settings: TranslationSettings | GnmtSettings,
+    text: PairsSize,
+    steps: int,
+    device: str,
+) -> float:
+    generator, words = torch.Generator().manual_seed(0), _kept(text, settings.vocab_size)
     T = text.target_length + 1  # the decoder reads the start, or predicts the end, beside the sentence
 
     def pairs(batch: int) -> Batch:
@@ -138,7 +172,6 @@ def forecast_translation_seconds(
         return Batch(source, lengths, inputs, targets, torch.arange(targets.numel(), device=device))
 
     few, many = pairs(settings.eval_batch), pairs(settings.batch)
-    step = translation.TrainingStep(model, settings.clip, masks)
     train_step = _median_seconds(lambda: translation.train_epoch(step, [many], 0.0), steps, device)
     valid_step = _median_seconds(lambda: translation.evaluate(model, [few]), steps, device)
     # No word is number -1, so no translation ends before its length.

@@ -11,7 +11,7 @@ Luong et al. 2015, so that cells compete on equal terms. The decoder's time loop
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,42 @@ from nasrepro.trainers.input_feeding import Context, DecoderState, DecoderWeight
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 
 Bridge = Literal["zeros", "copy"]
+
+
+class Translator(nn.Module):
+    """What training, evaluation and beam search ask of a translation model.
+
+    Beside what is here, `encode` answers what the decoder attends to and the state that it starts from, and `decode`
+    goes on from there. What they attend to has `repeat`, a state has `repeat` and `select`, as those of `Seq2Seq`.
+    """
+
+    sizes: Any  # with `source_words` and `target_words`
+    source_embedding: nn.Parameter
+    output_weight: nn.Parameter  # (target words, features)
+    output_bias: nn.Parameter  # (target words,)
+
+    def encode(self, source: Tensor, lengths: Tensor, generator: torch.Generator | None = None) -> tuple[Any, Any]:
+        """source (S, B) with sentences of `lengths` (B,) -> what the decoder attends to, and starts from."""
+        raise NotImplementedError
+
+    def decode(
+        self, tokens: Tensor, context: Any, state: Any, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Read target tokens (T, B): features (T, B, H), attention (T, B, S), the state after the last token."""
+        raise NotImplementedError
+
+    def loss(self, features: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        """Mean cross-entropy of features (T, B, H) against targets (T, B), in nats: ().
+
+        Only the words at `places` (words,) count, places in the T * B numbers of `targets`, row by row.
+        """
+        chosen = features.flatten(0, 1).index_select(0, places)  # (words, H)
+        words = targets.flatten().index_select(0, places)
+        return linear_cross_entropy(chosen, self.output_weight, self.output_bias, words)
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """features (..., H) -> log probability of every word of the target vocabulary (..., words)."""
+        return F.linear(features, self.output_weight, self.output_bias).log_softmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +82,7 @@ class Sizes:
     bridge: Bridge
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(Translator):
     """An attentional encoder-decoder whose encoder is a stack of any cell. Raises CellError for one that cannot run."""
 
     def __init__(self, cell: Cell | str, sizes: Sizes, seed: int) -> None:
@@ -108,16 +144,3 @@ class Seq2Seq(nn.Module):
         if self.training and self.sizes.dropout:
             masks = dropout_mask(embedded, (len(tokens), L, *embedded.shape[1:]), self.sizes.dropout, generator)
         return unroll(early, weights, context, state, masks, self.sizes.bptt)
-
-    def loss(self, features: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        """Mean cross-entropy of features (T, B, H) against targets (T, B), in nats: ().
-
-        Only the words at `places` (words,) count, places in the T * B numbers of `targets`, row by row.
-        """
-        chosen = features.flatten(0, 1).index_select(0, places)  # (words, H)
-        words = targets.flatten().index_select(0, places)
-        return linear_cross_entropy(chosen, self.output_weight, self.output_bias, words)
-
-    def log_probabilities(self, features: Tensor) -> Tensor:
-        """features (..., H) -> log probability of every word of the target vocabulary (..., words)."""
-        return F.linear(features, self.output_weight, self.output_bias).log_softmax(dim=-1)

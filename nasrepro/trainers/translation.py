@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.optimise import GradientStep
 from nasrepro.trainers.outcome import PERPLEXITY, NotebookTask, OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
-from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes
+from nasrepro.trainers.seq2seq import Bridge, Seq2Seq, Sizes, Translator
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
@@ -99,6 +99,25 @@ class TranslationSettings:
             if epoch >= self.halve_from:
                 rate /= 2
         return epoch
+
+
+class _Judging(Protocol):
+    """What settings of any translation model say of its batches, and of how it is judged: as `TranslationSettings`."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def eval_batch(self) -> int: ...
+    @property
+    def beam(self) -> int: ...
+    @property
+    def longest(self) -> int: ...
+    @property
+    def fail_above(self) -> float: ...
+    @property
+    def train_pairs(self) -> int | None: ...
+    @property
+    def valid_pairs(self) -> int | None: ...
 
 
 # ---- batches
@@ -171,7 +190,7 @@ def model_sizes(settings: TranslationSettings, source_words: int, target_words: 
     return Sizes(source_words, target_words, **{name: getattr(settings, name) for name in shared})
 
 
-class TrainingStep(GradientStep[Seq2Seq]):
+class TrainingStep(GradientStep[Translator]):
     """A step on the parts of a batch."""
 
     def descend(self, *parts: Tensor) -> tuple[Tensor]:
@@ -192,7 +211,7 @@ def train_epoch(step: TrainingStep, batches: Sequence[Batch], learning_rate: flo
 
 
 @torch.no_grad()
-def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
+def evaluate(model: Translator, batches: Sequence[Batch]) -> float:
     """Mean loss in nats per target word, EOS included, over batches."""
     model.eval()
     total, words = 0.0, 0
@@ -204,7 +223,7 @@ def evaluate(model: Seq2Seq, batches: Sequence[Batch]) -> float:
     return total / words
 
 
-def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> list[list[str]]:
+def translate(model: Translator, pairs: Pairs, corpus: ParallelCorpus, settings: _Judging) -> list[list[str]]:
     """The model's translations of the sources of `pairs`, as tokens, by beam search, on the model's device.
 
     Raises ValueError when the model was made for another vocabulary, or a beam or length of the settings is below 1.
@@ -219,7 +238,7 @@ def translate(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: Tr
     return found
 
 
-def scores(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings) -> dict[str, float]:
+def scores(model: Translator, pairs: Pairs, corpus: ParallelCorpus, settings: _Judging) -> dict[str, float]:
     """`bleu` (sacrebleu's) and `multi_bleu` (tokenised and lower-cased, as in 2017) of the model's translations.
 
     Both are 0 to 100. Raises ValueError for no pairs, and as `translate` does.
@@ -228,7 +247,7 @@ def scores(model: Seq2Seq, pairs: Pairs, corpus: ParallelCorpus, settings: Trans
     return {"bleu": bleu(found, pairs.text), "multi_bleu": multi_bleu(found, pairs.tokens)}
 
 
-def check_vocabularies(model: Seq2Seq, corpus: ParallelCorpus) -> None:
+def check_vocabularies(model: Translator, corpus: ParallelCorpus) -> None:
     """Raise ValueError when a model's embeddings are of other sizes than the corpus's vocabularies."""
     for side, made, found in (
         ("source", model.sizes.source_words, len(corpus.source_vocab)),
@@ -261,38 +280,57 @@ def train(
     CheckpointError for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.
     """
     settings, device = settings or TranslationSettings(), resolve(device)
-    for split, pairs in (("training", corpus.train), ("validation", corpus.valid)):
-        if not pairs:
-            raise ValueError(f"{corpus.name} has no {split} pairs: take a corpus with 1 or more")
+    require_pairs(corpus)
     started = time.perf_counter()
     model = make_model(cell, corpus, settings, seed).to(device)
     masks = torch.Generator(device).manual_seed(seed)
-    train_pairs, valid_pairs = corpus.train[: settings.train_pairs], corpus.valid[: settings.valid_pairs]
-    train_batches = [batch for _, batch in make_batches(train_pairs, corpus.target_vocab, settings.batch, device)]
-    valid_batches = [batch for _, batch in make_batches(valid_pairs, corpus.target_vocab, settings.eval_batch, device)]
-
+    train_batches, valid_batches = split_batches(corpus, settings, device)
     step = TrainingStep(model, settings.clip, masks)
     progress = _Progress(settings.learning_rate)
     identity = f"{cell}, {settings}, seed {seed}, data {corpus.hash}"
     training = Training(model, masks, progress, identity, device, checkpoint, on_epoch, started)
     for epoch in training.epochs(settings.epochs, settings.stop_below):
-        # The order of an epoch depends on its number alone, so that a training that goes on goes on alike.
-        order = random.Random(f"{seed}/{epoch - 1}").sample(train_batches, len(train_batches))
-        train_loss, finite = train_epoch(step, order, progress.learning_rate)
+        train_loss, finite = train_epoch(step, shuffled(train_batches, seed, epoch), progress.learning_rate)
         valid_loss = evaluate(model, valid_batches) if finite else math.inf
         training.note(valid_loss, train_ppl=perplexity(train_loss), valid_ppl=perplexity(valid_loss))
         progress.halving = progress.halving or valid_loss > progress.last_loss or epoch >= settings.halve_from
         progress.last_loss = valid_loss
         if progress.halving:
             progress.learning_rate /= 2
-    reached = perplexity(progress.best_loss)
+    return judged(training, model, corpus, settings), model
+
+
+def require_pairs(corpus: ParallelCorpus) -> None:
+    """Raise ValueError where there is no pair to train or to validate on."""
+    for split, pairs in (("training", corpus.train), ("validation", corpus.valid)):
+        if not pairs:
+            raise ValueError(f"{corpus.name} has no {split} pairs: take a corpus with 1 or more")
+
+
+def split_batches(corpus: ParallelCorpus, settings: _Judging, device: str) -> tuple[list[Batch], list[Batch]]:
+    """Batches to train and to validate on, of as many pairs as the settings say."""
+    train_pairs, valid_pairs = corpus.train[: settings.train_pairs], corpus.valid[: settings.valid_pairs]
+    train_batches = make_batches(train_pairs, corpus.target_vocab, settings.batch, device)
+    valid_batches = make_batches(valid_pairs, corpus.target_vocab, settings.eval_batch, device)
+    return [batch for _, batch in train_batches], [batch for _, batch in valid_batches]
+
+
+def shuffled(batches: Sequence[Batch], seed: int, epoch: int) -> list[Batch]:
+    """The batches in the order of an epoch, which depends on its number alone, so that a training that goes on goes on
+    alike."""
+    return random.Random(f"{seed}/{epoch - 1}").sample(batches, len(batches))
+
+
+def judged(training: Training, model: Translator, corpus: ParallelCorpus, settings: _Judging) -> Outcome:
+    """What came of a training whose model has its best epoch's weights, scored on the validation pairs."""
+    reached = perplexity(training.progress.best_loss)
     if not reached <= settings.fail_above:
         training.fail(f"above {settings.fail_above:g} at the end")
     metrics = {"valid_ppl": reached} if math.isfinite(reached) else {}
-    if not progress.reason:
-        found = scores(model, valid_pairs, corpus, settings)
+    if not training.progress.reason:
+        found = scores(model, corpus.valid[: settings.valid_pairs], corpus, settings)
         metrics |= {f"valid_{name}": score for name, score in found.items()}
-    return training.outcome(metrics), model
+    return training.outcome(metrics)
 
 
 @dataclass
@@ -366,14 +404,14 @@ class TranslationTask(NotebookTask[Cell]):
         """The cell that a text says. Raises CellError where it says none."""
         return parse(text)
 
-    def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Seq2Seq]:
+    def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, Translator]:
         """What `evaluate` does, and the model that came of it."""
         device = resolve(self.device)
         identity = (cell, seed, self.settings, self.data_hash, self.version)
         with training_checkpoint(self.checkpoints, device, *identity) as path:
             return train(cell, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
 
-    def test(self, model: Seq2Seq, split: Pairs) -> dict[str, float]:
+    def test(self, model: Translator, split: Pairs) -> dict[str, float]:
         """`test_ppl`, `test_bleu` (sacrebleu's) and `test_multi_bleu`. Raises ValueError for a split without pairs."""
         if not split:
             raise ValueError("the test split has no pairs: take one with 1 or more")

@@ -20,6 +20,7 @@ from nasrepro.report.settings_table import open_questions, settings_table
 from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.token_search import TokenSearchSettings
+from nasrepro.trainers.gnmt_translation import GnmtSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings
@@ -27,6 +28,7 @@ from nasrepro.trainers.translation import TranslationSettings
 KINDS = [
     LanguageModelSettings, TranslationSettings, SearchSettings, GrowthSettings, RankerSettings, AgentSearchSettings,
     AgentSettings, ReinforceSettings, PriorSettings, TokenAgentSettings, PolicyGradientSettings, TokenSearchSettings,
+    GnmtSettings,
 ]  # fmt: skip
 
 
@@ -90,6 +92,7 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         TokenAgentSettings: set(),
         PolicyGradientSettings: {"baseline_decay", "scale", "limit", "failed", "entropy", "clip"},
         TokenSearchSettings: {"child_seed"},
+        GnmtSettings: {"dropout", "epochs", "clip", "init_range", "beam", "longest", "vocab_size"},
     }  # fmt: skip
     assert open_ends == {
         LanguageModelSettings: {"anneal", "clip", "embedding_range", "fail_above"},
@@ -104,6 +107,7 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         TokenAgentSettings: {"layers", "init"},
         PolicyGradientSettings: {"accumulate"},
         TokenSearchSettings: {"method", "cells"},
+        GnmtSettings: {"hidden", "dropout", "batch", "sgd_rate", "halve_from", "beam", "vocab_size"},
     }
 
 
