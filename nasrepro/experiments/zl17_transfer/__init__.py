@@ -40,5 +40,6 @@ EXPERIMENT = Experiment(
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
+    shipped={"course": ("multi30k-gnmt.jsonl.gz",), "night": ("multi30k-gnmt.jsonl.gz",)},
     named=zoo,
 )

@@ -52,22 +52,23 @@ _CAPTIONS_SMOKE = replace(
     ),
 )
 # Half of GNMT's layers and a quarter of its units. In 5,448 steps, a hundred and fiftieth of ZL17's, gradient descent
-# at its rate has no time: Adam makes all of them, at its authors' rate, lowered in the order that ZL17 lowers its own.
-# Weights start by the LSTM, for which GNMT was tuned: after four epochs over 8,000 pairs with 128 units its validation
-# perplexity was 65 from a range of 0.1 and 39 from 0.2, which with 256 units gives sums as large as 0.14 does. This
-# range itself is not yet tried. With 0.1 a rate of 2e-3 gave 52, but the rate is left as it is. The vocabularies are
-# whole, as in Table 3 of S17.
+# at its rate has no time: Adam makes all of them, at a rate lowered in the order that ZL17 lowers its own. Range and
+# rate were looked for on validation, from one seed over 4 epochs: from 0.15 a rate of 1e-3 gave a perplexity of 19.0
+# (LSTM) and 55 (NASCell), of 2e-3 16.1 and 49; from 0.3, at 1e-3, the LSTM stood at 17.8 after three epochs instead of
+# 19.7, and NASCell at 56 after one instead of 134. The better range and the better rate together were not tried before.
+# The vocabularies are whole, as in Table 3 of S17.
 _MULTI30K = GnmtTask(
     "multi30k",
     GnmtSettings(
-        hidden=256, layers=4, batch=64, epochs=12, adam_share=1.0, adam_rate=1e-3, init_range=0.15, vocab_size=50_000
+        hidden=256, layers=4, batch=64, epochs=12, adam_share=1.0, adam_rate=2e-3, init_range=0.3, vocab_size=50_000
     ),
 )
+_SEEDS = (1, 2, 3, 4, 5)
 
 SIZES: Mapping[str, TransferSizes] = {
     "smoke": TransferSizes(task=_CAPTIONS_SMOKE, shown_task=_CAPTIONS_SMOKE, seeds=(1, 2)),
     "quick": TransferSizes(task=_CAPTIONS, shown_task=_CAPTIONS),
-    "course": TransferSizes(task=_MULTI30K, shown_task=_CAPTIONS),
-    "night": TransferSizes(task=_MULTI30K, shown_task=_CAPTIONS),
+    "course": TransferSizes(task=_MULTI30K, shown_task=_CAPTIONS, seeds=_SEEDS),
+    "night": TransferSizes(task=_MULTI30K, shown_task=_CAPTIONS, seeds=_SEEDS),
     "paper": TransferSizes(task=GnmtTask("wmt14"), shown_task=_CAPTIONS),
 }
