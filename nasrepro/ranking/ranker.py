@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nasrepro.dsl import Cell
-from nasrepro.ranking.batch import TreeBatch, tree_batch
+from nasrepro.ranking.batch import Forest, TreeBatch, tree_batch
 from nasrepro.ranking.tree_lstm import TreeEncoder
 from nasrepro.settings import origin
 from nasrepro.threads import torch_threads
 
+_FUSES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)  # torch's Adam, on the CPU too
 _CHUNK = 1024  # cells encoded at once when predicting: larger chunks share more subtrees but leave the cache
 
 
@@ -143,12 +144,14 @@ def _train(
     generator: torch.Generator,
     progress: bool,
 ) -> None:
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    forest = Forest(cells, settings.unroll)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay, fused=_FUSES)
     updates = settings.epochs * math.ceil(len(cells) / settings.batch)
     size = min(settings.batch, len(cells))
     for _ in tqdm(range(updates), desc="ranking function", disable=not progress, leave=False):
         drawn = torch.multinomial(weights, size, generator=generator)  # without replacement inside one batch
-        batch = tree_batch([cells[i] for i in drawn.tolist()], settings.unroll)
+        batch = forest.batch(drawn.tolist())
         kept = torch.rand(size, settings.hidden, generator=generator) >= settings.dropout
         prediction = network(batch, kept / (1 - settings.dropout))
         optimiser.zero_grad()
