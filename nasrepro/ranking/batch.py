@@ -60,7 +60,7 @@ class TreeBatch:
 
 def tree_batch(cells: Sequence[Cell], unroll: int = 1) -> TreeBatch:
     """The schedule that encodes these cells; see `Forest`."""
-    return Forest(cells, unroll).batch(range(len(cells)))
+    return Forest(cells, unroll).batch()
 
 
 class Forest:
@@ -78,7 +78,7 @@ class Forest:
         self.unroll = unroll
         self._place = {(cell.root.text, cell.memory): place for place, cell in enumerate(cells)}
         self._roots = np.array(roots, dtype=np.int64)  # (cells,) slots
-        self._needs = [graph.needed(root) for root in roots]  # per cell: (its nodes,) slots
+        self._needs: dict[int, NDArray[np.int64]] = {}  # by cell, once it was asked for: (its nodes,) slots
         self._operators = np.array(graph.operators, dtype=np.int64)  # (slots,)
         self._children = np.array(graph.children, dtype=np.int64)  # (slots, WIDTH)
         self._kind = 2 * np.array(graph.level, dtype=np.int64) + np.array(graph.ordered)  # (slots,)
@@ -88,19 +88,33 @@ class Forest:
         found = [self._place.get((cell.root.text, cell.memory), -1) for cell in cells]
         return None if -1 in found else found
 
-    def batch(self, members: Sequence[int]) -> TreeBatch:
-        """The schedule that encodes the cells at these places: level by level, unordered operators before ordered."""
-        needed = np.zeros(len(self._kind), dtype=bool)
-        for member in members:
-            needed[self._needs[member]] = True
+    def batch(self, members: Sequence[int] | None = None) -> TreeBatch:
+        """The schedule that encodes the cells at these places, or all: by level, unordered before ordered operators."""
+        needed = np.full(len(self._kind), members is None)
+        needed[:FIRST_OPERATOR] = False
+        for member in members or ():
+            needed[self._needed(member)] = True
         slots = np.flatnonzero(needed)  # (nodes,)
         slots = slots[np.argsort(self._kind[slots], kind="stable")]
         new = np.arange(len(self._kind))  # old slot -> new slot
         new[slots] = np.arange(FIRST_OPERATOR, FIRST_OPERATOR + len(slots))
         kinds = self._kind[slots]
         edges = np.flatnonzero(np.diff(kinds, prepend=-1, append=-1))  # where a group begins, and the end
+        roots = new[self._roots if members is None else self._roots[list(members)]]
         fields = (kinds[edges[:-1]] % 2, np.diff(edges), self._operators[slots], new[self._children[slots]])
-        return TreeBatch(*map(torch.from_numpy, (*fields, new[self._roots[list(members)]])))
+        return TreeBatch(*map(torch.from_numpy, (*fields, roots)))
+
+    def _needed(self, member: int) -> NDArray[np.int64]:
+        """The slots of all operators that a cell's encoding depends on."""
+        if member not in self._needs:
+            found, open_ends = set(), [int(self._roots[member])]
+            while open_ends:
+                slot = open_ends.pop()
+                if slot >= FIRST_OPERATOR and slot not in found:
+                    found.add(slot)
+                    open_ends.extend(self._children[slot].tolist())
+            self._needs[member] = np.array(sorted(found), dtype=np.int64)
+        return self._needs[member]
 
 
 class _Graph:
@@ -140,13 +154,3 @@ class _Graph:
             self.level.append(1 + max(self.level[child] for child in children))
             self.ordered.append(node.op in ORDERED)
         return slot
-
-    def needed(self, root: int) -> NDArray[np.int64]:
-        """The slots of all operators that a root's encoding depends on, its own among them."""
-        found, open_ends = set(), [root]
-        while open_ends:
-            slot = open_ends.pop()
-            if slot >= FIRST_OPERATOR and slot not in found:
-                found.add(slot)
-                open_ends.extend(self.children[slot])
-        return np.array(sorted(found), dtype=np.int64)

@@ -66,7 +66,8 @@ class SearchSettings:
         unused = ["cells"]
         if self.method == "random":
             unused += ["sampled", "temperature", "candidates", "ranker"]
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        known = asdict(self) | {"ranker": self.ranker.identity()}
+        return {name: value for name, value in known.items() if name not in unused}
 
     @property
     def budget(self) -> int:
