@@ -107,8 +107,8 @@ _SMALL_SEARCH = SearchSettings(
     ranker=RankerSettings(hidden=8, updates=10, held_out=0.0),
 )
 
-# Of the few cells of a short search those held out say nothing, and all fits together may take half a minute.
-_QUICK_RANKER = RankerSettings(updates=200, held_out=0.0)
+# Of the few cells of a short search, those held out would say nothing; and all fits together take some ten seconds.
+_QUICK_RANKER = RankerSettings(updates=80, held_out=0.0)
 
 SIZES: Mapping[str, LanguageModelSizes] = {
     "smoke": LanguageModelSizes(
