@@ -31,8 +31,8 @@ class Targets:
             raise ValueError(f"none of the {len(given)} cells has a valid perplexity: nothing to learn from")
         values = np.empty_like(given)
         values[valid] = given[valid] if kind == "raw" else np.log(given[valid])
-        if kind == "rank":  # 0 for the best, 1 for the worst; equal ones share their mean place
-            values[valid] = (rankdata(given[valid]) - 1) / max(1, valid.sum() - 1)
+        if kind == "rank":
+            values[valid] = _places(given[valid])
         values[~valid] = values[valid].max() + failure_margin * _spread(values[valid])
         centre, scale = float(values.mean()), _spread(values)
         return cls(kind, (values - centre) / scale, centre, scale, np.sort(np.log(given[valid])))
@@ -44,9 +44,15 @@ class Targets:
             return value
         if self.kind == "raw":
             return np.log(np.maximum(value, 1.0))  # a perplexity below 1 is a slip of the regression
-        places = np.linspace(0.0, 1.0, len(self.logs))
-        beyond = value - value.clip(0.0, 1.0)  # better than the best, or worse than the worst, as failures are
-        return np.interp(value, places, self.logs) + beyond * _spread(self.logs) / _spread(places)
+        places = _places(self.logs)
+        known, first = np.unique(places, return_index=True)
+        beyond = value - value.clip(known[0], known[-1])  # better than the best, or worse than the worst, as failures
+        return np.interp(value, known, self.logs[first]) + beyond * _spread(self.logs) / _spread(places)
+
+
+def _places(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 for the lowest, 1 for the highest; equal ones share the mean of their places, so that none is put in order."""
+    return np.asarray((rankdata(values) - 1) / max(1, len(values) - 1))
 
 
 def _spread(values: NDArray[np.float64]) -> float:

@@ -216,13 +216,14 @@ def test_an_outlier_moves_no_place():
 
 
 @pytest.mark.parametrize("target", ["rank", "log", "raw"])
-@pytest.mark.parametrize("perplexities", [[50.0], [50.0, 50.0, None], [30.0, 30.0, 90.0, None, 45.0]])
+@pytest.mark.parametrize("perplexities", [[50.0], [50.0, 50.0, None], [30.0, 30.0, 30.0, 90.0, None, 45.0, 90.0]])
 def test_log_perplexities_keep_the_order_of_predictions(target, perplexities):
     targets = Targets.of(perplexities, target, 0.5)
     assert np.isfinite(targets.values).all()
     told = targets.log_perplexity(np.linspace(-3, 3, 61))
-    assert (np.diff(told) >= 0).all()
     assert np.isfinite(told).all()
+    steps = np.diff(told)
+    assert (steps >= 0).all() if target == "raw" else (steps > 0).all()  # raw ends at a perplexity of 1
 
 
 def test_few_cells_are_enough_to_fit_and_none_to_predict():
