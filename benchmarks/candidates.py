@@ -24,9 +24,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    # Scoring takes as long whatever the network has learned, so one epoch on a few cells will do.
+    # Scoring takes as long whatever the network has learned, so one update on a few cells will do.
     few = draw_cells(32, random.Random(options.seed + 1)).cells
-    ranker = Ranker(RankerSettings(epochs=1)).fit(few, [100.0 + cell.size for cell in few])
+    ranker = Ranker(RankerSettings(updates=1, held_out=0.0)).fit(few, [100.0 + cell.size for cell in few])
 
     print(f"{options.count} candidates, {options.threads} threads on {os.cpu_count()} cores")
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")

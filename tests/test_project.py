@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convnet": set(),
     "rnn": {"dsl", "native"},
     "controllers": {"dsl", "settings", "threads"},
-    "ranking": {"dsl", "settings", "threads"},
+    "ranking": {"dsl", "native", "settings", "threads"},
     "trainers": {"hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"}
     | {"deadline", "errors", "files", "settings"},
 }

@@ -8,7 +8,9 @@ unrolling, and between the cells that differ only in where c_t is read off.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nasrepro.dsl import Cell, CellError, Node
@@ -37,36 +39,93 @@ class Group:
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """The schedule for a batch of cells: groups in the order in which to compute them, and each cell's root.
+    """The schedule for a batch of cells: its nodes, group after group in the order in which to compute them.
 
-    The states of the groups' nodes, one after another, fill the slots from FIRST_OPERATOR on.
+    The nodes' states fill the slots from FIRST_OPERATOR on.
     """
 
-    groups: list[Group]
+    ordered: Tensor  # (groups,) 1 or 0
+    sizes: Tensor  # (groups,) nodes of each
+    operators: Tensor  # (nodes,) numbers of their operators
+    children: Tensor  # (nodes, WIDTH) slots, MISSING where an operator takes fewer
     roots: Tensor  # (cells,) slots
+
+    @property
+    def groups(self) -> list[Group]:
+        """The nodes by group."""
+        sizes = self.sizes.tolist()
+        parts = zip(self.ordered.tolist(), self.operators.split(sizes), self.children.split(sizes), strict=True)
+        return [Group(bool(is_ordered), of, at if is_ordered else at[:, :2]) for is_ordered, of, at in parts]
 
 
 def tree_batch(cells: Sequence[Cell], unroll: int = 1) -> TreeBatch:
-    """The schedule that encodes these cells (S17 section 3.2).
+    """The schedule that encodes these cells; see `Forest`."""
+    return Forest(cells, unroll).batch()
+
+
+class Forest:
+    """Cells whose nodes are numbered once, so that a batch of any of them takes no walk over their trees.
 
     With `unroll` = 1, h_{t-1} stands for the encoding of the same tree one step earlier, whose leaves are
-    h_{t-2} and c_{t-2}, and c_{t-1} for that of its memory node. x_t and x_{t-1} are not shifted.
+    h_{t-2} and c_{t-2}, and c_{t-1} for that of its memory node (S17 section 3.2). x_t and x_{t-1} are not shifted.
 
     Raises CellError where a cell reads c_{t-1} but does not say what c_t is.
     """
-    graph = _Graph()
-    return graph.schedule([graph.place_cell(cell, unroll) for cell in cells])
+
+    def __init__(self, cells: Sequence[Cell], unroll: int = 1) -> None:
+        graph = _Graph()
+        roots = [graph.place_cell(cell, unroll) for cell in cells]
+        self.unroll = unroll
+        self._place = {(cell.root.text, cell.memory): place for place, cell in enumerate(cells)}
+        self._roots = np.array(roots, dtype=np.int64)  # (cells,) slots
+        self._needs: dict[int, NDArray[np.int64]] = {}  # by cell, once it was asked for: (its nodes,) slots
+        self._operators = np.array(graph.operators, dtype=np.int64)  # (slots,)
+        self._children = np.array(graph.children, dtype=np.int64)  # (slots, WIDTH)
+        self._kind = 2 * np.array(graph.level, dtype=np.int64) + np.array(graph.ordered)  # (slots,)
+
+    def members(self, cells: Sequence[Cell]) -> list[int] | None:
+        """The places of these cells in the forest; None unless all of them stand in it."""
+        found = [self._place.get((cell.root.text, cell.memory), -1) for cell in cells]
+        return None if -1 in found else found
+
+    def batch(self, members: Sequence[int] | None = None) -> TreeBatch:
+        """The schedule that encodes the cells at these places, or all: by level, unordered before ordered operators."""
+        needed = np.full(len(self._kind), members is None)
+        needed[:FIRST_OPERATOR] = False
+        for member in members or ():
+            needed[self._needed(member)] = True
+        slots = np.flatnonzero(needed)  # (nodes,)
+        slots = slots[np.argsort(self._kind[slots], kind="stable")]
+        new = np.arange(len(self._kind))  # old slot -> new slot
+        new[slots] = np.arange(FIRST_OPERATOR, FIRST_OPERATOR + len(slots))
+        kinds = self._kind[slots]
+        edges = np.flatnonzero(np.diff(kinds, prepend=-1, append=-1))  # where a group begins, and the end
+        roots = new[self._roots if members is None else self._roots[list(members)]]
+        fields = (kinds[edges[:-1]] % 2, np.diff(edges), self._operators[slots], new[self._children[slots]])
+        return TreeBatch(*map(torch.from_numpy, (*fields, roots)))
+
+    def _needed(self, member: int) -> NDArray[np.int64]:
+        """The slots of all operators that a cell's encoding depends on."""
+        if member not in self._needs:
+            found, open_ends = set(), [int(self._roots[member])]
+            while open_ends:
+                slot = open_ends.pop()
+                if slot >= FIRST_OPERATOR and slot not in found:
+                    found.add(slot)
+                    open_ends.extend(self._children[slot].tolist())
+            self._needs[member] = np.array(sorted(found), dtype=np.int64)
+        return self._needs[member]
 
 
 class _Graph:
-    """Numbered nodes while a batch is being built."""
+    """Numbered nodes while a forest is being built. Its lists have an entry for every slot, sources among them."""
 
     def __init__(self) -> None:
         self.number: dict[tuple[str, int, int], int] = {}
-        self.operators: list[int] = []
-        self.children: list[tuple[int, ...]] = []
+        self.operators: list[int] = [0] * FIRST_OPERATOR
+        self.children: list[tuple[int, ...]] = [(MISSING,) * WIDTH] * FIRST_OPERATOR
         self.level: list[int] = [0] * FIRST_OPERATOR
-        self.ordered: list[bool] = []
+        self.ordered: list[bool] = [False] * FIRST_OPERATOR
 
     def place_cell(self, cell: Cell, unroll: int) -> int:
         if not cell.is_runnable:
@@ -95,19 +154,3 @@ class _Graph:
             self.level.append(1 + max(self.level[child] for child in children))
             self.ordered.append(node.op in ORDERED)
         return slot
-
-    def schedule(self, roots: list[int]) -> TreeBatch:
-        """Renumber the slots by level, unordered operators before ordered ones within a level."""
-        operators = torch.tensor(self.operators, dtype=torch.long)  # (nodes,)
-        children = torch.tensor(self.children, dtype=torch.long).reshape(-1, WIDTH)  # (nodes, WIDTH)
-        level = torch.tensor(self.level[FIRST_OPERATOR:], dtype=torch.long)  # (nodes,)
-        kind = 2 * level + torch.tensor(self.ordered, dtype=torch.long)  # (nodes,)
-        order = torch.argsort(kind, stable=True)
-        slot = torch.arange(len(self.level))  # old slot -> new slot
-        slot[FIRST_OPERATOR + order] = torch.arange(FIRST_OPERATOR, len(self.level))
-        kinds, sizes = torch.unique_consecutive(kind[order], return_counts=True)
-        groups = [
-            Group(bool(of % 2), operators[members], slot[children[members, : WIDTH if of % 2 else 2]])
-            for of, members in zip(kinds.tolist(), order.split(sizes.tolist()), strict=True)
-        ]
-        return TreeBatch(groups, slot[torch.tensor(roots, dtype=torch.long)])

@@ -66,7 +66,8 @@ class SearchSettings:
         unused = ["cells"]
         if self.method == "random":
             unused += ["sampled", "temperature", "candidates", "ranker"]
-        return {name: value for name, value in asdict(self).items() if name not in unused}
+        known = asdict(self) | {"ranker": self.ranker.identity()}
+        return {name: value for name, value in known.items() if name not in unused}
 
     @property
     def budget(self) -> int:
@@ -74,7 +75,8 @@ class SearchSettings:
         return self.cells
 
     def proposer(self, _keep: Keep = make_anew, /) -> Propose[Cell]:
-        """Nothing is remembered: the ranking function is trained afresh in each step."""
+        """Nothing is remembered: the ranking function is trained afresh in each step. To go on from the last step's
+        network takes half the updates, but on recorded cells it then orders unseen ones worse, not better."""
         return partial(propose_cells, self)
 
 

@@ -136,6 +136,19 @@ def test_both_baselines_come_with_and_without_failures():
         assert [name for name in names if name.startswith(baseline)] == [baseline, f"{baseline}, failures kept"]
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"epochs": 25}, "25 epochs"),
+        ({"updates": 200, "held_out": 0.0}, "200 updates"),
+        ({"updates": 200, "fewest": 200}, "200 updates"),
+        ({"updates": 900, "fewest": 100}, "100 to 900 updates, as cells that it does not learn from tell"),
+    ],
+)
+def test_it_is_told_how_long_a_ranking_function_is_trained(given, words):
+    assert analysis.training_words(RankerSettings(**given)) == words
+
+
 # ---- searches
 
 

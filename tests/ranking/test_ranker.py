@@ -10,10 +10,12 @@ from scipy.stats import kendalltau, linregress
 
 from nasrepro.controllers import draw_cells
 from nasrepro.dsl import parse, zoo
-from nasrepro.ranking import OperatorRidge, ProductCount, Ranker, RankerSettings, cross_predict
-from nasrepro.ranking.ranker import favouring_weights
+from nasrepro.ranking import OperatorRidge, ProductCount, Ranker, RankerSettings, cross_predict, training
+from nasrepro.ranking.batch import Forest
+from nasrepro.ranking.targets import Targets
+from nasrepro.ranking.training import favouring_weights
 
-SMALL = RankerSettings(hidden=24, epochs=6, learning_rate=3e-3)
+SMALL = RankerSettings(hidden=24, updates=60, held_out=0.0, learning_rate=3e-3)
 
 
 def random_cells(count, seed=0, memory=False):
@@ -71,7 +73,7 @@ def test_predictions_are_repeatable_and_the_global_generator_is_left_alone(fitte
 def test_an_ensemble_is_the_mean_of_its_members():
     cells = random_cells(30)
     perplexities = structural_perplexities(cells)
-    settings = RankerSettings(hidden=8, epochs=1, ensemble=3)
+    settings = RankerSettings(hidden=8, updates=2, target="log", ensemble=3)
     ranker = Ranker(settings).fit(cells, perplexities)
     together = ranker.predict(cells)
     members = []
@@ -82,11 +84,12 @@ def test_an_ensemble_is_the_mean_of_its_members():
     assert np.ptp(members, axis=0).max() > 1e-3
 
 
-@pytest.mark.parametrize("target", ["log", "raw"])
+@pytest.mark.parametrize("target", ["rank", "log", "raw"])
 def test_predictions_are_log_perplexities_whatever_the_target(target):
     cells = random_cells(32)
     perplexities = [90.0 if cell.root.op in ("Tanh", "Gate3", "Add") else 300.0 for cell in cells]
-    settings = RankerSettings(hidden=16, epochs=30, learning_rate=1e-2, target=target, dropout=0.0, favour=0.0)
+    learning = {"updates": 80, "held_out": 0.0, "learning_rate": 1e-2, "dropout": 0.0, "favour": 0.0}
+    settings = RankerSettings(hidden=16, target=target, **learning)
     predicted = Ranker(settings).fit(cells, perplexities).predict(cells)
     np.testing.assert_allclose(predicted, np.log(perplexities), atol=0.35)
 
@@ -107,6 +110,122 @@ def test_low_perplexities_are_drawn_more_often():
     assert favouring_weights(torch.tensor([3.0]), favour=2.0).tolist() == [1.0]
 
 
+def test_by_epochs_a_fit_is_as_it_was_before_training_was_set_by_updates():
+    """Shipped searches were made so: every epoch as many cells as there are, all of them, and the last weights."""
+    cells = random_cells(40)
+    perplexities = structural_perplexities(cells)
+    by_epochs = RankerSettings(hidden=8, epochs=4, target="log")
+    by_hand = RankerSettings(hidden=8, updates=4 * math.ceil(40 / 16), held_out=0.0, average=0.0, target="log")
+    found = [Ranker(one).fit(cells, perplexities).predict(cells) for one in (by_epochs, by_hand)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_identity_names_what_training_depends_on_and_by_epochs_what_it_named_before():
+    """The names that the shipped search bears; `tests/search/test_plan.py` holds it to its id."""
+    assert RankerSettings(epochs=25, target="log").identity() == {
+        "hidden": 128, "batch": 16, "weight_decay": 1e-4, "dropout": 0.2, "unroll": 1, "learning_rate": 1e-3,
+        "epochs": 25, "target": "log", "favour": 1.0, "failure_margin": 0.5, "ensemble": 1,
+    }  # fmt: skip
+    assert RankerSettings().identity().keys() >= {"updates", "fewest", "held_out", "patience", "average", "target"}
+    assert "epochs" not in RankerSettings().identity()
+
+
+def made_updates(monkeypatch, held_out, **given):
+    """How many updates each network of one fit got, to noise without a rule; and on which members."""
+    made = []
+
+    class Spy(training.Training):
+        def __init__(self, settings, forest, members, targets, generator):
+            super().__init__(settings, forest, members, targets, generator)
+            made.append(self)
+
+    monkeypatch.setattr(training, "Training", Spy)
+    cells = random_cells(200, memory=True)  # of some 50 trees
+    rng = random.Random(0)
+    settings = RankerSettings(hidden=8, held_out=held_out, learning_rate=3e-2, **given)
+    Ranker(settings).fit(cells, [math.exp(rng.gauss(0, 1)) for _ in cells])
+    return cells, made
+
+
+def test_training_ends_by_cells_that_were_held_out_and_then_learns_from_all(monkeypatch):
+    given = {"updates": 1000, "fewest": 50, "patience": 100}
+    cells, (judged, final) = made_updates(monkeypatch, 0.25, **given)
+    assert len(final.members) == len(cells)
+    seen = set(judged.members.tolist())
+    unseen = set(range(len(cells))) - seen
+    assert 0.15 < len(unseen) / len(cells) < 0.35
+    assert not {cells[i].root for i in seen} & {cells[i].root for i in unseen}, "one tree on both sides"
+    assert 50 <= final.updates < 1000, "noise cannot be learned for long"
+    assert judged.updates == final.updates + 100, "its patience"
+
+
+def test_without_held_out_cells_or_with_too_few_all_updates_are_made(monkeypatch):
+    cells, (only,) = made_updates(monkeypatch, 0.0, updates=30, fewest=10)
+    assert (len(only.members), only.updates) == (len(cells), 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_FEWEST_HELD_OUT", 1000)
+        _, made = made_updates(patch, 0.25, updates=30, fewest=10)
+    assert [one.updates for one in made] == [30]
+
+
+def test_averaged_weights_are_the_mean_at_first_and_then_fade_geometrically(monkeypatch):
+    cells = random_cells(20)
+    settings = RankerSettings(hidden=4, average=0.75)
+    forest, targets = Forest(cells), torch.linspace(-1, 1, 20)
+    trained = training.Training(settings, forest, range(20), targets, torch.Generator().manual_seed(0))
+    history = []
+    for _ in range(8):
+        trained.update()
+        history.append(trained.network.weight.detach().clone())
+    # The first four weigh alike; from then on each new one weighs 1/4 and the rest 3/4.
+    expected = torch.stack(history[:4]).mean(0)
+    for new in history[4:]:
+        expected = 0.75 * expected + 0.25 * new
+    torch.testing.assert_close(trained.averaged.weight.detach(), expected)
+
+
+def test_a_shared_forest_changes_nothing_but_the_time():
+    cells = random_cells(60, memory=True)
+    perplexities = structural_perplexities(cells)
+    shared = Ranker(SMALL, seed=3, forest=Forest(cells)).fit(cells[20:], perplexities[20:])
+    own = Ranker(SMALL, seed=3).fit(cells[20:], perplexities[20:])
+    np.testing.assert_allclose(shared.predict(cells), own.predict(cells), atol=1e-3)
+    strangers = random_cells(5, seed=9)
+    np.testing.assert_allclose(shared.predict(strangers), own.predict(strangers), atol=1e-3)
+    with pytest.raises(ValueError, match="unrolled 0 times, the settings say 1"):
+        Ranker(SMALL, forest=Forest(cells, unroll=0))
+
+
+# ---- targets
+
+
+def test_places_are_told_as_the_log_perplexities_that_hold_them():
+    targets = Targets.of([40.0, 10.0, None, 20.0, 1e9], "rank", failure_margin=0.5)
+    places = targets.values * targets.scale + targets.centre
+    np.testing.assert_allclose(places[[1, 3, 0, 4]], [0, 1 / 3, 2 / 3, 1])
+    np.testing.assert_allclose(places[2], 1 + 0.5 * np.std([0, 1 / 3, 2 / 3, 1]))
+    told = targets.log_perplexity(targets.values)
+    logs = np.log([10.0, 20.0, 40.0, 1e9])
+    np.testing.assert_allclose(told[[1, 3, 0, 4]], logs)
+    np.testing.assert_allclose(told[2], logs[-1] + 0.5 * logs.std(), err_msg="as the target log puts a failure")
+
+
+def test_an_outlier_moves_no_place():
+    tame, wild = (Targets.of([10.0, 20.0, worst], "rank", 0.5).values for worst in (30.0, 1e12))
+    np.testing.assert_array_equal(tame, wild)
+
+
+@pytest.mark.parametrize("target", ["rank", "log", "raw"])
+@pytest.mark.parametrize("perplexities", [[50.0], [50.0, 50.0, None], [30.0, 30.0, 30.0, 90.0, None, 45.0, 90.0]])
+def test_log_perplexities_keep_the_order_of_predictions(target, perplexities):
+    targets = Targets.of(perplexities, target, 0.5)
+    assert np.isfinite(targets.values).all()
+    told = targets.log_perplexity(np.linspace(-3, 3, 61))
+    assert np.isfinite(told).all()
+    steps = np.diff(told)
+    assert (steps >= 0).all() if target == "raw" else (steps > 0).all()  # raw ends at a perplexity of 1
+
+
 def test_few_cells_are_enough_to_fit_and_none_to_predict():
     ranker = Ranker(SMALL).fit([zoo["GRU"]], [100.0])
     assert ranker.predict([zoo["GRU"]]) == pytest.approx(math.log(100), abs=1.0)
@@ -117,6 +236,21 @@ def test_few_cells_are_enough_to_fit_and_none_to_predict():
 def test_nothing_to_learn_from_is_an_error(perplexities):
     with pytest.raises(ValueError, match="none of the 2 cells"):
         Ranker(SMALL).fit([zoo["GRU"], zoo["BC3"]], perplexities)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"target": "square"}, "target is one of rank, log, raw, got 'square'"),
+        ({"updates": 0}, "updates=0"),
+        ({"epochs": -1}, "epochs=-1 not below 0"),
+        ({"held_out": 1.0}, "held_out=1.0"),
+        ({"average": -0.1}, "average=-0.1"),
+    ],
+)
+def test_settings_that_train_nothing_are_an_error(given, words):
+    with pytest.raises(ValueError, match=words):
+        RankerSettings(**given)
 
 
 def test_misuse_is_an_error():

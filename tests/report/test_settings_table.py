@@ -84,7 +84,10 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         },
         SearchSettings: {"temperature", "child_seed"},
         GrowthSettings: {"count_sources", "weights"},
-        RankerSettings: {"learning_rate", "epochs", "target", "favour", "failure_margin"},
+        RankerSettings: {
+            "learning_rate", "updates", "fewest", "held_out", "patience", "average", "epochs", "target", "favour",
+            "failure_margin",
+        },
         AgentSearchSettings: {"step", "child_seed"},
         AgentSettings: {"width", "policy", "max_height"},
         ReinforceSettings: {each.name for each in fields(ReinforceSettings)},

@@ -23,7 +23,12 @@ from nasrepro.search.token_search import TokenSearchSettings
 from tests.search.fakes import FakeTask
 
 SETTINGS = SearchSettings(
-    cells=33, step=8, sampled=2, candidates=60, memory_after=10, ranker=RankerSettings(hidden=8, epochs=2)
+    cells=33,
+    step=8,
+    sampled=2,
+    candidates=60,
+    memory_after=10,
+    ranker=RankerSettings(hidden=8, updates=6, fewest=2, patience=2),
 )
 WORDS = ("MM", "Tanh", "Sigmoid", "Add", "Mult", "Gate3", "x_t", "h_{t-1}", "c_{t-1}")
 AGENT_SETTINGS = AgentSearchSettings(

@@ -9,13 +9,14 @@ import pytest
 from nasrepro.controllers import draw_cells
 from nasrepro.dsl import Cell, zoo
 from nasrepro.ranking import ProductCount, RankerSettings
+from nasrepro.search import tabular
 from nasrepro.search.ranked_search import SearchSettings
-from nasrepro.search.tabular import simulate, simulate_many
+from nasrepro.search.tabular import Pool, simulate, simulate_many
 from tests.search.fakes import fake_perplexity
 
 CELLS = draw_cells(120, random.Random(0)).cells
 POOL = [(cell, None if i % 10 == 0 else fake_perplexity(cell, 0)) for i, cell in enumerate(CELLS)]
-SETTINGS = SearchSettings(cells=30, step=16, sampled=4, candidates=1000, ranker=RankerSettings(hidden=8, epochs=1))
+SETTINGS = SearchSettings(cells=30, step=16, sampled=4, candidates=1000, ranker=RankerSettings(hidden=8, updates=3))
 
 
 class Oracle:
@@ -88,9 +89,31 @@ def test_equal_cells_count_once_and_a_small_pool_is_used_up() -> None:
     assert frame.best.iloc[-1] == 90.0
 
 
+def test_a_pool_is_made_ready_once_and_searches_in_it_are_those_in_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[int] = []
+
+    class Spy(tabular.Forest):
+        def __init__(self, cells: list[Cell], unroll: int) -> None:
+            built.append(len(cells))
+            super().__init__(cells, unroll)
+
+    monkeypatch.setattr(tabular, "Forest", Spy)
+    pool = Pool(POOL)
+    again = [simulate(pool, SETTINGS) for _ in range(2)]
+    assert built == [len(CELLS)]
+    assert again[0].equals(again[1])
+    assert again[0].cell.tolist() == simulate(POOL, SETTINGS).cell.tolist()
+
+
+def test_random_search_needs_no_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabular, "Forest", None)
+    simulate(POOL, SearchSettings(**{**vars(SETTINGS), "method": "random"}))
+
+
 def test_an_empty_pool() -> None:
-    with pytest.raises(ValueError, match="pool is empty"):
-        simulate([], SETTINGS)
+    for empty in ([], pd.DataFrame({"cell": [], "loss": []})):
+        with pytest.raises(ValueError, match="pool is empty"):
+            simulate(empty, SETTINGS)
 
 
 def test_many_searches_are_the_single_ones_side_by_side() -> None:

@@ -17,6 +17,7 @@ from nasrepro.ranking.validation import Predictor
 from nasrepro.report.stats import kendall_interval, over_seeds
 from nasrepro.search.record import Evaluation
 from nasrepro.trainers.outcome import Loss
+from nasrepro.trainers.settings import counted
 
 # ---- training one cell
 
@@ -61,6 +62,15 @@ def predictors(settings: RankerSettings) -> dict[str, Callable[[int], Predictor]
         RIDGE: lambda _: OperatorRidge(),
         f"{RIDGE}, failures kept": lambda _: OperatorRidge(margin),
     }
+
+
+def training_words(settings: RankerSettings) -> str:
+    """How long a ranking function is trained: "25 epochs", "200 updates", or "200 to 600 updates, as ... tell"."""
+    if settings.epochs:
+        return counted(settings.epochs, "epoch")
+    if not settings.held_out or settings.fewest >= settings.updates:
+        return counted(settings.updates, "update")
+    return f"{settings.fewest} to {counted(settings.updates, 'update')}, as cells that it does not learn from tell"
 
 
 def ranking_quality(

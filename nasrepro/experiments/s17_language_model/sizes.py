@@ -99,8 +99,16 @@ _PYDOC_SMOKE = replace(
 )
 
 _SMALL_SEARCH = SearchSettings(
-    cells=12, step=4, sampled=1, candidates=40, memory_after=4, ranker=RankerSettings(hidden=8, epochs=2)
+    cells=12,
+    step=4,
+    sampled=1,
+    candidates=40,
+    memory_after=4,
+    ranker=RankerSettings(hidden=8, updates=10, held_out=0.0),
 )
+
+# Of the few cells of a short search, those held out would say nothing; and all fits together take some ten seconds.
+_QUICK_RANKER = RankerSettings(updates=80, held_out=0.0)
 
 SIZES: Mapping[str, LanguageModelSizes] = {
     "smoke": LanguageModelSizes(
@@ -115,13 +123,16 @@ SIZES: Mapping[str, LanguageModelSizes] = {
     "quick": LanguageModelSizes(
         task=_PYDOC_QUICK,
         search_task=_PYDOC_QUICK,
-        search=SearchSettings(cells=48, step=8, sampled=1, candidates=2_000, memory_after=16),
+        search=SearchSettings(cells=48, step=8, sampled=1, candidates=2_000, memory_after=16, ranker=_QUICK_RANKER),
+        ranker=_QUICK_RANKER,
     ),
     "course": LanguageModelSizes(
         task=_PTB_CHARACTERS,
         search_task=_PTB_CHARACTERS,
         # The ranking function as it was when the search was recorded.
-        search=SearchSettings(cells=224, candidates=10_000, memory_after=64, ranker=RankerSettings(epochs=25)),
+        search=SearchSettings(
+            cells=224, candidates=10_000, memory_after=64, ranker=RankerSettings(epochs=25, target="log")
+        ),
     ),
     "night": LanguageModelSizes(
         task=_WIKITEXT2,
