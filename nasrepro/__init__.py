@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nasrepro import experiments as experiments
     from nasrepro import notebook as notebook
     from nasrepro import profiles as profiles
+    from nasrepro import worlds as worlds
     from nasrepro.dsl import Cell as Cell
     from nasrepro.dsl import CellError as CellError
     from nasrepro.dsl import parse as parse
@@ -36,7 +37,7 @@ _HOME = {
     "RNN": "nasrepro.rnn",
     "Record": "nasrepro.search",
 }
-_ROOMS = ("datasets", "experiments", "notebook", "profiles")
+_ROOMS = ("datasets", "experiments", "notebook", "profiles", "worlds")
 
 __all__ = [*_HOME, *_ROOMS]
 

@@ -7,8 +7,13 @@ more of them at the frequency of letters; a higher rate or a looser clip lets mo
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from nasrepro.controllers import PolicyGradientSettings
+from nasrepro.ranking import RankerSettings
+from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.worlds import base_2
+
+_RANKED = SearchSettings(cells=128, step=32, candidates=1_500, ranker=RankerSettings(updates=200, held_out=0.0))
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,18 @@ class WorldSizes:
     """Those seeds."""
     lengthened: int = 200
     """So many of them, chosen at random, are trained by the long task, from seed 0."""
+    samples: int = 20_000
+    """Token strings that a search is replayed to, in the world that ships; ZL17's goes on to 20,800."""
+    table_samples: int = 3_200
+    """Those in the published table, which has fewer strings."""
+    has_table: bool = True
+    """Whether the published table is looked at, which has to be fetched."""
+    replays: int = 100
+    """Searches of each kind, each from its own seed."""
+    ranked: SearchSettings = _RANKED
+    """S17's search, replayed in the world. Of so few cells, those held out would say little of when to stop."""
+    ranked_replays: int = 100
+    """How many of it, and as many of random search from the same first cells."""
 
     @property
     def trainings(self) -> int:
@@ -65,11 +82,43 @@ def _with_long(task: LanguageModelTask) -> LanguageModelTask:
     return replace(task, training=replace(task.training, epochs=10 * task.training.epochs))
 
 
+PAPERS_RATE = "controller, ZL17's rate"
+SCALED_RATE = "controller, a scaled rate"
+
+CONTROLLERS: Mapping[str, PolicyGradientSettings] = {
+    PAPERS_RATE: PolicyGradientSettings(),
+    SCALED_RATE: PolicyGradientSettings(learning_rate=3.5e-3),
+}
+"""The controllers of the recurrent search that are replayed in the world, by name."""
+
+TABLE_CONTROLLERS: Mapping[str, PolicyGradientSettings] = {
+    PAPERS_RATE: PolicyGradientSettings(learning_rate=6e-4, batch=8, accumulate=1),
+    SCALED_RATE: PolicyGradientSettings(learning_rate=3.5e-3, batch=8, accumulate=1),
+}
+"""Those of the convolutional search, in the published table of networks (ZL17 section 4.1, without its replicas)."""
+
 _WHOLE = WorldSizes(_TASK, _with_long(_TASK))
 
+_FEW_RANKED = SearchSettings(
+    cells=12, step=4, sampled=1, candidates=40, ranker=RankerSettings(hidden=8, updates=10, held_out=0.0)
+)
+
 SIZES: Mapping[str, WorldSizes] = {
-    "smoke": WorldSizes(_SMOKE, _with_long(_SMOKE), cells=24, repeated=4, lengthened=4),
-    "quick": WorldSizes(_TASK, _with_long(_TASK), cells=48, repeated=8, lengthened=4),
+    "smoke": WorldSizes(
+        _SMOKE,
+        _with_long(_SMOKE),
+        cells=24,
+        repeated=4,
+        lengthened=4,
+        samples=160,
+        has_table=False,
+        replays=3,
+        ranked=_FEW_RANKED,
+        ranked_replays=3,
+    ),
+    "quick": WorldSizes(
+        _TASK, _with_long(_TASK), cells=48, repeated=8, lengthened=4, samples=4_000, has_table=False, ranked_replays=12
+    ),
     "course": _WHOLE,
     "night": _WHOLE,
     "paper": _WHOLE,

@@ -1,0 +1,142 @@
+"""Searches replayed where every reward is known, many of each kind, and what each kind is ahead of random search by."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nasrepro.controllers import PolicyGradientSettings
+from nasrepro.datasets import Corpus
+from nasrepro.report.papers import Entry
+from nasrepro.report.stats import kendall, over_seeds, told
+from nasrepro.search.token_table import TableRuns, TokenTable, controller_runs, evolution_runs, progress, random_runs
+from nasrepro.threads import torch_threads
+from nasrepro.worlds import World
+
+RANDOM = "random search"
+EVOLUTION = "regularised evolution"
+
+TOP = (1, 5, 15)
+"""Of how many best models ZL17's Figure 6 takes the mean."""
+
+
+def replay(
+    table: TokenTable, controllers: Mapping[str, PolicyGradientSettings], seeds: Sequence[int], samples: int
+) -> dict[str, TableRuns]:
+    """Searches of every kind, one for each seed, by the kind's name: random search, evolution, and these controllers.
+
+    A controller's searches are shared out among the processor's cores.
+    """
+    found = {RANDOM: random_runs(table, seeds, samples), EVOLUTION: evolution_runs(table, seeds, samples)}
+    shares = [part.tolist() for part in np.array_split(seeds, min(os.cpu_count() or 1, len(seeds)))]
+    with torch_threads(1), ThreadPoolExecutor(len(shares)) as pool:  # torch lets go of Python while it computes
+        for name, learning in controllers.items():
+            search = partial(controller_runs, table, samples=samples, learning=learning)
+            parts = [*pool.map(search, shares)]
+            found[name] = TableRuns(
+                tuple(seeds),
+                np.concatenate([part.rewards for part in parts])[:, :samples],
+                np.concatenate([part.scores for part in parts])[:, :samples],
+            )
+    return found
+
+
+def milestones(samples: int, count: int = 40) -> list[int]:
+    """So many numbers of samples, evenly spaced, the last of them all."""
+    return [samples * number // count for number in range(1, count + 1)]
+
+
+def leads(runs: Mapping[str, TableRuns], at: Sequence[int]) -> pd.DataFrame:
+    """By how much each kind of search is ahead of random search after so many samples (ZL17, Figure 6).
+
+    Columns: method, samples, of ("best 1", "best 5", "best 15": their mean score; "window": the mean score of the last
+    samples), lead (mean over seeds of the difference of scores), low and high (95% by the normal distribution).
+    """
+    told_of = {f"best {number}": f"top{number}" for number in TOP} | {"window": "window"}
+    tables = {name: progress(of, at, top=TOP).set_index(["samples", "seed"]) for name, of in runs.items()}
+    rows = []
+    for name in [name for name in runs if name != RANDOM]:
+        for of, column in told_of.items():
+            ahead = (tables[name][column] - tables[RANDOM][column]).groupby("samples").agg(["mean", "sem"])
+            reach = 1.96 * ahead["sem"]
+            facts = {"lead": ahead["mean"], "low": ahead["mean"] - reach, "high": ahead["mean"] + reach}
+            rows.append(pd.DataFrame({"method": name, "of": of, **facts}).reset_index())
+    return pd.concat(rows, ignore_index=True)
+
+
+def verdicts(found: pd.DataFrame, at: Sequence[int]) -> pd.DataFrame:
+    """Whether each kind of search is ahead of random search, by its best five, after so many samples: a row for each
+    kind, a column for each number, of words."""
+    rows = found[(found["of"] == "best 5") & found["samples"].isin(at)]
+    words = [
+        f"{told((low, high), 'ahead', 'behind', 'level')} ({lead:+.2f})"
+        for low, high, lead in rows[["low", "high", "lead"]].to_numpy(dtype=float).tolist()
+    ]
+    return rows.assign(words=words).pivot_table(
+        index="method", columns="samples", values="words", aggfunc="first", sort=False
+    )
+
+
+def lead_at_the_end(runs: Mapping[str, TableRuns], method: str, best: int) -> dict[str, Any]:
+    """Value, interval and seeds of a kind's lead over random search by its best models, after all samples."""
+    samples = runs[method].scores.shape[1]
+    ends = {name: progress(runs[name], [samples], top=TOP)[f"top{best}"].to_numpy() for name in (method, RANDOM)}
+    return over_seeds(ends[method] - ends[RANDOM])
+
+
+def of_paper(entry: Entry) -> pd.DataFrame:
+    """The curves of ZL17's Figure 6, as recovered from its drawing, in the columns of `leads`."""
+    series = pd.DataFrame(entry.series).rename(columns={"models": "samples"})
+    lines = series.rename(columns={f"top{number}": f"best {number}" for number in TOP})
+    return lines.melt("samples", var_name="of", value_name="lead")
+
+
+def looks_until(runs: TableRuns, score: float) -> np.ndarray:
+    """How many samples each search took until one was as good as this score, (seeds,); inf where none was."""
+    reached = runs.scores >= score
+    return np.where(reached.any(1), 1.0 + reached.argmax(1), math.inf)
+
+
+# ---- what the world itself tells
+
+
+def frequencies_alone(text: Corpus) -> float:
+    """The perplexity, on the validation text, of letters drawn by how frequent each is in the training text."""
+    counts = 1.0 + np.bincount(text.train.numpy(), minlength=len(text.vocab))  # one more, so that none is impossible
+    return float(np.exp(-np.log(counts / counts.sum())[text.valid.numpy()].mean()))
+
+
+def agreement(world: World) -> pd.DataFrame:
+    """How far an order of cells can be trusted: Kendall's tau between seeds, and between the two lengths of training.
+
+    A row for each pair of orders: what is compared, tau of all cells that learned, and of the better half of them.
+    """
+    losses = world.seed_losses
+    pairs = {
+        "one seed and another": (losses[:, 0], losses[:, 1]),
+        "a short training and one ten times as long": (losses[: len(world.long_losses), 0], world.long_losses),
+    }
+    rows = []
+    for words, (first, second) in pairs.items():
+        known = np.isfinite(first) & np.isfinite(second)
+        better = known & (first <= np.nanmedian(first[known]))
+        rows.append(
+            {
+                "orders": words,
+                "cells": int(known.sum()),
+                "tau": kendall(first[known], second[known]),
+                "tau, better half": kendall(first[better], second[better]),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def noise(world: World) -> float:
+    """The standard deviation of the log perplexity over seeds, as its root mean square over cells that always learn."""
+    logs = np.log(world.seed_losses)
+    return float(np.sqrt(np.nanmean(logs[np.isfinite(logs).all(1)].var(1, ddof=1))))
