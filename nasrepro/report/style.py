@@ -10,8 +10,9 @@ import numpy as np
 import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 # Okabe & Ito 2008, "Color Universal Design"; the yellow is left out, too pale for lines on white.
@@ -58,6 +59,13 @@ def new_panels(
     fig = Figure(figsize=size, layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return fig, fig.subplots(rows, columns, squeeze=False, **shared)
+
+
+def log_axis(axis: Axis) -> None:
+    """Ticks of a logarithmic axis that spans a power of ten or two, with plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8)))
+    axis.set_major_formatter(PLAIN)
+    axis.set_minor_locator(NullLocator())
 
 
 def log_scale(ax: Axes) -> None:

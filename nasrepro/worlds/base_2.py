@@ -4,7 +4,7 @@
 set "pydoc" differs between versions of Python, and any cell's loss shall be found again anywhere.
 """
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from random import Random
 
@@ -21,6 +21,13 @@ CELLS = 18_688
 """Distinct cells among them: as many as `cells` finds."""
 
 
+@cache
+def described_by(number: int) -> Cell:
+    """The cell of a token string, in canonical form. Strings are numbered as digits are, the last is fastest."""
+    shape = [len(place.words) for place in SPACE.places]
+    return SPACE.cell([int(token) for token in np.unravel_index(number, shape)]).canonical()
+
+
 @lru_cache(maxsize=4)
 def cells(count: int = CELLS) -> tuple[Cell, ...]:
     """So many distinct cells in canonical form, ordered by hash: as good as shuffled, and the same everywhere.
@@ -28,11 +35,10 @@ def cells(count: int = CELLS) -> tuple[Cell, ...]:
     All of them take some ten seconds. Fewer are drawn, always the same ones.
     """
     found: dict[str, Cell] = {}
-    shape = [len(place.words) for place in SPACE.places]
     for number in Random(0).sample(range(SPACE.size), SPACE.size):
         if len(found) == count:
             break
-        cell = SPACE.cell([int(token) for token in np.unravel_index(number, shape)]).canonical()
+        cell = described_by(number)
         found.setdefault(cell.hash, cell)
     return tuple(found[each] for each in sorted(found))
 

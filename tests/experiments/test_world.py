@@ -19,14 +19,6 @@ def made_by(record: Record) -> dict[str, object]:
     return {one.key: (one.status, one.metrics, one.curve) for one in record.evaluations()}
 
 
-@pytest.mark.slow
-def test_so_many_distinct_cells_are_in_the_space() -> None:
-    cells = base_2.cells()
-    assert base_2.SPACE.size == 36_864
-    assert len({cell.hash for cell in cells}) == len(cells) == base_2.CELLS
-    assert sum(each.count for each in trainings(SIZES["course"])) == base_2.CELLS + 3_000 + 200
-
-
 def test_cells_are_canonical_of_the_space_and_in_the_order_of_their_hashes() -> None:
     cells = base_2.cells(50)
     assert [cell.hash for cell in cells] == sorted({cell.hash for cell in cells})

@@ -1,9 +1,11 @@
 """The figures of notebook 12: what a world looks like, and how searches fare in it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -19,9 +21,7 @@ def losses(values: ArrayLike, marks: Mapping[str, float], title: str = "") -> Fi
     fig, ax = new_axes(style.WIDE, "validation perplexity", "cells", title)
     ax.hist(known, bins=np.geomspace(known.min(), known.max(), 80).tolist(), color=style.BLUE)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(style.PLAIN)
-    ax.xaxis.set_minor_formatter(style.PLAIN)
-    ax.tick_params(axis="x", which="minor", labelsize=8)
+    style.log_axis(ax.xaxis)
     for colour, (words, at) in zip((style.RED, style.GREEN, style.PURPLE), marks.items(), strict=False):
         ax.axvline(at, color=colour, linewidth=1.8, linestyle="--", label=f"{words}: {at:.2f}")
     legend_below(ax)
@@ -34,13 +34,10 @@ def two_orders(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = ""
     fig, (axes,) = new_panels((7.2, 3.9), title, 1, len(pairs))
     for ax, (other, (first, second)) in zip(axes, pairs.items(), strict=True):
         ax.scatter(first, second, s=10, alpha=0.5, linewidths=0, color=style.BLUE)
-        ends = np.nanmin([first, second]), np.nanmax([first, second])
-        ax.plot(ends, ends, color=style.GREY, linestyle=":", linewidth=1.2, label="equal")
+        ax.axline((10, 10), (20, 20), color=style.GREY, linestyle=":", linewidth=1.2, label="equal")
         ax.set(xscale="log", yscale="log", xlabel="perplexity, seed 0", ylabel=other)
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(style.PLAIN)
-            axis.set_minor_formatter(style.PLAIN)
-        ax.tick_params(which="minor", labelsize=8)
+        style.log_axis(ax.xaxis)
+        style.log_axis(ax.yaxis)
     axes[0].legend(loc="upper left")
     return fig
 
@@ -66,7 +63,7 @@ def leads_over_random(panels: Mapping[str, pd.DataFrame], unit: str, title: str 
         ax.set_ylabel(f"lead over random, {unit}", fontsize=9)
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
-    axes.flat[0].legend(loc="best")
+    _legend_at_the_bottom(fig, axes.flat[0], columns=3)
     return fig
 
 
@@ -85,13 +82,14 @@ def progress_of_searches(tables: Mapping[str, pd.DataFrame], score: str, title: 
             ax.fill_between(found.index, found["mean"] - reach, found["mean"] + reach, color=colour, alpha=0.2)
         ax.set(xscale="log", xlabel="samples", ylabel=f"{score}, {words}")
         ax.xaxis.set_major_formatter(style.PLAIN)
-    fig.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="lower center",
-        bbox_to_anchor=(0.5, 0),
-        bbox_transform=fig.transFigure,
-        ncols=2,
-    )
-    strip = 0.6 / fig.get_figheight()
-    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
+    _legend_at_the_bottom(fig, axes[0], columns=2)
     return fig
+
+
+def _legend_at_the_bottom(fig: Figure, of: Axes, columns: int) -> None:
+    """One legend for all panels, in a strip of its own."""
+    handles, labels = of.get_legend_handles_labels()
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0), "bbox_transform": fig.transFigure}
+    fig.legend(handles, labels, ncols=columns, **place)
+    strip = (0.15 + 0.22 * -(-len(labels) // columns)) / fig.get_figheight()
+    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))

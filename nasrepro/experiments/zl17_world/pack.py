@@ -6,7 +6,6 @@ python -m nasrepro.experiments.zl17_world.pack results/records/base2-world.jsonl
 
 import sys
 from collections import Counter
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +55,9 @@ def _losses(record: Record, task: LanguageModelTask, made: list[Job]) -> NDArray
 def _cell_of(cells: tuple[Cell, ...]) -> NDArray[np.uint16]:
     """The number of the cell of each token string; of one that is not among them, the largest number there is."""
     numbers = {cell: number for number, cell in enumerate(cells)}
-    strings = product(*(range(len(place.words)) for place in base_2.SPACE.places))
     missing = np.iinfo(np.uint16).max
-    return np.array([numbers.get(base_2.SPACE.cell(each).canonical(), missing) for each in strings], dtype=np.uint16)
+    strings = range(base_2.SPACE.size)
+    return np.array([numbers.get(base_2.described_by(each), missing) for each in strings], dtype=np.uint16)
 
 
 if __name__ == "__main__":

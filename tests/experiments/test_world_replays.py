@@ -1,0 +1,113 @@
+"""What notebook 12 makes of replayed searches, on searches written by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import kendalltau
+
+from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings
+from nasrepro.datasets import corpus_from_text
+from nasrepro.experiments.zl17_world import figures, replays
+from nasrepro.report import papers
+from nasrepro.search.token_table import TableRuns, TokenTable, controller_runs
+from nasrepro.worlds import World, base_2
+
+SPACE = FixedSpace((Place("first", ("a", "b")), Place("second", ("a", "b", "c")), Place("third", ("a", "b"))))
+TABLE = TokenTable(SPACE, np.arange(12.0)[:, None], np.arange(12.0))
+
+
+def by_hand(*scores: list[float]) -> TableRuns:
+    values = np.array(scores)
+    return TableRuns(tuple(range(len(values))), values, values)
+
+
+RUNS = {
+    replays.RANDOM: by_hand([1, 2, 0, 0], [2, 0, 2, 0], [0, 0, 0, 3]),
+    "ahead": by_hand([1, 3, 1, 0], [2, 1, 3, 1], [0, 0, 1, 4]),
+}
+
+
+def test_the_lead_is_the_difference_of_the_best_seed_by_seed() -> None:
+    found = replays.leads(RUNS, [1, 4]).set_index(["samples", "of"])
+    assert found.loc[(1, "best 1"), "lead"] == 0
+    assert found.loc[(4, "best 1"), ["lead", "low", "high"]].tolist() == [1, 1, 1]  # 3-2, 3-2, 4-3
+    window = np.array([(5 - 3) / 4, (7 - 4) / 4, (5 - 3) / 4])  # means of four, the method's less random search's
+    assert found.loc[(4, "window"), "lead"] == pytest.approx(window.mean())
+    assert found.loc[(4, "window"), "high"] == pytest.approx(window.mean() + 1.96 * window.std(ddof=1) / math.sqrt(3))
+    assert replays.lead_at_the_end(RUNS, "ahead", best=1) == {"value": 1.0, "interval": (1.0, 1.0), "seeds": 3}
+
+
+def test_verdicts_say_level_where_the_interval_holds_zero() -> None:
+    rows = [("x", 10, "best 5", 0.5, 0.1, 0.9), ("x", 20, "best 5", -0.5, -0.9, -0.1), ("y", 10, "best 5", 0.1, -1, 1)]
+    found = pd.DataFrame(rows, columns=["method", "samples", "of", "lead", "low", "high"])
+    told = replays.verdicts(found, [10, 20])
+    assert told.loc["x"].tolist() == ["ahead (+0.50)", "behind (-0.50)"]
+    assert told.loc["y", 10] == "level (+0.10)"
+
+
+def test_looks_count_up_to_the_first_that_is_good_enough() -> None:
+    assert replays.looks_until(RUNS[replays.RANDOM], 2.0).tolist() == [2, 1, 4]
+    assert replays.looks_until(RUNS[replays.RANDOM], 3.0).tolist() == [math.inf, math.inf, 4]
+
+
+def test_all_kinds_are_replayed_and_sharing_them_out_changes_nothing() -> None:
+    learning = PolicyGradientSettings(learning_rate=0.01, batch=4, accumulate=2)
+    runs = replays.replay(TABLE, {"controller": learning}, range(5), 30)
+    assert [*runs] == [replays.RANDOM, replays.EVOLUTION, "controller"]
+    assert {of.scores.shape for of in runs.values()} == {(5, 30)}
+    alone = controller_runs(TABLE, [3], 30, learning)
+    np.testing.assert_array_equal(runs["controller"].scores[3], alone.scores[0, :30])
+
+
+def test_milestones_end_with_all_samples() -> None:
+    assert replays.milestones(20_000)[0::39] == [500, 20_000]
+    assert replays.milestones(160)[-1] == 160
+
+
+def test_the_papers_curves_are_as_long_as_its_search() -> None:
+    curves = replays.of_paper(papers.load()["zl17.fig6"])
+    assert {*curves["of"]} == {"best 1", "best 5", "best 15"}
+    assert curves[curves["of"] == "best 15"]["lead"].iloc[-1] == papers.load()["zl17.fig6.top15"].value
+    assert curves["samples"].max() == 20_800
+
+
+def test_agreement_is_kendalls_tau_of_cells_that_learned() -> None:
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(size=(40, 3)).astype(np.float32) ** 2 + 5
+    seeds[3, 0] = np.nan
+    long_losses = seeds[:10, 0] + 0.1 * rng.normal(size=10).astype(np.float32)
+    world = World(base_2.SPACE, (), np.zeros(0, dtype=np.uint16), seeds[:, 0], seeds, long_losses, {})
+    found = replays.agreement(world)
+    kept = np.delete(seeds, 3, axis=0)
+    assert found["tau"][0] == pytest.approx(kendalltau(kept[:, 0], kept[:, 1]).statistic)
+    assert found["cells"].tolist() == [39, 9]
+    better = kept[kept[:, 0] <= np.median(kept[:, 0])]
+    assert found["tau, better half"][0] == pytest.approx(kendalltau(better[:, 0], better[:, 1]).statistic)
+    spread = np.log(kept).std(axis=1, ddof=1)
+    assert replays.noise(world) == pytest.approx(math.sqrt((spread**2).mean()), rel=1e-5)
+
+
+def test_letters_alone_have_the_perplexity_of_their_entropy(tmp_path) -> None:
+    for split, text in {"train": "ab" * 500 + "cd" * 500, "valid": "abcd" * 500, "test": "abcd"}.items():
+        (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")
+    paths = [tmp_path / f"{split}.txt" for split in ("train", "valid", "test")]
+    text = corpus_from_text("four letters", *paths, level="char")
+    assert replays.frequencies_alone(text) == pytest.approx(4, rel=0.02)  # four letters, equally frequent
+
+
+def test_figures_show_what_they_are_given() -> None:
+    lead = replays.leads(RUNS, [1, 2, 4])
+    fig = figures.leads_over_random({"ahead": lead, "again": lead, "third": lead}, "perplexity", "Leads")
+    panels = [ax for ax in fig.axes if ax.get_visible()]
+    assert len(panels) == 3
+    lines = {line.get_label(): line.get_ydata() for line in panels[0].get_lines()}
+    assert lines["best 1"].tolist() == lead[lead["of"] == "best 1"]["lead"].tolist()
+    hist = figures.losses([5.0, 6.0, np.nan, 60.0], {"a mark": 7.0})
+    assert sum(bar.get_height() for bar in hist.axes[0].patches) == 3
+    table = pd.DataFrame({"seed": [0, 1], "samples": 4, "best": [2.0, 3.0], "window": [4.0, 5.0]})
+    both = figures.progress_of_searches({"x": table}, "perplexity")
+    assert [ax.get_lines()[0].get_ydata().tolist() for ax in both.axes] == [[2.5], [4.5]]
+    orders = figures.two_orders({"other": ([5.0, 6.0], [7.0, 8.0])})
+    assert orders.axes[0].collections[0].get_offsets().tolist() == [[5, 7], [6, 8]]
