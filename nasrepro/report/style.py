@@ -82,6 +82,16 @@ def colours(names: Sized) -> list[str]:
     return [PALETTE[i % len(PALETTE)] for i in range(len(names))]
 
 
+def legend_for_all(fig: Figure, of: Axes, columns: int) -> None:
+    """One legend for all panels of a figure, those of one of them, in a strip of its own at the bottom."""
+    handles, labels = of.get_legend_handles_labels()
+    # By coordinates: matplotlib moves other legends of a figure when it is saved "tight".
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0), "bbox_transform": fig.transFigure}
+    fig.legend(handles, labels, ncols=columns, **place)
+    strip = (0.15 + 0.22 * -(-len(labels) // columns)) / fig.get_figheight()
+    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
+
+
 def legend_below(ax: Axes) -> None:
     """The legend under the axes, where it hides no point; the pad leaves room for tick and axis labels."""
     _, labels = ax.get_legend_handles_labels()

@@ -96,44 +96,30 @@ def random_runs(table: TokenTable, seeds: Sequence[int], samples: int) -> TableR
     return TableRuns(tuple(seeds), _rewards(table, numbers, chance), table.scores[numbers])
 
 
-@dataclass(frozen=True)
-class EvolutionSettings:
-    """Regularised evolution (Real et al. 2019, algorithm 1); the numbers are theirs (section 4).
-
-    Raises ValueError for numbers below 1.
-    """
-
-    population: int = 100
-    """The youngest strings: those that may have children."""
-    sample: int = 25
-    """How many of them are drawn, with repetition, for each child; the best of these is its parent."""
-
-    def __post_init__(self) -> None:
-        if min(self.population, self.sample) < 1:
-            raise ValueError(f"population={self.population} and sample={self.sample} must be 1 or more")
-
-
 def evolution_runs(
-    table: TokenTable, seeds: Sequence[int], samples: int, settings: EvolutionSettings | None = None
+    table: TokenTable, seeds: Sequence[int], samples: int, population: int = 100, sample: int = 25
 ) -> TableRuns:
-    """Searches by regularised evolution, each of so many samples, with the noise of `controller_runs`.
+    """Searches by regularised evolution (Real et al. 2019, algorithm 1), with the noise of `controller_runs`.
 
-    The first strings are drawn uniformly. Each later one is its parent's with one token changed, whichever to whichever
-    other; a failure is worse than all else. A run is the same whichever seeds are beside it.
+    The first strings are drawn uniformly. For each later one, `sample` strings are drawn, with repetition, from the
+    youngest of the `population`; the best of them, failures being worse than all else, is the parent, and its child has
+    one token changed, whichever to whichever other. The two numbers are those of Real et al., section 4. A run is the
+    same whichever seeds are beside it. Raises ValueError for numbers below 1.
     """
-    settings = settings or EvolutionSettings()
+    if min(population, sample) < 1:
+        raise ValueError(f"population={population} and sample={sample} must be 1 or more")
     counts = np.array([len(place.words) for place in table.space.places])
     is_free = np.flatnonzero(counts > 1)  # places where there is something to change
     chance = [np.random.default_rng([seed, 3]) for seed in seeds]
     numbers = np.empty((len(seeds), samples), dtype=np.int64)
     rewards = np.empty((len(seeds), samples))
-    first = min(settings.population, samples)
+    first = min(population, samples)
     numbers[:, :first] = [each.integers(table.space.size, size=first) for each in chance]
     rewards[:, :first] = _rewards(table, numbers[:, :first], chance)
     below = np.append(np.cumprod(counts[::-1])[-2::-1], 1)  # (places,) what a token counts in a string's number
     runs = np.arange(len(seeds))
     for child in range(first, samples):
-        drawn = np.stack([each.random(settings.sample + 3) for each in chance])  # (seeds, sample + 3)
+        drawn = np.stack([each.random(sample + 3) for each in chance])  # (seeds, sample + 3)
         rivals = child - first + (drawn[:, 3:] * first).astype(np.int64)  # (seeds, sample) of the youngest
         earned = np.nan_to_num(rewards[runs[:, None], rivals], nan=-np.inf)
         parent = numbers[runs, rivals[runs, earned.argmax(1)]]  # (seeds,)

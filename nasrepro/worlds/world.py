@@ -51,11 +51,6 @@ class World:
     likely)."""
 
     @cached_property
-    def cells(self) -> tuple[Cell, ...]:
-        """The cells by number. To read their texts takes seconds."""
-        return tuple(parse(text) for text in self.texts)
-
-    @cached_property
     def _numbers(self) -> dict[str, int]:
         return {text: number for number, text in enumerate(self.texts)}
 
@@ -108,9 +103,10 @@ class World:
         scores = -np.nan_to_num(losses, nan=self.facts["uniform"])
         return TokenTable(self.space.strings, c / losses[:, None] ** 2, scores)
 
-    def pool(self) -> Pool:
-        """For searches by cells, such as those with S17's ranking function."""
-        return Pool(list(zip(self.cells, self.losses.tolist(), strict=True)))
+    def pool(self, cells: int | None = None) -> Pool:
+        """For searches by cells, such as those with S17's ranking function: all, or the first so many, whose order is
+        as good as drawn. To read all takes seconds."""
+        return Pool(list(zip(self.texts[:cells], self.losses[:cells].tolist(), strict=True)))
 
     # ---- as a file
 

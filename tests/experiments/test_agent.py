@@ -374,3 +374,25 @@ def test_changes_have_an_interval_from_three_seeds_on():
     assert 1 <= learned["low"] < 2 < learned["high"] <= 3
     assert table.loc[("random", "mean reward"), "change"] == 0
     assert table.loc["random"][["low", "high"]].isna().all(axis=None)
+
+
+# ---- searches long enough to learn
+
+
+def test_windows_say_what_their_trees_are_like() -> None:
+    trees = ["Tanh(x_t)", "Tanh(x_t)", "Cos(x_t)", "Sub(x_t, Sin(x_t))", "Tanh(x_t)"]
+    drawn = agent.with_failures(pd.DataFrame({"tree": trees, "step": range(5), "reward": [1.0, np.nan, 3, 5, 9]}), 0.5)
+    found = agent.by_window({("agent", 7): drawn}, size=2)
+    assert found["trees"].tolist() == [2, 4]  # the fifth tree fills no window
+    assert found["reward"].tolist() == [(1 + 0.5) / 2, (3 + 5) / 2]
+    assert found["failed"].tolist() == [0.5, 0.0]
+    assert found["different"].tolist() == [0.5, 1.0]
+    assert found["extended"].tolist() == [0.0, (1 / 2 + 2 / 4) / 2]  # Cos of two words; Sub and Sin of four
+    assert {*found["kind"], *found["seed"]} == {"agent", 7}
+    assert agent.by_window({}).empty
+
+
+@pytest.mark.parametrize(("rewards", "supports"), [(range(30), True), (range(30, 0, -1), False)])
+def test_a_search_learns_whose_rewards_rise(rewards: range, supports: bool) -> None:
+    drawn = pd.DataFrame({"step": range(30), "earned": [float(value) for value in rewards]})
+    assert agent.learns(drawn)["supports"] is supports

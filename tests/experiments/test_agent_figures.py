@@ -156,3 +156,14 @@ def test_every_figure_draws_has_a_title_and_leaves_no_trace(name):
     assert "T" in titles
     assert any(ax.get_xlabel() for ax in fig.axes)
     assert fig.get_figwidth() * 150 <= 1100
+
+
+def test_long_searches_have_a_line_each_and_a_name_for_each_kind() -> None:
+    row = {"reward": 1.0, "failed": 0.5, "extended": 0.2, "different": 0.9}
+    searches = [("agent", 1), ("agent", 2), ("random", 1)]
+    windows = pd.DataFrame(
+        [{"kind": kind, "seed": seed, "trees": trees, **row} for kind, seed in searches for trees in (100, 200)]
+    )
+    fig = agent_figures.long_searches(windows)
+    assert [len(ax.get_lines()) for ax in fig.axes] == [3] * 4
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["agent", "random"]

@@ -11,7 +11,6 @@ import pytest
 from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings
 from nasrepro.datasets.nas_bench_macro import load_nas_bench_macro
 from nasrepro.search.token_table import (
-    EvolutionSettings,
     TableRuns,
     TokenTable,
     controller_runs,
@@ -136,7 +135,7 @@ def changed(first: int, second: int) -> int:
 
 def test_a_child_is_the_best_of_the_youngest_with_one_token_changed() -> None:
     # So many are drawn that the best of the population is always among them.
-    found = evolution_runs(TABLE, range(4), 60, EvolutionSettings(population=6, sample=300))
+    found = evolution_runs(TABLE, range(4), 60, population=6, sample=300)
     for run, rewards in zip(found.scores.astype(int), found.rewards, strict=True):
         for child in range(6, 60):
             young = slice(child - 6, child)
@@ -145,8 +144,8 @@ def test_a_child_is_the_best_of_the_youngest_with_one_token_changed() -> None:
 
 
 def test_every_change_of_a_token_is_as_likely_as_another() -> None:
-    settings = EvolutionSettings(population=1, sample=1)  # a walk
-    numbers = evolution_runs(TokenTable(SPACE, SCORES[:, None], SCORES), range(40), 1_000, settings).scores.astype(int)
+    walks = evolution_runs(TokenTable(SPACE, SCORES[:, None], SCORES), range(40), 1_000, population=1, sample=1)
+    numbers = walks.scores.astype(int)
     before, after = np.unravel_index(numbers[:, :-1], (2, 3, 2)), np.unravel_index(numbers[:, 1:], (2, 3, 2))
     moves = [np.mean(b != a) for b, a in zip(before, after, strict=True)]
     assert moves == pytest.approx([1 / 3] * 3, abs=0.02)  # each place
@@ -157,14 +156,13 @@ def test_every_change_of_a_token_is_as_likely_as_another() -> None:
 def test_a_search_by_evolution_is_the_same_whichever_are_beside_it() -> None:
     together, alone = evolution_runs(TABLE, range(3), 200), evolution_runs(TABLE, [2], 200)
     assert np.array_equal(together.rewards[2], alone.rewards[0])
-    assert evolution_runs(TABLE, [0, 1], 7, EvolutionSettings(population=10)).scores.shape == (2, 7)
+    assert evolution_runs(TABLE, [0, 1], 7, population=10).scores.shape == (2, 7)
 
 
 def test_failures_have_no_children_where_others_could() -> None:
     rewards = TABLE.rewards.copy()
     rewards[:6] = np.nan
-    settings = EvolutionSettings(population=10, sample=300)
-    found = evolution_runs(TokenTable(SPACE, rewards, SCORES), range(5), 400, settings)
+    found = evolution_runs(TokenTable(SPACE, rewards, SCORES), range(5), 400, population=10, sample=300)
     for run in range(5):
         for child in range(10, 400):
             young = slice(child - 10, child)
@@ -176,4 +174,4 @@ def test_failures_have_no_children_where_others_could() -> None:
 @pytest.mark.parametrize("numbers", [{"population": 0}, {"sample": 0}])
 def test_numbers_that_make_no_evolution_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be 1 or more"):
-        EvolutionSettings(**numbers)
+        evolution_runs(TABLE, [0], 5, **numbers)

@@ -265,3 +265,32 @@ def changes(searches: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["change", "low", "high"])
     return table.set_axis(pd.MultiIndex.from_tuples(rows, names=["method", "measure"]))
+
+
+# ---- searches long enough to learn, by what draws their trees and their seed
+
+
+def by_window(searches: Mapping[tuple[str, int], pd.DataFrame], size: int = 100) -> pd.DataFrame:
+    """What the trees of each search are like, in windows of so many; the last, if not full, is left out.
+
+    `searches` are their trees, from `with_failures`. Columns: kind, seed, trees (drawn by the window's end), reward
+    (mean), failed (share), extended (mean share of extended words), different (share of trees that are).
+    """
+    rows = []
+    for (kind, seed), drawn in searches.items():
+        extended = extended_share(word_counts(drawn["tree"], words("core", "extended")))
+        for end in range(size, len(drawn) + 1, size):
+            window = drawn.iloc[end - size : end]
+            facts = {"reward": window["earned"].mean(), "failed": window["failed"].mean()}
+            facts |= {"extended": extended.iloc[end - size : end].mean(), "different": window["tree"].nunique() / size}
+            rows.append({"kind": kind, "seed": seed, "trees": end, **facts})
+    return pd.DataFrame(rows, columns=["kind", "seed", "trees", "reward", "failed", "extended", "different"])
+
+
+def learns(drawn: pd.DataFrame) -> Facts:
+    """Whether the rewards of one search rise: how a tree's step and what it earned go together, from `with_failures`."""
+    return _direction(
+        stats.kendall_interval([drawn["step"]], drawn["earned"]),
+        unit="Kendall's tau of step and reward",
+        reason="interval over the trees of one search",
+    )

@@ -18,7 +18,7 @@ from nasrepro.controllers.tree_agent import top_down
 from nasrepro.dsl import Cell, Node
 from nasrepro.dsl.dress.svg import COLOURS, TOP, kind_of, lay_out
 from nasrepro.report import style
-from nasrepro.report.style import legend_below, new_axes, new_panels, styled
+from nasrepro.report.style import colours, legend_below, new_axes, new_panels, styled
 
 _SHOWN = 5
 """Words that get a bar of their own at each decision."""
@@ -235,6 +235,29 @@ def rewards(trees: pd.DataFrame, updates: pd.DataFrame | None = None, window: in
     ax.set_xlim(-1, len(trees))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(ax)
+    return fig
+
+
+@styled
+def long_searches(windows: pd.DataFrame, title: str = "") -> Figure:
+    """How the trees of searches change, from `agent.by_window`: a panel for each measure, a line for each search."""
+    panels = {
+        "reward": "mean reward",
+        "failed": "share of trees that failed",
+        "extended": "share of extended words",
+        "different": "share of different trees",
+    }
+    fig, axes = new_panels((7.2, 5.6), title, 2, 2, sharex=True)
+    kinds = windows.groupby("kind", sort=False)
+    for ax, (column, words) in zip(axes.flat, panels.items(), strict=True):
+        for colour, (kind, part) in zip(colours(kinds), kinds, strict=True):
+            for number, (_, line) in enumerate(part.groupby("seed")):
+                ax.plot(line["trees"], line[column], ".-", color=colour, label=None if number else kind, alpha=0.8)
+        ax.set_ylabel(words)
+        ax.set_ylim(bottom=0)
+    for ax in axes[-1]:
+        ax.set_xlabel("trees drawn")
+    style.legend_for_all(fig, axes.flat[0], columns=2)
     return fig
 
 

@@ -1,11 +1,9 @@
 """The figures of notebook 12: what a world looks like, and how searches fare in it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
@@ -63,7 +61,7 @@ def leads_over_random(panels: Mapping[str, pd.DataFrame], unit: str, title: str 
         ax.set_ylabel(f"lead over random, {unit}", fontsize=9)
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
-    _legend_at_the_bottom(fig, axes.flat[0], columns=3)
+    style.legend_for_all(fig, axes.flat[0], columns=3)
     return fig
 
 
@@ -82,14 +80,5 @@ def progress_of_searches(tables: Mapping[str, pd.DataFrame], score: str, title: 
             ax.fill_between(found.index, found["mean"] - reach, found["mean"] + reach, color=colour, alpha=0.2)
         ax.set(xscale="log", xlabel="samples", ylabel=f"{score}, {words}")
         ax.xaxis.set_major_formatter(style.PLAIN)
-    _legend_at_the_bottom(fig, axes[0], columns=2)
+    style.legend_for_all(fig, axes[0], columns=2)
     return fig
-
-
-def _legend_at_the_bottom(fig: Figure, of: Axes, columns: int) -> None:
-    """One legend for all panels, in a strip of its own."""
-    handles, labels = of.get_legend_handles_labels()
-    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0), "bbox_transform": fig.transFigure}
-    fig.legend(handles, labels, ncols=columns, **place)
-    strip = (0.15 + 0.22 * -(-len(labels) // columns)) / fig.get_figheight()
-    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))

@@ -42,6 +42,8 @@ class WorldSizes:
     """Searches of each kind, each from its own seed."""
     ranked: SearchSettings = _RANKED
     """S17's search, replayed in the world. Of so few cells, those held out would say little of when to stop."""
+    pool: int | None = None
+    """It searches among the first so many cells. None: among all."""
     ranked_replays: int = 100
     """How many of it, and as many of random search from the same first cells."""
 
@@ -113,6 +115,7 @@ SIZES: Mapping[str, WorldSizes] = {
         samples=160,
         has_table=False,
         replays=3,
+        pool=300,
         ranked=_FEW_RANKED,
         ranked_replays=3,
     ),
