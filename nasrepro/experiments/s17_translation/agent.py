@@ -288,7 +288,7 @@ def by_window(searches: Mapping[tuple[str, int], pd.DataFrame], size: int = 100)
 
 
 def learns(drawn: pd.DataFrame) -> Facts:
-    """Whether the rewards of one search rise: how a tree's step and what it earned go together, from `with_failures`."""
+    """Whether the rewards of one search, from `with_failures`, rise: how a tree's step and its reward go together."""
     return _direction(
         stats.kendall_interval([drawn["step"]], drawn["earned"]),
         unit="Kendall's tau of step and reward",

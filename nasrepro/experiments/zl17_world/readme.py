@@ -1,0 +1,26 @@
+"""What the README says of the world, made from what ships."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nasrepro.experiments.zl17_world.replays import agreement, noise
+from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
+from nasrepro.worlds import base2, base_2
+
+
+def world_words(_: Path) -> str:
+    """Some sentences on how large the world is, how its cells were trained, and how far their order can be trusted."""
+    world = base2()
+    settings = {name: value for name, value in world.facts["settings"].items() if name not in ("corpus", "level")}
+    task = LanguageModelTask(training=LanguageModelSettings(**settings), own=base_2.text())
+    learned = np.isfinite(world.losses)
+    (seeds, longer), trainings = agreement(world)["tau"], sum(world.facts["devices"].values())
+    return (
+        f"{len(world.cell_of):,} token strings, {len(world.texts):,} cells, {(~learned).sum():,} of which failed; "
+        f"{trainings:,} trainings ({task.words()}), on {' and '.join(sorted(world.facts['devices']))}. Validation "
+        f"perplexities from {np.nanmin(world.losses):.2f} to {np.nanmax(world.losses):.1f}, median "
+        f"{np.nanmedian(world.losses):.1f}. The order of cells agrees with itself from seed to seed (Kendall's tau "
+        f"{seeds:.2f}; standard deviation of the log perplexity {noise(world):.3f}), and with that of a training ten "
+        f"times as long less (tau {longer:.2f})."
+    )
