@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Facts = dict[str, Any]
 Searches = Mapping[tuple[str, int], Search]
+Ends = Mapping[tuple[str, str], stats.Estimate]
+"""Leads over random search, by arm and statistic."""
 
 WINDOW = 32
 """Children of the window whose mean says what a controller draws now."""
@@ -55,9 +57,17 @@ def recorded_plan(search: Search, plan: TokenSearchSettings) -> TokenSearchSetti
 def search_as_recorded(run: "Run", plan: TokenSearchSettings) -> Search | None:
     """A search by this plan. A profile that only replays takes of it what is recorded, None where nothing is."""
     if run.fresh or not run.profile.only_replays:
-        return run.search(plan)
+        return run.search(plan, workers=run.sizes.workers)
     shipped = run.shipped_search(plan)
     return run.search(recorded_plan(shipped, plan)) if shipped is not None and shipped.trials else None
+
+
+def searches_as_recorded(run: "Run") -> dict[tuple[str, int], Search]:
+    """All searches of the run's size, by arm and seed, but for those of which nothing is recorded."""
+    sizes: CellsSizes = run.sizes
+    keys = [(arm, seed) for arm in sizes.arms for seed in sizes.seeds]
+    found = {(arm, seed): search_as_recorded(run, sizes.plan(arm, seed)) for arm, seed in keys}
+    return {key: search for key, search in found.items() if search is not None}
 
 
 def evaluations_as_recorded(
@@ -65,12 +75,17 @@ def evaluations_as_recorded(
 ) -> list[Evaluation]:
     """Evaluations of cells from seeds. A profile that only replays takes those that are recorded, perhaps none."""
     if run.fresh or not run.profile.only_replays:
-        return run.evaluations(cells, seeds, task)
+        return run.evaluations(cells, seeds, task, run.sizes.workers)
     known = {(one.hash, one.seed) for one in run.recorded(task)}
     by_seeds: dict[tuple[int, ...], list[Cell]] = {}
     for cell in cells:
         by_seeds.setdefault(tuple(seed for seed in seeds if (cell.hash, seed) in known), []).append(cell)
     return [one for here, some in by_seeds.items() if here for one in run.evaluations(some, here, task)]
+
+
+def not_recorded(what: str) -> str:
+    """What stands in place of trainings that no record holds."""
+    return f"**{what}: not recorded yet.** `FRESH = True` trains it here, with all else."
 
 
 def share_of_paper(task: LanguageModelTask, children: int) -> float:
@@ -171,6 +186,32 @@ def check_baseline(write: Callable[[list[float], float], Sequence[float] | None]
     return "Exercise done: this is the baseline of the searches."
 
 
+def first_step(children: pd.DataFrame, agent: TokenAgent, plan: TokenSearchSettings) -> pd.DataFrame:
+    """What the fresh controller drew in a search's first step, and what it is told, from `samples`: a row a child.
+
+    Columns: log probability, perplexity, reward (nan for failures), baseline (before it), advantage, tokens (a tuple).
+    """
+    step = children.head(plan.step)
+    tokens = [as_tokens(text) for text in step["tokens"]]
+    rewards = rewards_of(step["loss"], plan.c)
+    table = pd.DataFrame({"log probability": agent.log_probs(tokens).tolist(), "perplexity": step["loss"]})
+    table["reward"] = np.array(rewards, dtype=float)
+    table["baseline"] = baselines(rewards, plan.reinforce)
+    table["advantage"] = table["reward"].fillna(plan.reinforce.failed) - table["baseline"]
+    table["tokens"] = pd.Series(tokens, table.index, dtype=object)
+    return table.rename_axis("child")
+
+
+def as_tokens(text: str) -> tuple[int, ...]:
+    """A token string as `samples` writes it."""
+    return tuple(map(int, text.split()))
+
+
+def best_tokens(children: pd.DataFrame) -> tuple[int, ...]:
+    """The string of the child with the lowest loss, from `samples`; the first one where all failed."""
+    return as_tokens(children["tokens"].iloc[int(children["loss"].fillna(np.inf).argmin())])
+
+
 # ---- what a child's loss is worth
 
 
@@ -193,11 +234,11 @@ def noise(losses: pd.DataFrame, c: float) -> pd.DataFrame:
     share (of a training's variance that the cell accounts for), tau (Kendall's, of the order that the first seed gives
     and those of the others), low and high (its bootstrap interval over cells). nan where there are too few cells.
     """
-    kinds = {
-        "log perplexity, cells that learned": np.log(losses.dropna()),
+    kinds: dict[str, pd.DataFrame] = {
+        "log perplexity, cells that learned": losses.dropna().apply(np.log),
         "reward, a failure earns 0": (c / losses**2).fillna(0.0),
     }
-    return pd.DataFrame.from_dict({name: _spread(table) for name, table in kinds.items()}, orient="index")
+    return pd.DataFrame([_spread(table) for table in kinds.values()], index=pd.Index(kinds))
 
 
 def _spread(table: pd.DataFrame) -> dict[str, float]:
@@ -224,6 +265,25 @@ def failing(losses: pd.DataFrame) -> dict[str, int]:
     return {"from every seed": every, "from some": len(losses) - every - none, "from none": none}
 
 
+def noise_told(losses: pd.DataFrame, c: float) -> str:
+    """What `failing` and `noise` say, for people."""
+    failed = failing(losses)
+    by_log, by_reward = (row for _, row in noise(losses, c).iterrows())
+    said = (
+        f"Of {len(losses)} random cells {failed['from every seed']} fail from every seed and "
+        f"{failed['from some']} from some only. "
+    )
+    if np.isnan(by_log["within"]):
+        return said + f"Only {by_log['cells']:.0f} learned from every seed: too few to tell chance from cells."
+    return said + (
+        f"Seeds of a cell that learns differ by **{by_log['within']:.1%}** in perplexity, cells by "
+        f"**{by_log['between']:.1%}**. Of what makes rewards differ **{by_reward['share']:.0%}** is the cell. "
+        f"Kendall's tau of two seeds' orders is {by_reward['tau']:.2f}: they agree on about "
+        f"{(1 + by_reward['tau']) / 2:.0%} of pairs. A reward is here "
+        + ("mostly the cell's doing." if by_reward["share"] > 0.5 else "chance as much as the cell's doing, or more.")
+    )
+
+
 # ---- the searches
 
 
@@ -238,7 +298,7 @@ def compared(tables: Mapping[tuple[str, int], pd.DataFrame]) -> int:
 
 
 def counts(tables: Mapping[tuple[str, int], pd.DataFrame], words: Mapping[str, str], planned: int) -> pd.DataFrame:
-    """How far each search has come, from `drawn`: its children, distinct ones, how many failed, how many are planned."""
+    """How far each search has come, from `drawn`: its children, distinct ones, the share that failed."""
     rows = [
         [words[arm], seed, len(table), table["hash"].nunique(), table["loss"].isna().mean(), planned]
         for (arm, seed), table in tables.items()
@@ -296,10 +356,11 @@ def leads(progress: pd.DataFrame, against: str = "random") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "samples", "statistic", "lead", "low", "high"])
 
 
-def at_the_end(leading: pd.DataFrame) -> pd.DataFrame:
+def at_the_end(leading: pd.DataFrame) -> Ends:
     """The leads after all children that are compared, by arm and statistic, from `leads`."""
     last = leading[leading["samples"] == leading["samples"].max()]
-    return last.set_index(["arm", "statistic"])[["lead", "low", "high"]]
+    keys = zip(last["arm"], last["statistic"], strict=True)
+    return dict(zip(keys, map(stats.Estimate, last["lead"], last["low"], last["high"]), strict=True))
 
 
 def final(progress: pd.DataFrame) -> pd.DataFrame:
@@ -308,45 +369,65 @@ def final(progress: pd.DataFrame) -> pd.DataFrame:
     return last.groupby("arm", sort=False)[list(STATISTICS)].mean()
 
 
-def lead_facts(ends: pd.DataFrame, arm: str, statistic: str, seeds: int, words: str) -> Facts:
+def told(ends: Ends, arm: str) -> str:
+    """An arm's leads in words, from `at_the_end`: each with its interval, and what that shows."""
+    spoken = []
+    for statistic, words in STATISTICS.items():
+        lead = ends[arm, statistic]
+        shown = stats.told((lead.low, lead.high), "ahead", "behind", "no difference shown")
+        edges = "no interval" if np.isnan(lead.low) else f"{lead.low:+.2f} to {lead.high:+.2f}"
+        spoken.append(f"{words} {lead.value:+.2f} ({edges}: {shown})")
+    return "; ".join(spoken)
+
+
+def lead_facts(ends: Ends, arm: str, statistic: str, seeds: int, words: str) -> Facts:
     """What one of `at_the_end` says of ZL17's Figure 6; `words` tell whose controller it is."""
-    lead, low, high = ends.loc[(arm, statistic)]
+    lead = ends[arm, statistic]
     return {
-        "value": float(lead),
-        "interval": None if np.isnan(low) else (float(low), float(high)),
+        "value": lead.value,
+        "interval": None if np.isnan(lead.low) else (lead.low, lead.high),
         "unit": "perplexity",
         "seeds": seeds,
-        "supports": bool(lead > 0),
+        "supports": lead.value > 0,
         "reason": f"{words}; Welch's interval over seeds",
     }
 
 
-def wins(ends: pd.DataFrame, arm: str, seeds: int, words: str) -> Facts:
+def wins(ends: Ends, arm: str, seeds: int, words: str) -> Facts:
     """Whether policy gradient beats random search, for the best and for the means of the best: by its weakest lead."""
-    part = ends.loc[arm].loc[[f"top{k}" for k in TOP]]
-    weakest = str((part["low"] if part["low"].notna().all() else part["lead"]).idxmin())
-    words = f"{words}; the weakest of the leads of the best {', '.join(map(str, TOP))}, that of {STATISTICS[weakest]}"
+    best = [f"top{k}" for k in TOP]
+    weakest = min(best, key=lambda name: (ends[arm, name].low, ends[arm, name].value))
+    if np.isnan(ends[arm, weakest].low):
+        weakest = min(best, key=lambda name: ends[arm, name].value)
+    words = (
+        f"{words}; the weakest of the leads of the best {', '.join(map(str, TOP))}, that of the {STATISTICS[weakest]}"
+    )
     return lead_facts(ends, arm, weakest, seeds, words)
 
 
-def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float | None) -> Facts:
-    """Whether the search with more functions does not end worse, by more than the noise of a child, than the one without.
+def is_ahead(facts: Facts) -> bool:
+    """Whether the interval of `lead_facts` lies above zero."""
+    return stats.told(facts["interval"], True, False, False)
 
-    `spread` is the standard deviation of log perplexity over seeds of one cell (`noise`), None where it is not known.
+
+def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float) -> Facts:
+    """Whether a search with more functions ends no worse than one without, but for the noise of a child.
+
+    `spread` is the standard deviation of log perplexity over seeds of one cell (`noise`), nan where it is not known.
     """
     last = progress[progress["samples"] == progress["samples"].max()]
     best = {arm: np.log(last.loc[last["arm"] == arm, "top1"]) for arm in (larger, smaller)}
     value, edges = difference(best[larger], best[smaller])
-    known = spread is not None and np.isfinite(spread) and edges is not None
-    how = f"within {spread:.3f}, what seeds of one cell differ by" if known else "the noise of a child is not known"
+    known = bool(np.isfinite(spread))
+    margin = f"{spread:.3f}, by which seeds of one cell differ" if known else "not known yet"
     return {
         "value": value,
         "interval": edges,
         "unit": "log perplexity of the best, more with max and sin",
         "seeds": len(best[larger]),
-        "supports": bool(edges[1] < spread) if known and edges is not None and spread is not None else None,
+        "supports": value < spread if known else None,
         "against": spread if known else None,
-        "reason": f"same direction where the interval lies below a margin of ours: {how}",
+        "reason": f"ZL17 gives no value; comparable is below a margin of ours, the noise of a child: {margin}",
     }
 
 
@@ -381,15 +462,24 @@ def over_seeds(trained: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("cell")
 
 
-def best_of(tables: Mapping[tuple[str, int], Search]) -> dict[tuple[str, int], tuple[str, float]]:
-    """The best cell of each search, as text, and its perplexity; a search in which all failed has none."""
-    found = {}
-    for key, search in tables.items():
-        trained = [(loss, one.cell) for _, one in search.trials if (loss := PERPLEXITY.of(one)) is not None]
-        if trained:
-            loss, text = min(trained)
-            found[key] = (text, loss)
-    return found
+def on_words_told(trained: pd.DataFrame) -> str:
+    """How NASCell does against the LSTM, from `cells_by_seed`, for people."""
+    lstm, nas = (trained.loc[trained["name"] == name, "valid_ppl"].dropna() for name in ("LSTM", "NASCell"))
+    if lstm.empty or nas.empty:
+        return "There is nothing to compare yet: one of the two has no training that came to its end."
+    gap, edges = difference(lstm, nas)
+    spoken = f"Welch's 95% interval {edges[0]:+.1f} to {edges[1]:+.1f}" if edges else "too few seeds for an interval"
+    shown = stats.told(edges, "NASCell is better", "the LSTM is better", "no difference is shown")
+    return f"LSTM less NASCell: **{gap:+.1f}** perplexity ({spoken}): {shown}, by a recipe that was tuned for neither."
+
+
+def best_found(searches: Searches) -> dict[tuple[str, int], tuple[Cell, float]]:
+    """The best cell of each search and its perplexity; a search in which all failed has none."""
+    return {
+        key: (cell, search.losses[cell.hash] or np.nan)
+        for key, search in searches.items()
+        if (cell := best_cell([search])) is not None
+    }
 
 
 def best_by_arm(searches: Searches) -> dict[str, Cell]:

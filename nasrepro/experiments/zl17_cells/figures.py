@@ -94,7 +94,7 @@ def _blocks(ax: Axes, read: pd.DataFrame) -> None:
     """A row for each block: its two tokens."""
     blocks = read.groupby("block", sort=False)
     for row, (name, part) in enumerate(blocks):
-        ax.text(0.0, -row, name, ha="left", va="center", fontsize=8.5)
+        ax.text(0.0, -row, str(name), ha="left", va="center", fontsize=8.5)
         for column, choice in enumerate(part["choice"]):
             if name == "Cell Indices":
                 choice, kind = f"{('$c_t$', '$c_{t-1}$')[column]}: {choice}", ("white", style.BLACK)
@@ -179,10 +179,10 @@ def token_chances(read: pd.DataFrame, chances: pd.DataFrame, title: str = "") ->
     starts = np.flatnonzero((read["block"] != read["block"].shift()).to_numpy())
     for start in starts[1:]:
         ax.axvline(start - 0.5, color="#BBBBBB", linewidth=0.6)
-    ax.set(xlim=(-0.6, len(read) - 0.4), ylim=(0, None), xlabel="token, in the controller's order", ylabel="probability")
+    ax.set(xlim=(-0.6, len(read) - 0.4), xlabel="token, in the controller's order", ylabel="probability")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.grid(axis="x", visible=False)
-    fig.legend(loc="outside lower center", ncols=4, fontsize=8)
+    _legend(fig, 4)
     return fig
 
 
@@ -198,7 +198,7 @@ def rewards(rewards: Sequence[float | None], baselines: Sequence[float], title: 
     style.failed_ticks(ax, numbers[~learned], height=0.03)
     ax.set(xlabel="child, in order of drawing", ylabel="reward")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    fig.legend(loc="outside lower center", ncols=3, fontsize=8)
+    _legend(fig, 3)
     return fig
 
 
@@ -213,7 +213,7 @@ def noise(losses: pd.DataFrame, title: str = "") -> Figure:
     """
     fig, ((spread, order),) = new_panels((7.2, 3.9), title, 1, 2, width_ratios=[3, 2])
     ranked = losses.loc[losses.median(axis=1).sort_values(na_position="last").index]
-    first, *others = ranked.columns
+    first = ranked.columns[0]
     failed = [place for place, row in enumerate(ranked.isna().to_numpy(), start=1) for missing in row if missing]
     for seed, marker, colour in zip(ranked, style.MARKERS, style.PALETTE, strict=False):
         points: dict[str, Any] = {"s": 14, "marker": marker, "color": colour, "alpha": 0.8, "linewidths": 0}
@@ -226,8 +226,10 @@ def noise(losses: pd.DataFrame, title: str = "") -> Figure:
     if len(both := ranked.dropna()):
         ends = [float(both.to_numpy().min()), float(both.to_numpy().max())]
         order.plot(ends, ends, color=style.BLACK, linestyle=(0, (5, 3)), linewidth=0.8, zorder=0)
+    for ax in (spread, order):
+        ax.ticklabel_format(axis="y", useOffset=False)
     order.set(xlabel=f"perplexity from seed {first}", ylabel="perplexity from another seed")
-    fig.legend(loc="outside lower center", ncols=5, fontsize=8)
+    _legend(fig, 5)
     return fig
 
 
@@ -242,18 +244,16 @@ def progress(progress: pd.DataFrame, words: Mapping[str, str], title: str = "") 
     """
     fig, ((best, window),) = new_panels((7.2, 4.0), title, 1, 2)
     shown = {"top1": (best, "the best child so far"), "window": (window, f"mean of the last {WINDOW} children")}
-    arms = progress.groupby("arm", sort=False)
     for statistic, (ax, what) in shown.items():
-        for colour, marker, (arm, part) in zip(colours(arms), style.MARKERS, arms, strict=False):
+        for arm, part in progress.groupby("arm", sort=False):
             table = part.pivot(index="samples", columns="seed", values=statistic)
-            ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.5)
-            label = words[str(arm)] if ax is best else None
-            mark: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": max(1, len(table) // 6)}
-            ax.plot(table.index, table.mean(axis=1), color=colour, linewidth=2, label=label, **mark)
+            look = _look(words, str(arm), len(table), has_label=ax is best)
+            ax.plot(table.index, table, color=look["color"], linewidth=0.6, alpha=0.5)
+            ax.plot(table.index, table.mean(axis=1), linewidth=2, **look)
         ax.set(xlabel="children", ylabel="validation perplexity")
         ax.set_title(what, fontsize=9, fontweight="normal")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    fig.legend(loc="outside lower center", ncols=2, fontsize=8)
+    _legend(fig, 2)
     return fig
 
 
@@ -264,22 +264,37 @@ def leads(leading: pd.DataFrame, words: Mapping[str, str], title: str = "") -> F
     A panel for each statistic. `leading` is from `analysis.leads`; bands are its intervals.
     """
     fig, panels = new_panels((7.2, 5.6), title, 2, 2, sharex=True)
-    arms = leading.groupby("arm", sort=False)
     for ax, (statistic, what) in zip(panels.flat, STATISTICS.items(), strict=True):
-        for colour, marker, (arm, part) in zip(colours(arms), style.MARKERS, arms, strict=False):
-            here = part[part["statistic"] == statistic]
-            label = words[str(arm)] if statistic == "top1" else None
-            mark: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": max(1, len(here) // 6)}
-            ax.plot(here["samples"], here["lead"], color=colour, linewidth=1.8, label=label, **mark)
-            ax.fill_between(here["samples"], here["low"], here["high"], color=colour, alpha=0.13, linewidth=0)
+        for arm, part in leading[leading["statistic"] == statistic].groupby("arm", sort=False):
+            look = _look(words, str(arm), len(part), has_label=statistic == "top1")
+            ax.plot(part["samples"], part["lead"], linewidth=1.8, **look)
+            ax.fill_between(part["samples"], part["low"], part["high"], color=look["color"], alpha=0.13, linewidth=0)
         ax.axhline(0, color=style.BLACK, linewidth=1)
         ax.set_title(what, fontsize=9, fontweight="normal")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for ax in panels[-1]:
         ax.set_xlabel("children")
     fig.supylabel("perplexity better than random search", fontsize=10)
-    fig.legend(loc="outside lower center", ncols=2, fontsize=8)
+    _legend(fig, 2)
     return fig
+
+
+def _look(words: Mapping[str, str], arm: str, points: int, has_label: bool) -> dict[str, Any]:
+    """Colour and marker of an arm, the same in every figure; a few markers on a line of so many points."""
+    number = list(words).index(arm)
+    mark = {"marker": style.MARKERS[number], "markersize": 4, "markevery": max(1, points // 6)}
+    return {"color": style.PALETTE[number], "label": words[arm] if has_label else None, **mark}
+
+
+def _legend(fig: Figure, columns: int) -> None:
+    """One legend of all panels, in a strip of its own below them."""
+    found = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles, labels = [handle for handle, _ in found], [label for _, label in found]
+    strip = (0.16 + 0.19 * -(-len(found) // columns)) / fig.get_figheight()
+    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
+    # By coordinates: matplotlib moves other legends of a figure when it is saved "tight".
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0), "bbox_transform": fig.transFigure}
+    fig.legend(handles, labels, ncols=columns, fontsize=8, **place)
 
 
 # ---- known cells
