@@ -124,6 +124,9 @@ def block(space: BaseB, number: int) -> str:
 def tokens_of(space: BaseB, words: str) -> tuple[int, ...]:
     """The token string that ZL17 writes in these words. Raises ValueError for a word that is no choice at its place."""
     ours = [_OURS.get(word, word) for word in words.split()]
+    for place, word in zip(space.places, ours, strict=True):
+        if word not in place.words:
+            raise ValueError(f"{word!r:.100} is no choice for the {place.name}: choose from {', '.join(place.words)}")
     return tuple(place.words.index(word) for place, word in zip(space.places, ours, strict=True))
 
 
@@ -328,8 +331,9 @@ def progress(tables: Mapping[tuple[str, int], pd.DataFrame], failed: float) -> p
 def difference(first: ArrayLike, second: ArrayLike) -> tuple[float, stats.Interval | None]:
     """Mean of first less mean of second, and Welch's 95% interval of it; None for fewer than three of either.
 
-    Searches from one seed share nothing, so they are not paired. With three of each, resampling them (`stats.interval`)
-    would exclude zero too often: three differences of pure chance have one sign in a quarter of all cases.
+    A controller and random search from one seed share nothing, so they are not paired. With three of each, resampling
+    (`stats.interval`) would exclude zero too often: three differences of pure chance have one sign in a quarter of all
+    cases.
     """
     ours, theirs = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     value = float(ours.mean() - theirs.mean())
@@ -480,6 +484,22 @@ def best_found(searches: Searches) -> dict[tuple[str, int], tuple[Cell, float]]:
         for key, search in searches.items()
         if (cell := best_cell([search])) is not None
     }
+
+
+def found_by(champions: Mapping[tuple[str, int], tuple[Cell, float]]) -> dict[str, str]:
+    """Which searches found each cell, by its hash, from `best_found`: controllers of one seed begin alike."""
+    names: dict[str, str] = {}
+    for (arm, seed), (cell, _) in champions.items():
+        names[cell.hash] = f"{names[cell.hash]}; {arm} {seed}" if cell.hash in names else f"{arm} {seed}"
+    return names
+
+
+def fallen_back(trained: pd.DataFrame, champions: Mapping[tuple[str, int], tuple[Cell, float]]) -> pd.DataFrame:
+    """`over_seeds` of cells, with the loss by which a search chose them: nan for those that none chose."""
+    names = found_by(champions)
+    chosen = {names[cell.hash]: loss for cell, loss in champions.values()}
+    table = over_seeds(trained)
+    return table.assign(chosen=[chosen.get(str(name), np.nan) for name in table.index])
 
 
 def best_by_arm(searches: Searches) -> dict[str, Cell]:

@@ -261,14 +261,19 @@ def progress(progress: pd.DataFrame, words: Mapping[str, str], title: str = "") 
 def leads(leading: pd.DataFrame, words: Mapping[str, str], title: str = "") -> Figure:
     """ZL17 Figure 6: how much better than random search each arm is after so many children; above zero it is ahead.
 
-    A panel for each statistic. `leading` is from `analysis.leads`; bands are its intervals.
+    A panel for each statistic. `leading` is from `analysis.leads`; bands are its intervals. What the first children
+    span, too few to say much, may be cut off.
     """
+    last = leading[leading["samples"] >= leading["samples"].max() / 4]
     fig, panels = new_panels((7.2, 5.6), title, 2, 2, sharex=True)
     for ax, (statistic, what) in zip(panels.flat, STATISTICS.items(), strict=True):
         for arm, part in leading[leading["statistic"] == statistic].groupby("arm", sort=False):
             look = _look(words, str(arm), len(part), has_label=statistic == "top1")
             ax.plot(part["samples"], part["lead"], linewidth=1.8, **look)
             ax.fill_between(part["samples"], part["low"], part["high"], color=look["color"], alpha=0.13, linewidth=0)
+        seen = last.loc[last["statistic"] == statistic, ["lead", "low", "high"]].to_numpy()
+        low, high = min(0.0, np.nanmin(seen)), max(0.0, np.nanmax(seen))
+        ax.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
         ax.axhline(0, color=style.BLACK, linewidth=1)
         ax.set_title(what, fontsize=9, fontweight="normal")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -229,7 +229,7 @@ SIZES: Mapping[str, CellsSizes] = {
         search=replace(_FEW, cells=24),
         arms=("scaled rate", "random"),
         seeds=(1,),
-        noise_cells=4,
+        noise_cells=8,
         more_seeds=(1, 2),
         words_seeds=(1,),
         best_seeds=(1, 2),
