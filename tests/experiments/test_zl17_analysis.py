@@ -327,11 +327,17 @@ def test_who_is_ahead_of_random_search():
     assert "last 32 +0.00 (+0.00 to +0.00: no difference shown)" in said
 
 
+def test_fewer_children_than_the_papers_reproduce_no_number_of_them():
+    assert in_the_ledger("zl17.search.ptb", analysis.children_facts(300, 640)) == "not reproduced"
+
+
 def test_a_lead_that_chance_explains_is_none():
     ends = analysis.at_the_end(analysis.leads(searched(scaled_rate=[6.0, 7.2, 6.2], random=[7.0, 7.1, 6.1])))
     won = analysis.wins(ends, "scaled rate", 3, "ours")
     assert not analysis.is_ahead(won)
     assert in_the_ledger("zl17.random.policy_gradient_wins", won) == "not reproduced"
+    behind = {("a", "top1"): Estimate(-1, -2, -0.5), ("b", "top1"): Estimate(-1, -2, 0.5)}
+    assert [analysis.lead_facts(behind, arm, "top1", 3, "x")["supports"] for arm in "ab"] == [False, None]
     single = analysis.at_the_end(analysis.leads(searched(scaled_rate=[6.0], random=[7.0])))
     facts = analysis.wins(single, "scaled rate", 1, "ours")
     assert facts["interval"] is None

@@ -6,7 +6,7 @@ finding's facts, as `Run.finding` takes them.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from nasrepro.controllers.reinforce import Advantages
 from nasrepro.dsl import Cell
 from nasrepro.experiments.zl17_cells import best_cell
 from nasrepro.experiments.zl17_cells.sizes import CellsSizes
+from nasrepro.profiles import Profile
 from nasrepro.report import papers, stats
 from nasrepro.search import token_table
 from nasrepro.search.history import Search
@@ -25,9 +26,6 @@ from nasrepro.search.record import Evaluation
 from nasrepro.search.token_search import TokenSearchSettings, samples
 from nasrepro.trainers.language_model import LanguageModelTask
 from nasrepro.trainers.outcome import PERPLEXITY
-
-if TYPE_CHECKING:
-    from nasrepro.notebook import Run
 
 Facts = dict[str, Any]
 Searches = Mapping[tuple[str, int], Search]
@@ -47,6 +45,28 @@ PTB_WORDS = 929_589
 # ---- what records hold
 
 
+class Run(Protocol):
+    """What is asked of the notebook's run (see `nasrepro.notebook.Run`)."""
+
+    sizes: Any
+    profile: Profile
+    fresh: bool
+
+    def search(self, plan: TokenSearchSettings, /, *, workers: int = ...) -> Search:
+        """Replay a search, or make it."""
+
+    def shipped_search(self, plan: TokenSearchSettings, /) -> Search | None:
+        """A search in the shipped record."""
+
+    def recorded(self, task: LanguageModelTask, /) -> list[Evaluation]:
+        """What is recorded of a task."""
+
+    def evaluations(
+        self, cells: Sequence[Cell], seeds: Sequence[int], task: LanguageModelTask, workers: int = ..., /
+    ) -> list[Evaluation]:
+        """Replay trainings, or make them."""
+
+
 def recorded_plan(search: Search, plan: TokenSearchSettings) -> TokenSearchSettings:
     """The plan of the search up to its first child that is not trained yet, so that nothing of it is left to train."""
     numbers = [proposal.number for proposal, _ in search.trials]
@@ -54,7 +74,7 @@ def recorded_plan(search: Search, plan: TokenSearchSettings) -> TokenSearchSetti
     return replace(plan, cells=max(1, min(gap, plan.cells)))
 
 
-def search_as_recorded(run: "Run", plan: TokenSearchSettings) -> Search | None:
+def search_as_recorded(run: Run, plan: TokenSearchSettings) -> Search | None:
     """A search by this plan. A profile that only replays takes of it what is recorded, None where nothing is."""
     if run.fresh or not run.profile.only_replays:
         return run.search(plan, workers=run.sizes.workers)
@@ -62,7 +82,7 @@ def search_as_recorded(run: "Run", plan: TokenSearchSettings) -> Search | None:
     return run.search(recorded_plan(shipped, plan)) if shipped is not None and shipped.trials else None
 
 
-def searches_as_recorded(run: "Run") -> dict[tuple[str, int], Search]:
+def searches_as_recorded(run: Run) -> dict[tuple[str, int], Search]:
     """All searches of the run's size, by arm and seed, but for those of which nothing is recorded."""
     sizes: CellsSizes = run.sizes
     keys = [(arm, seed) for arm in sizes.arms for seed in sizes.seeds]
@@ -71,7 +91,7 @@ def searches_as_recorded(run: "Run") -> dict[tuple[str, int], Search]:
 
 
 def evaluations_as_recorded(
-    run: "Run", cells: Sequence[Cell], seeds: Sequence[int], task: LanguageModelTask
+    run: Run, cells: Sequence[Cell], seeds: Sequence[int], task: LanguageModelTask
 ) -> list[Evaluation]:
     """Evaluations of cells from seeds. A profile that only replays takes those that are recorded, perhaps none."""
     if run.fresh or not run.profile.only_replays:
@@ -392,9 +412,15 @@ def lead_facts(ends: Ends, arm: str, statistic: str, seeds: int, words: str) -> 
         "interval": None if np.isnan(lead.low) else (lead.low, lead.high),
         "unit": "perplexity",
         "seeds": seeds,
-        "supports": lead.value > 0,
+        "supports": True if lead.value > 0 else stats.told((lead.low, lead.high), True, False, None),
         "reason": f"{words}; Welch's interval over seeds",
     }
+
+
+def children_facts(children: int, planned: int) -> Facts:
+    """How many children of each search are compared."""
+    reason = f"of {planned} planned for each search; a smaller search, by choice"
+    return {"value": children, "unit": "architectures", "reason": reason}
 
 
 def wins(ends: Ends, arm: str, seeds: int, words: str) -> Facts:

@@ -15,7 +15,7 @@ from nasrepro.controllers.base_b import IDENTITY
 from nasrepro.dsl.dress.svg import COLOURS
 from nasrepro.experiments.zl17_cells.analysis import STATISTICS, WINDOW, read_tokens
 from nasrepro.report import style
-from nasrepro.report.style import colours, new_panels, styled
+from nasrepro.report.style import new_panels, styled
 
 _BOX = (0.8, 0.34)
 """Width and height of a box, where leaves stand 1 apart."""
@@ -172,9 +172,8 @@ def token_chances(read: pd.DataFrame, chances: pd.DataFrame, title: str = "") ->
     fig, ((ax,),) = new_panels((7.2, 3.9), title, 1, 1)
     numbers = np.arange(len(read))
     ax.bar(numbers, 1 / read["choices"], 0.9, color="#DDDDDD", label="drawn uniformly")
-    marks = zip(chances, style.MARKERS, colours(chances.columns), strict=False)
-    for moment, marker, colour in marks:
-        ax.plot(numbers, chances[moment], marker, color=colour, markersize=4.5, alpha=0.85, label=str(moment))
+    for moment, marker, colour, size in zip(chances, style.MARKERS, style.PALETTE, (8, 5.5, 4.5, 4), strict=False):
+        ax.plot(numbers, chances[moment], marker, color=colour, markersize=size, label=str(moment))
     ax.set_xticks(numbers, read["choice"], rotation=90, fontsize=7)
     starts = np.flatnonzero((read["block"] != read["block"].shift()).to_numpy())
     for start in starts[1:]:
@@ -221,7 +220,7 @@ def noise(losses: pd.DataFrame, title: str = "") -> Figure:
         if seed != first:
             order.scatter(ranked[first], ranked[seed], **points)
     style.failed_ticks(spread, np.array(failed), height=0.97)
-    spread.set(xlabel="random cells, from best to worst", ylabel="validation perplexity")
+    spread.set(xlabel="random cells, from best to worst", ylabel="validation perplexity", xlim=(0.3, len(ranked) + 0.7))
     spread.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(both := ranked.dropna()):
         ends = [float(both.to_numpy().min()), float(both.to_numpy().max())]
