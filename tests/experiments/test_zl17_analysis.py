@@ -1,5 +1,6 @@
 """ZL17's searches for cells, on tables whose answers can be worked out by hand, and what is recorded of them."""
 
+import json
 import math
 
 import numpy as np
@@ -369,7 +370,8 @@ def test_the_weakest_lead_speaks_for_all():
 )
 def test_comparable_is_within_the_noise_of_a_child(larger, spread, word):
     table = searched(scaled_rate=[6.0, 6.01, 6.02], larger_space=larger)
-    facts = analysis.comparable(table, "larger space", "scaled rate", spread)
+    facts = analysis.comparable(table, "larger space", "scaled rate", np.float64(spread))
+    json.dumps(facts)  # as the ledger writes them
     assert in_the_ledger("zl17.max_sin.comparable", facts) == word
 
 

@@ -455,7 +455,7 @@ def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float)
         "interval": edges,
         "unit": "log perplexity of the best, more with max and sin",
         "seeds": len(best[larger]),
-        "supports": value < spread if known else None,
+        "supports": bool(value < spread) if known else None,
         "against": spread if known else None,
         "reason": f"ZL17 gives no value; comparable is below a margin of ours, the noise of a child: {margin}",
     }
