@@ -244,6 +244,14 @@ def test_seeds_that_agree_and_failures_that_earn_nothing():
     assert "mostly the cell's" in analysis.noise_told(losses, C)
 
 
+def test_the_spread_of_good_cells_is_not_that_of_bad_ones():
+    good, bad = [[5.0, 5.0 * 1.02]] * 4, [[9.0, 9.0 * 2]] * 4
+    losses = pd.DataFrame([*bad, *good, [np.nan, 4.0]], columns=[1, 2])
+    assert analysis.spread_of_good(losses) == pytest.approx(np.log(1.02) / 2**0.5)
+    assert np.isnan(analysis.spread_of_good(losses[:3]))
+    assert np.isnan(analysis.spread_of_good(analysis.by_seed([])))
+
+
 def test_of_few_cells_or_none_nothing_is_said():
     few = pd.DataFrame({1: [5.0, np.nan], 2: [5.0, 6.0]})
     assert analysis.noise(few, C)["tau"].isna().all()

@@ -281,6 +281,16 @@ _FEWEST = 4
 """Cells from which on an order is spoken of."""
 
 
+def spread_of_good(losses: pd.DataFrame) -> float:
+    """Standard deviation of log perplexity over seeds of a good cell: of the better half of those that learned.
+
+    `losses` is from `by_seed`; nan where there are too few cells. Bad cells vary more, and would excuse more.
+    """
+    learned = losses.dropna().apply(np.log)
+    level = learned.mean(axis=1)
+    return _spread(learned[level <= level.median()])["within"]
+
+
 def failing(losses: pd.DataFrame) -> dict[str, int]:
     """How many cells fail from every seed, from some of them and from none, from `by_seed`."""
     failed = losses.isna()
@@ -443,13 +453,13 @@ def is_ahead(facts: Facts) -> bool:
 def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float) -> Facts:
     """Whether a search with more functions ends no worse than one without, but for the noise of a child.
 
-    `spread` is the standard deviation of log perplexity over seeds of one cell (`noise`), nan where it is not known.
+    `spread` is that noise in log perplexity (`spread_of_good`), nan where it is not known.
     """
     last = progress[progress["samples"] == progress["samples"].max()]
     best = {arm: np.log(last.loc[last["arm"] == arm, "top1"]) for arm in (larger, smaller)}
     value, edges = difference(best[larger], best[smaller])
     known = bool(np.isfinite(spread))
-    margin = f"{spread:.3f}, by which seeds of one cell differ" if known else "not known yet"
+    margin = f"{spread:.3f}, by which seeds of a good cell differ" if known else "not known yet"
     return {
         "value": value,
         "interval": edges,
