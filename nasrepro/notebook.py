@@ -289,7 +289,11 @@ class Run:
     # ---- single cells
 
     def evaluations(
-        self, cells: Sequence[C], seeds: Sequence[int], task: NotebookTask[C] | None = None
+        self,
+        cells: Sequence[C],
+        seeds: Sequence[int],
+        task: NotebookTask[C] | None = None,
+        workers: int = WORKERS,
     ) -> list[Evaluation]:
         """Evaluations by the notebook's task, or another one, cell by cell and in each the seeds in their order.
 
@@ -307,8 +311,8 @@ class Run:
         try:
             if missing:
                 data = task.corpus
-                with Workers(task, WORKERS, self.profile.timeout_s) as workers:
-                    made = evaluate(missing, self.record, workers)
+                with Workers(task, workers, self.profile.timeout_s) as pool:
+                    made = evaluate(missing, self.record, pool)
                 found |= {(job.cell.hash, job.seed): one for job, one in zip(missing, made, strict=True)}
         except DataError as error:
             if self.fresh or not found:

@@ -108,11 +108,19 @@ class TokenAgent(nn.Module):
         ValueError for a string that is not of the space.
         """
         places, rows, exists = self._forced(strings)  # (tokens, strings) each
-        first = torch.full_like(rows[:1], self._start)
-        hidden, _ = self.lstm(self.embedding(torch.cat([first, rows[:-1]])))  # (tokens, strings, units)
-        policy = self._policy(hidden, places)  # (tokens, strings, rows)
+        policy = self._along(places, rows)  # (tokens, strings, rows)
         picked = policy.gather(2, rows[..., None])[..., 0]  # (tokens, strings)
         return (picked * exists).sum(0), (entropies(policy) * exists).sum() / exists.sum()
+
+    @torch.inference_mode()
+    def choices(self, tokens: Sequence[int]) -> list[list[float]]:
+        """At each place of a token string the probability of every choice there, given the tokens before it.
+
+        Raises ValueError for a string that is not of the space.
+        """
+        places, rows, _ = self._forced([tokens])  # (tokens, 1)
+        policy = self._along(places, rows)[:, 0].exp()  # (tokens, rows)
+        return [row[self._legal[place]].tolist() for row, place in zip(policy, places[:, 0], strict=True)]
 
     def _forced(self, strings: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
         """Place and row of each token, and whether it exists: shorter strings are filled up."""
@@ -126,6 +134,12 @@ class TokenAgent(nn.Module):
         lengths = torch.tensor([len(here) for here in places])
         exists = torch.arange(length)[:, None] < lengths  # (tokens, strings)
         return torch.tensor(filled[0]).T, torch.tensor(filled[1]).T, exists
+
+    def _along(self, places: Tensor, rows: Tensor) -> Tensor:
+        """Log probability of each row before each token: (tokens, strings) both -> (tokens, strings, rows)."""
+        first = torch.full_like(rows[:1], self._start)
+        hidden, _ = self.lstm(self.embedding(torch.cat([first, rows[:-1]])))  # (tokens, strings, units)
+        return self._policy(hidden, places)
 
     def _policy(self, hidden: Tensor, places: Tensor) -> Tensor:
         """Log probability of each row at each place: (..., units), (...) -> (..., rows), -inf where not legal."""

@@ -94,6 +94,20 @@ def test_log_probabilities_and_entropy_against_a_plain_loop(space, layers):
     torch.testing.assert_close(entropy, torch.cat([each for _, each in expected]).mean(), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("space", [PAIRS, LAYERS, BaseB(2)])
+def test_choices_are_the_probabilities_of_a_plain_loop(space):
+    agent = TokenAgent(space, SMALL, seed=1).double()
+    for tokens in every_string(space)[:: max(1, len(every_string(space)) // 10)]:
+        choices = agent.choices(tokens)
+        places = [space.places[space.next_place(tokens[:number])] for number in range(len(tokens))]
+        assert [len(found) for found in choices] == [len(place.words) for place in places]
+        assert [sum(found) for found in choices] == pytest.approx([1.0] * len(tokens), abs=1e-12)
+        picked = [found[token] for found, token in zip(choices, tokens, strict=True)]
+        assert picked == pytest.approx(by_hand(agent, tokens)[0].exp().tolist(), rel=1e-10)
+    with pytest.raises(ValueError, match="too short"):
+        agent.choices(())
+
+
 # ---- the distribution
 
 

@@ -79,6 +79,8 @@ class CellsSizes:
     """Seeds of the best cell of each search, trained again."""
     grid: Grid | None = None
     """The grid search over each arm's best cell, and over the LSTM; None where it is left out."""
+    workers: int = 2
+    """Processes of a notebook; 0 trains in its own, where to start others takes longer than to train."""
 
     def plan(self, arm: str, seed: int) -> TokenSearchSettings:
         """The search of an arm from a seed."""
@@ -219,6 +221,7 @@ SIZES: Mapping[str, CellsSizes] = {
         words_seeds=(1,),
         best_seeds=(1,),
         grid=Grid(2, (20.0,), (0.5,), (0.0, 0.1), (4.0,)),
+        workers=0,
     ),
     "quick": CellsSizes(
         task=_PYDOC_QUICK,
@@ -226,7 +229,7 @@ SIZES: Mapping[str, CellsSizes] = {
         search=replace(_FEW, cells=24),
         arms=("scaled rate", "random"),
         seeds=(1,),
-        noise_cells=4,
+        noise_cells=8,
         more_seeds=(1, 2),
         words_seeds=(1,),
         best_seeds=(1, 2),

@@ -1,0 +1,560 @@
+"""What ZL17's search for recurrent cells shows: the numbers of notebook 10, worked out from its searches and trainings.
+
+`searches` are by their arm (of `sizes.ARMS`) and seed. A function that decides a finding of the ledger answers with the
+finding's facts, as `Run.finding` takes them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+from numpy.typing import ArrayLike
+
+from nasrepro.controllers import BaseB, PolicyGradientSettings, TokenAgent
+from nasrepro.controllers.reinforce import Advantages
+from nasrepro.dsl import Cell
+from nasrepro.experiments.zl17_cells import best_cell
+from nasrepro.experiments.zl17_cells.sizes import CellsSizes
+from nasrepro.profiles import Profile
+from nasrepro.report import papers, stats
+from nasrepro.search import token_table
+from nasrepro.search.history import Search
+from nasrepro.search.record import Evaluation
+from nasrepro.search.token_search import TokenSearchSettings, samples
+from nasrepro.trainers.language_model import LanguageModelTask
+from nasrepro.trainers.outcome import PERPLEXITY
+
+Facts = dict[str, Any]
+Searches = Mapping[tuple[str, int], Search]
+Ends = Mapping[tuple[str, str], stats.Estimate]
+"""Leads over random search, by arm and statistic."""
+
+WINDOW = 32
+"""Children of the window whose mean says what a controller draws now."""
+TOP = (1, 5, 15)
+"""Of how many best models ZL17's Figure 6 takes the mean."""
+STATISTICS = {**{f"top{k}": f"best {k}" if k > 1 else "best" for k in TOP}, "window": f"last {WINDOW}"}
+"""What a search is judged by, by column of `progress`, in words: mean perplexities."""
+PTB_WORDS = 929_589
+"""Words of Penn Treebank's training text, known without the data."""
+
+
+# ---- what records hold
+
+
+class Run(Protocol):
+    """What is asked of the notebook's run (see `nasrepro.notebook.Run`)."""
+
+    sizes: Any
+    profile: Profile
+    fresh: bool
+
+    def search(self, plan: TokenSearchSettings, /, *, workers: int = ...) -> Search:
+        """Replay a search, or make it."""
+
+    def shipped_search(self, plan: TokenSearchSettings, /) -> Search | None:
+        """A search in the shipped record."""
+
+    def recorded(self, task: LanguageModelTask, /) -> list[Evaluation]:
+        """What is recorded of a task."""
+
+    def evaluations(
+        self, cells: Sequence[Cell], seeds: Sequence[int], task: LanguageModelTask, workers: int = ..., /
+    ) -> list[Evaluation]:
+        """Replay trainings, or make them."""
+
+
+def recorded_plan(search: Search, plan: TokenSearchSettings) -> TokenSearchSettings:
+    """The plan of the search up to its first child that is not trained yet, so that nothing of it is left to train."""
+    numbers = [proposal.number for proposal, _ in search.trials]
+    gap = next((place for place, number in enumerate(numbers) if place != number), len(numbers))
+    return replace(plan, cells=max(1, min(gap, plan.cells)))
+
+
+def search_as_recorded(run: Run, plan: TokenSearchSettings) -> Search | None:
+    """A search by this plan. A profile that only replays takes of it what is recorded, None where nothing is."""
+    if run.fresh or not run.profile.only_replays:
+        return run.search(plan, workers=run.sizes.workers)
+    shipped = run.shipped_search(plan)
+    return run.search(recorded_plan(shipped, plan)) if shipped is not None and shipped.trials else None
+
+
+def searches_as_recorded(run: Run) -> dict[tuple[str, int], Search]:
+    """All searches of the run's size, by arm and seed, but for those of which nothing is recorded."""
+    sizes: CellsSizes = run.sizes
+    keys = [(arm, seed) for arm in sizes.arms for seed in sizes.seeds]
+    found = {(arm, seed): search_as_recorded(run, sizes.plan(arm, seed)) for arm, seed in keys}
+    return {key: search for key, search in found.items() if search is not None}
+
+
+def evaluations_as_recorded(
+    run: Run, cells: Sequence[Cell], seeds: Sequence[int], task: LanguageModelTask
+) -> list[Evaluation]:
+    """Evaluations of cells from seeds. A profile that only replays takes those that are recorded, perhaps none."""
+    if run.fresh or not run.profile.only_replays:
+        return run.evaluations(cells, seeds, task, run.sizes.workers)
+    known = {(one.hash, one.seed) for one in run.recorded(task)}
+    by_seeds: dict[tuple[int, ...], list[Cell]] = {}
+    for cell in cells:
+        by_seeds.setdefault(tuple(seed for seed in seeds if (cell.hash, seed) in known), []).append(cell)
+    return [one for here, some in by_seeds.items() if here for one in run.evaluations(some, here, task)]
+
+
+def not_recorded(what: str) -> str:
+    """What stands in place of trainings that no record holds."""
+    return f"**{what}: not recorded yet.** `FRESH = True` trains it here, with all else."
+
+
+def share_of_paper(task: LanguageModelTask, children: int) -> float:
+    """The share of ZL17's training that so many children by a task are: tokens read, over those of its 15,000 cells.
+
+    Tokens of the small runs are characters, and their models smaller, so even this flatters them.
+    """
+    training, cells = task.training, papers.load()["zl17.search.ptb"].value
+    paper = float(cells or 0) * _PAPER_EPOCHS * PTB_WORDS
+    return min(1.0, children * training.epochs * (training.train_tokens or PTB_WORDS) / paper)
+
+
+_PAPER_EPOCHS = 35
+"""Of a child in ZL17 (section 4.2)."""
+
+
+# ---- tokens
+
+
+def read_tokens(space: BaseB, tokens: Sequence[int]) -> pd.DataFrame:
+    """A token string place by place. Columns: block, place, choices (how many), token, choice (what it stands for)."""
+    rows = [
+        [block(space, number), place.name, len(place.words), token, place.words[token]]
+        for number, (place, token) in enumerate(zip(space.places, tokens, strict=True))
+    ]
+    return pd.DataFrame(rows, columns=["block", "place", "choices", "token", "choice"])
+
+
+def block(space: BaseB, number: int) -> str:
+    """To which block of ZL17's Figure 5 a token belongs, by its number."""
+    if number >= 2 * space.nodes:
+        return "Cell Inject" if number < 2 * space.nodes + 2 else "Cell Indices"
+    return f"Tree Index {number // 2}"
+
+
+def tokens_of(space: BaseB, words: str) -> tuple[int, ...]:
+    """The token string that ZL17 writes in these words. Raises ValueError for a word that is no choice at its place."""
+    ours = [_OURS.get(word, word) for word in words.split()]
+    for place, word in zip(space.places, ours, strict=True):
+        if word not in place.words:
+            raise ValueError(f"{word!r:.100} is no choice for the {place.name}: choose from {', '.join(place.words)}")
+    return tuple(place.words.index(word) for place, word in zip(space.places, ours, strict=True))
+
+
+def paper_words(space: BaseB, tokens: Sequence[int]) -> str:
+    """A token string in ZL17's words, which `tokens_of` reads."""
+    theirs = {ours: word for word, ours in _OURS.items()}
+    return " ".join(theirs.get(choice, choice) for choice in read_tokens(space, tokens)["choice"])
+
+
+_OURS = {"ElemMult": "Mult"}
+"""The language's words for those of ZL17's Figure 5, where they differ."""
+
+
+def chances(agents: Mapping[str, TokenAgent], tokens: Sequence[int]) -> pd.DataFrame:
+    """How likely each agent finds each token of a string, given the tokens before: a row a token, a column an agent."""
+    return pd.DataFrame(
+        {
+            name: [choices[token] for choices, token in zip(agent.choices(tokens), tokens, strict=True)]
+            for name, agent in agents.items()
+        }
+    )
+
+
+# ---- the baseline, by hand
+
+
+def rewards_of(losses: Iterable[float], c: float) -> list[float | None]:
+    """ZL17's rewards of children by their perplexities; None where training failed (nan)."""
+    return [None if np.isnan(loss) else c / loss**2 for loss in losses]
+
+
+def baselines(rewards: Sequence[float | None], settings: PolicyGradientSettings) -> list[float]:
+    """What the controller measures each reward of a search against, as they come one by one."""
+    advantages = Advantages(settings)
+    return [advantages.of([reward])[1]["baseline"] for reward in rewards]
+
+
+def check_baseline(write: Callable[[list[float], float], Sequence[float] | None]) -> str:
+    """Whether a reader's `write(rewards, decay)` gives the baseline of each reward: a word for the reader.
+
+    Raises AssertionError, which says what is amiss, where it does not. None says that it is not written yet.
+    """
+    rewards = [2.0, 1.0, 4.0, 4.0, 0.5, 3.0]
+    if write(list(rewards), 0.9) is None:
+        return "Exercise not yet done: my_baselines returns None."
+
+    def written(values: Sequence[float], decay: float = 0.9) -> list[float]:
+        found = list(write(list(values), decay) or [])
+        assert len(found) == len(values), f"{len(values)} rewards need as many baselines, got {len(found)}"
+        return found
+
+    np.testing.assert_allclose(written([3.0] * 6), 3.0, err_msg="of equal rewards the baseline is that reward")
+    for place in range(1, len(rewards)):
+        changed = [*rewards[:place], rewards[place] + 1.0, *rewards[place + 1 :]]
+        same = np.allclose(written(changed)[: place + 1], written(rewards)[: place + 1])
+        assert same, f"baseline {place} moves with reward {place} or a later one: then the gradient is biased"
+    np.testing.assert_allclose(written(rewards, 0.0)[1:], rewards[:-1], err_msg="decay 0 remembers the last one alone")
+    ours = baselines(rewards, PolicyGradientSettings(baseline_decay=0.9))
+    np.testing.assert_allclose(written(rewards), ours, rtol=1e-6, err_msg="weights must sum to 1 from the beginning")
+    return "Exercise done: this is the baseline of the searches."
+
+
+def first_step(children: pd.DataFrame, agent: TokenAgent, plan: TokenSearchSettings) -> pd.DataFrame:
+    """What the fresh controller drew in a search's first step, and what it is told, from `samples`: a row a child.
+
+    Columns: log probability, perplexity, reward (nan for failures), baseline (before it), advantage, tokens (a tuple).
+    """
+    step = children.head(plan.step)
+    tokens = [as_tokens(text) for text in step["tokens"]]
+    rewards = rewards_of(step["loss"], plan.c)
+    table = pd.DataFrame({"log probability": agent.log_probs(tokens).tolist(), "perplexity": step["loss"]})
+    table["reward"] = np.array(rewards, dtype=float)
+    table["baseline"] = baselines(rewards, plan.reinforce)
+    table["advantage"] = table["reward"].fillna(plan.reinforce.failed) - table["baseline"]
+    table["tokens"] = pd.Series(tokens, table.index, dtype=object)
+    return table.rename_axis("child")
+
+
+def as_tokens(text: str) -> tuple[int, ...]:
+    """A token string as `samples` writes it."""
+    return tuple(map(int, text.split()))
+
+
+def best_tokens(children: pd.DataFrame) -> tuple[int, ...]:
+    """The string of the child with the lowest loss, from `samples`; the first one where all failed."""
+    return as_tokens(children["tokens"].iloc[int(children["loss"].fillna(np.inf).argmin())])
+
+
+# ---- what a child's loss is worth
+
+
+def by_seed(evaluations: Iterable[Evaluation]) -> pd.DataFrame:
+    """The validation perplexity of each cell from each seed: a row a cell (its text), a column a seed.
+
+    nan where training failed. Cells that lack a seed which others have are left out.
+    """
+    rows = [(one.cell, one.seed, one.status, PERPLEXITY.of(one)) for one in evaluations]
+    table = pd.DataFrame(rows, columns=["cell", "seed", "status", "loss"]).astype({"loss": float})
+    is_whole = table.pivot(index="cell", columns="seed", values="status").notna().all(axis=1)
+    return table.pivot(index="cell", columns="seed", values="loss")[is_whole]
+
+
+def noise(losses: pd.DataFrame, c: float) -> pd.DataFrame:
+    """How far seeds of one cell lie apart, and how far cells, from `by_seed`.
+
+    A row for log perplexity, of cells that learned from every seed, and one for the reward, where a failure earns 0.
+    Columns: cells, within (standard deviation over seeds of one cell), between (over cells, of what is their own),
+    share (of a training's variance that the cell accounts for), tau (Kendall's, of the order that the first seed gives
+    and those of the others), low and high (its bootstrap interval over cells). nan where there are too few cells.
+    """
+    kinds: dict[str, pd.DataFrame] = {
+        "log perplexity, cells that learned": losses.dropna().apply(np.log),
+        "reward, a failure earns 0": (c / losses**2).fillna(0.0),
+    }
+    return pd.DataFrame([_spread(table) for table in kinds.values()], index=pd.Index(kinds))
+
+
+def _spread(table: pd.DataFrame) -> dict[str, float]:
+    """A row of `noise`: the parts of variance in a balanced layout with one random factor, and Kendall's tau."""
+    cells, seeds = table.shape
+    found = dict.fromkeys(("within", "between", "share", "tau", "low", "high"), np.nan)
+    if cells >= _FEWEST and seeds > 1:
+        within = float(table.var(axis=1).mean())
+        between = max(0.0, float(table.mean(axis=1).var()) - within / seeds)
+        found |= {"within": within**0.5, "between": between**0.5, "share": between / max(within + between, 1e-300)}
+        tau = stats.kendall_interval([table[seed] for seed in table.columns[1:]], table.iloc[:, 0])
+        found |= {"tau": tau.value, "low": tau.low, "high": tau.high}
+    return {"cells": cells, **found}
+
+
+_FEWEST = 4
+"""Cells from which on an order is spoken of."""
+
+
+def spread_of_good(losses: pd.DataFrame) -> float:
+    """Standard deviation of log perplexity over seeds of a good cell: of the better half of those that learned.
+
+    `losses` is from `by_seed`; nan where there are too few cells. Bad cells vary more, and would excuse more.
+    """
+    learned = losses.dropna().apply(np.log)
+    level = learned.mean(axis=1)
+    return _spread(learned[level <= level.median()])["within"]
+
+
+def failing(losses: pd.DataFrame) -> dict[str, int]:
+    """How many cells fail from every seed, from some of them and from none, from `by_seed`."""
+    failed = losses.isna()
+    every, none = int(failed.all(axis=1).sum()), int((~failed.any(axis=1)).sum())
+    return {"from every seed": every, "from some": len(losses) - every - none, "from none": none}
+
+
+def noise_told(losses: pd.DataFrame, c: float) -> str:
+    """What `failing` and `noise` say, for people."""
+    failed = failing(losses)
+    by_log, by_reward = (row for _, row in noise(losses, c).iterrows())
+    said = (
+        f"Of {len(losses)} random cells {failed['from every seed']} fail from every seed and "
+        f"{failed['from some']} from some only. "
+    )
+    if np.isnan(by_log["within"]):
+        return said + f"Only {by_log['cells']:.0f} learned from every seed: too few to tell chance from cells."
+    return said + (
+        f"Seeds of a cell that learns differ by **{by_log['within']:.1%}** in perplexity, cells by "
+        f"**{by_log['between']:.1%}**. Of what makes rewards differ **{by_reward['share']:.0%}** is the cell. "
+        f"Kendall's tau of two seeds' orders is {by_reward['tau']:.2f}: they agree on about "
+        f"{(1 + by_reward['tau']) / 2:.0%} of pairs. A reward is here "
+        + ("mostly the cell's doing." if by_reward["share"] > 0.5 else "chance as much as the cell's doing, or more.")
+    )
+
+
+# ---- the searches
+
+
+def drawn(searches: Searches) -> dict[tuple[str, int], pd.DataFrame]:
+    """The children of each search in the order of their drawing (see `token_search.samples`)."""
+    return {key: samples(search) for key, search in searches.items()}
+
+
+def compared(tables: Mapping[tuple[str, int], pd.DataFrame]) -> int:
+    """After how many children searches are compared: as many as the shortest of them has."""
+    return min(map(len, tables.values()))
+
+
+def counts(tables: Mapping[tuple[str, int], pd.DataFrame], words: Mapping[str, str], planned: int) -> pd.DataFrame:
+    """How far each search has come, from `drawn`: its children, distinct ones, the share that failed."""
+    rows = [
+        [words[arm], seed, len(table), table["hash"].nunique(), table["loss"].isna().mean(), planned]
+        for (arm, seed), table in tables.items()
+    ]
+    return pd.DataFrame(rows, columns=["search", "seed", "children", "distinct", "failed", "planned"])
+
+
+def progress(tables: Mapping[tuple[str, int], pd.DataFrame], failed: float) -> pd.DataFrame:
+    """ZL17's statistics of each search after so many children, up to as many as all have, from `drawn`.
+
+    Columns: arm, seed, samples, and those of `STATISTICS`, mean validation perplexities: of the best 1, 5 and 15 so far
+    and of the last 32, where a child that failed counts as `failed`.
+    """
+    common = compared(tables)
+    at = [*range(min(max(TOP), common), common, max(1, common // 40)), common]
+    parts = []
+    for arm in dict.fromkeys(arm for arm, _ in tables):
+        losses = {seed: table["loss"].to_numpy()[:common] for (name, seed), table in tables.items() if name == arm}
+        perplexity = np.stack([*losses.values()])  # (seeds, common)
+        scores = -np.where(np.isnan(perplexity), failed, perplexity)
+        runs = token_table.TableRuns(tuple(losses), 1 / perplexity**2, scores)
+        part = token_table.progress(runs, at, WINDOW, TOP)
+        parts.append(part.assign(arm=arm, **{name: -part[name] for name in STATISTICS}).drop(columns="best"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def difference(first: ArrayLike, second: ArrayLike) -> tuple[float, stats.Interval | None]:
+    """Mean of first less mean of second, and Welch's 95% interval of it; None for fewer than three of either.
+
+    A controller and random search from one seed share nothing, so they are not paired. With three of each, resampling
+    (`stats.interval`) would exclude zero too often: three differences of pure chance have one sign in a quarter of all
+    cases.
+    """
+    ours, theirs = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    value = float(ours.mean() - theirs.mean())
+    if min(len(ours), len(theirs)) < 3:
+        return value, None
+    if np.ptp(ours) == np.ptp(theirs) == 0:
+        return value, (value, value)
+    found = scipy.stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return value, (float(found.low), float(found.high))
+
+
+def leads(progress: pd.DataFrame, against: str = "random") -> pd.DataFrame:
+    """How much better than random search each other arm is, as in ZL17's Figure 6, from `progress`.
+
+    Columns: arm, samples, statistic, lead (perplexity), low and high (Welch's interval over seeds, nan for few).
+    """
+    rows = []
+    reference = progress[progress["arm"] == against]
+    for (arm, count), part in progress[progress["arm"] != against].groupby(["arm", "samples"], sort=False):
+        random = reference[reference["samples"] == count]
+        for name in STATISTICS:
+            lead, edges = difference(random[name], part[name])
+            rows.append([arm, count, name, lead, *(edges or (np.nan, np.nan))])
+    return pd.DataFrame(rows, columns=["arm", "samples", "statistic", "lead", "low", "high"])
+
+
+def at_the_end(leading: pd.DataFrame) -> Ends:
+    """The leads after all children that are compared, by arm and statistic, from `leads`."""
+    last = leading[leading["samples"] == leading["samples"].max()]
+    keys = zip(last["arm"], last["statistic"], strict=True)
+    return dict(zip(keys, map(stats.Estimate, last["lead"], last["low"], last["high"]), strict=True))
+
+
+def final(progress: pd.DataFrame) -> pd.DataFrame:
+    """Each arm's statistics after all children that are compared, means over seeds: a row an arm."""
+    last = progress[progress["samples"] == progress["samples"].max()]
+    return last.groupby("arm", sort=False)[list(STATISTICS)].mean()
+
+
+def told(ends: Ends, arm: str) -> str:
+    """An arm's leads in words, from `at_the_end`: each with its interval, and what that shows."""
+    spoken = []
+    for statistic, words in STATISTICS.items():
+        lead = ends[arm, statistic]
+        shown = stats.told((lead.low, lead.high), "ahead", "behind", "no difference shown")
+        edges = "no interval" if np.isnan(lead.low) else f"{lead.low:+.2f} to {lead.high:+.2f}"
+        spoken.append(f"{words} {lead.value:+.2f} ({edges}: {shown})")
+    return "; ".join(spoken)
+
+
+def lead_facts(ends: Ends, arm: str, statistic: str, seeds: int, words: str) -> Facts:
+    """What one of `at_the_end` says of ZL17's Figure 6; `words` tell whose controller it is."""
+    lead = ends[arm, statistic]
+    return {
+        "value": lead.value,
+        "interval": None if np.isnan(lead.low) else (lead.low, lead.high),
+        "unit": "perplexity",
+        "seeds": seeds,
+        "supports": True if lead.value > 0 else stats.told((lead.low, lead.high), True, False, None),
+        "reason": f"{words}; Welch's interval over seeds",
+    }
+
+
+def children_facts(children: int, planned: int) -> Facts:
+    """How many children of each search are compared."""
+    reason = f"of {planned} planned for each search; a smaller search, by choice"
+    return {"value": children, "unit": "architectures", "reason": reason}
+
+
+def wins(ends: Ends, arm: str, seeds: int, words: str) -> Facts:
+    """Whether policy gradient beats random search, for the best and for the means of the best: by its weakest lead."""
+    best = [f"top{k}" for k in TOP]
+    weakest = min(best, key=lambda name: (ends[arm, name].low, ends[arm, name].value))
+    if np.isnan(ends[arm, weakest].low):
+        weakest = min(best, key=lambda name: ends[arm, name].value)
+    words = (
+        f"{words}; the weakest of the leads of the best {', '.join(map(str, TOP))}, that of the {STATISTICS[weakest]}"
+    )
+    return lead_facts(ends, arm, weakest, seeds, words)
+
+
+def is_ahead(facts: Facts) -> bool:
+    """Whether the interval of `lead_facts` lies above zero."""
+    return stats.told(facts["interval"], True, False, False)
+
+
+def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float) -> Facts:
+    """Whether a search with more functions ends no worse than one without, but for the noise of a child.
+
+    `spread` is that noise in log perplexity (`spread_of_good`), nan where it is not known.
+    """
+    last = progress[progress["samples"] == progress["samples"].max()]
+    best = {arm: np.log(last.loc[last["arm"] == arm, "top1"]) for arm in (larger, smaller)}
+    value, edges = difference(best[larger], best[smaller])
+    known = bool(np.isfinite(spread))
+    margin = f"{spread:.3f}, by which seeds of a good cell differ" if known else "not known yet"
+    return {
+        "value": value,
+        "interval": edges,
+        "unit": "log perplexity of the best, more with max and sin",
+        "seeds": len(best[larger]),
+        "supports": bool(value < spread) if known else None,
+        "against": spread if known else None,
+        "reason": f"ZL17 gives no value; comparable is below a margin of ours, the noise of a child: {margin}",
+    }
+
+
+# ---- known cells, and those that were found
+
+
+def cells_by_seed(evaluations: Iterable[Evaluation], names: Mapping[str, str]) -> pd.DataFrame:
+    """A row for each training of a named cell. Columns: name, seed, valid_ppl (nan for a failure), parameters.
+
+    `names` are by the cells' hashes, in the order of the rows.
+    """
+    order = list(names)
+    rows = [
+        [names[one.hash], one.seed, PERPLEXITY.of(one), one.parameters]
+        for one in sorted(evaluations, key=lambda one: (order.index(one.hash), one.seed))
+    ]
+    return pd.DataFrame(rows, columns=["name", "seed", "valid_ppl", "parameters"]).astype({"valid_ppl": float})
+
+
+def over_seeds(trained: pd.DataFrame) -> pd.DataFrame:
+    """Each named cell over its seeds, from `cells_by_seed`, a row a cell.
+
+    Columns: parameters, seeds, failed (how many), mean, low and high (bootstrap interval, nan for fewer than three).
+    """
+    rows = {}
+    for name, part in trained.groupby("name", sort=False):
+        learned = part["valid_ppl"].dropna()
+        edges = stats.interval(learned) or (np.nan, np.nan)
+        counted = [part["parameters"].iloc[0], len(part), len(part) - len(learned)]
+        rows[name] = [*counted, learned.mean(), *edges]
+    columns = ["parameters", "seeds", "failed", "mean", "low", "high"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("cell")
+
+
+def on_words_told(trained: pd.DataFrame) -> str:
+    """How NASCell does against the LSTM, from `cells_by_seed`, for people."""
+    lstm, nas = (trained.loc[trained["name"] == name, "valid_ppl"].dropna() for name in ("LSTM", "NASCell"))
+    if lstm.empty or nas.empty:
+        return "There is nothing to compare yet: one of the two has no training that came to its end."
+    gap, edges = difference(lstm, nas)
+    spoken = f"Welch's 95% interval {edges[0]:+.1f} to {edges[1]:+.1f}" if edges else "too few seeds for an interval"
+    shown = stats.told(edges, "NASCell is better", "the LSTM is better", "no difference is shown")
+    return f"LSTM less NASCell: **{gap:+.1f}** perplexity ({spoken}): {shown}, by a recipe that was tuned for neither."
+
+
+def best_found(searches: Searches) -> dict[tuple[str, int], tuple[Cell, float]]:
+    """The best cell of each search and its perplexity; a search in which all failed has none."""
+    return {
+        key: (cell, search.losses[cell.hash] or np.nan)
+        for key, search in searches.items()
+        if (cell := best_cell([search])) is not None
+    }
+
+
+def found_by(champions: Mapping[tuple[str, int], tuple[Cell, float]]) -> dict[str, str]:
+    """Which searches found each cell, by its hash, from `best_found`: controllers of one seed begin alike."""
+    names: dict[str, str] = {}
+    for (arm, seed), (cell, _) in champions.items():
+        names[cell.hash] = f"{names[cell.hash]}; {arm} {seed}" if cell.hash in names else f"{arm} {seed}"
+    return names
+
+
+def fallen_back(trained: pd.DataFrame, champions: Mapping[tuple[str, int], tuple[Cell, float]]) -> pd.DataFrame:
+    """`over_seeds` of cells, with the loss by which a search chose them: nan for those that none chose."""
+    names = found_by(champions)
+    chosen = {names[cell.hash]: loss for cell, loss in champions.values()}
+    table = over_seeds(trained)
+    return table.assign(chosen=[chosen.get(str(name), np.nan) for name in table.index])
+
+
+def best_by_arm(searches: Searches) -> dict[str, Cell]:
+    """The best cell of all searches of each arm, which the grid search goes on with."""
+    arms = dict.fromkeys(arm for arm, _ in searches)
+    found = {arm: best_cell([one for (name, _), one in searches.items() if name == arm]) for arm in arms}
+    return {arm: cell for arm, cell in found.items() if cell is not None}
+
+
+def grid_table(sizes: CellsSizes, found: Mapping[str, Sequence[Evaluation]], names: Mapping[str, str]) -> pd.DataFrame:
+    """The grid search: a row for each point, as words, a column for each cell, its validation perplexity.
+
+    `found` are the evaluations by point, `names` the cells' by their hashes. nan where failed or not recorded; points
+    of which nothing is recorded are left out.
+    """
+    points = sizes.grid.tasks(sizes.task) if sizes.grid else {}
+    rows = {
+        words: {names[one.hash]: PERPLEXITY.of(one) for one in found[words] if one.hash in names}
+        for words in points
+        if found.get(words)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float).rename_axis("point of the grid")
