@@ -1,6 +1,6 @@
 """One look for every figure: colours for the colour-blind too, one font, one grid, a legend out of the way."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,16 @@ def colours(names: Sized) -> list[str]:
     return [PALETTE[i % len(PALETTE)] for i in range(len(names))]
 
 
-def legend_for_all(fig: Figure, of: Axes, columns: int) -> None:
-    """One legend for all panels of a figure, those of one of them, in a strip of its own at the bottom."""
-    handles, labels = of.get_legend_handles_labels()
+def legend_for_all(fig: Figure, columns: int, handles: Sequence[Any] = ()) -> None:
+    """One legend for all panels, in a strip of its own at the bottom: of these handles, or of all that have a label."""
+    found = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    by_label = {label: handle for handle, label in reversed(found)} if not handles else {}
+    shown = list(handles) or [by_label[label] for label in dict.fromkeys(label for _, label in found)]
+    strip = (0.16 + 0.2 * -(-len(shown) // columns)) / fig.get_figheight()
+    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
     # By coordinates: matplotlib moves other legends of a figure when it is saved "tight".
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0), "bbox_transform": fig.transFigure}
-    fig.legend(handles, labels, ncols=columns, **place)
-    strip = (0.15 + 0.22 * -(-len(labels) // columns)) / fig.get_figheight()
-    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
+    fig.legend(handles=shown, ncols=columns, fontsize=9, **place)
 
 
 def legend_below(ax: Axes) -> None:

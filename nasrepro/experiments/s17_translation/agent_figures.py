@@ -257,7 +257,7 @@ def long_searches(windows: pd.DataFrame, title: str = "") -> Figure:
         ax.set_ylim(bottom=0)
     for ax in axes[-1]:
         ax.set_xlabel("trees drawn")
-    style.legend_for_all(fig, axes.flat[0], columns=2)
+    style.legend_for_all(fig, columns=2)
     return fig
 
 

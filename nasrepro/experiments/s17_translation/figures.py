@@ -63,10 +63,7 @@ def encoders(
         *([axes[0].scatter([], [], label="S17, Table 3", **_PAPERS)] if has_paper else []),
         axes[0].plot([], [], color=style.GREY, linestyle=":", label=f"our {cells[0]}, mean")[0],
     ]
-    # In a strip of its own, and by coordinates: matplotlib moves other legends of a figure when it is saved "tight".
-    fig.legend(handles=marks, loc="lower center", bbox_to_anchor=(0.5, 0), bbox_transform=fig.transFigure, ncols=4)
-    strip = 0.4 / fig.get_figheight()
-    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
+    style.legend_for_all(fig, 4, marks)
     return fig
 
 

@@ -181,7 +181,7 @@ def token_chances(read: pd.DataFrame, chances: pd.DataFrame, title: str = "") ->
     ax.set(xlim=(-0.6, len(read) - 0.4), xlabel="token, in the controller's order", ylabel="probability")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.grid(axis="x", visible=False)
-    _legend(fig, 4)
+    style.legend_for_all(fig, 4)
     return fig
 
 
@@ -197,7 +197,7 @@ def rewards(rewards: Sequence[float | None], baselines: Sequence[float], title: 
     style.failed_ticks(ax, numbers[~learned], height=0.03)
     ax.set(xlabel="child, in order of drawing", ylabel="reward")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(fig, 3)
+    style.legend_for_all(fig, 3)
     return fig
 
 
@@ -228,7 +228,7 @@ def noise(losses: pd.DataFrame, title: str = "") -> Figure:
     for ax in (spread, order):
         ax.ticklabel_format(axis="y", useOffset=False)
     order.set(xlabel=f"perplexity from seed {first}", ylabel="perplexity from another seed")
-    _legend(fig, 5)
+    style.legend_for_all(fig, 5)
     return fig
 
 
@@ -252,7 +252,7 @@ def progress(progress: pd.DataFrame, words: Mapping[str, str], title: str = "") 
         ax.set(xlabel="children", ylabel="validation perplexity")
         ax.set_title(what, fontsize=9, fontweight="normal")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _legend(fig, 2)
+    style.legend_for_all(fig, 2)
     return fig
 
 
@@ -279,7 +279,7 @@ def leads(leading: pd.DataFrame, words: Mapping[str, str], title: str = "") -> F
     for ax in panels[-1]:
         ax.set_xlabel("children")
     fig.supylabel("perplexity better than random search", fontsize=10)
-    _legend(fig, 2)
+    style.legend_for_all(fig, 2)
     return fig
 
 
@@ -288,17 +288,6 @@ def _look(words: Mapping[str, str], arm: str, points: int, has_label: bool) -> d
     number = list(words).index(arm)
     mark = {"marker": style.MARKERS[number], "markersize": 4, "markevery": max(1, points // 6)}
     return {"color": style.PALETTE[number], "label": words[arm] if has_label else None, **mark}
-
-
-def _legend(fig: Figure, columns: int) -> None:
-    """One legend of all panels, in a strip of its own below them."""
-    found = [pair for ax in fig.axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-    handles, labels = [handle for handle, _ in found], [label for _, label in found]
-    strip = (0.16 + 0.19 * -(-len(found) // columns)) / fig.get_figheight()
-    fig.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
-    # By coordinates: matplotlib moves other legends of a figure when it is saved "tight".
-    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0), "bbox_transform": fig.transFigure}
-    fig.legend(handles, labels, ncols=columns, fontsize=8, **place)
 
 
 # ---- known cells

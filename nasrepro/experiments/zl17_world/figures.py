@@ -61,7 +61,7 @@ def leads_over_random(panels: Mapping[str, pd.DataFrame], unit: str, title: str 
         ax.set_ylabel(f"lead over random, {unit}", fontsize=9)
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_visible(False)
-    style.legend_for_all(fig, axes.flat[0], columns=3)
+    style.legend_for_all(fig, columns=3)
     return fig
 
 
@@ -80,5 +80,5 @@ def progress_of_searches(tables: Mapping[str, pd.DataFrame], score: str, title: 
             ax.fill_between(found.index, found["mean"] - reach, found["mean"] + reach, color=colour, alpha=0.2)
         ax.set(xscale="log", xlabel="samples", ylabel=f"{score}, {words}")
         ax.xaxis.set_major_formatter(style.PLAIN)
-    style.legend_for_all(fig, axes[0], columns=2)
+    style.legend_for_all(fig, columns=2)
     return fig
