@@ -34,7 +34,7 @@ class WorldSizes:
     """So many of them, chosen at random, are trained by the long task, from seed 0."""
     samples: int = 20_000
     """Token strings that a search is replayed to, in the world that ships; ZL17's goes on to 20,800."""
-    table_samples: int = 3_200
+    table_samples: int = 1_600
     """Those in the published table, which has fewer strings."""
     has_table: bool = True
     """Whether the published table is looked at, which has to be fetched."""
