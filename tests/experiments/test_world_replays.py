@@ -61,9 +61,17 @@ def test_all_kinds_are_replayed_and_sharing_them_out_changes_nothing() -> None:
     np.testing.assert_array_equal(runs["controller"].scores[3], alone.scores[0, :30])
 
 
-def test_milestones_end_with_all_samples() -> None:
-    assert replays.milestones(20_000)[0::39] == [500, 20_000]
-    assert replays.milestones(160)[-1] == 160
+def test_milestones_end_with_all_samples_and_begin_closer_together() -> None:
+    at = replays.milestones(20_000)
+    assert (at[0], at[-1]) == (12, 20_000)
+    assert np.diff(at, n=2).min() >= 0
+    assert replays.milestones(3) == [1, 2, 3]
+
+
+def test_uniform_samples_have_seen_what_chance_says() -> None:
+    drawn = np.random.default_rng(0).integers(12, size=(4_000, 10))
+    shares = [len({*row}) / 12 for row in drawn.tolist()]
+    assert replays.seen(TABLE, 10) == pytest.approx(np.mean(shares), abs=0.005)
 
 
 def test_the_papers_curves_are_as_long_as_its_search() -> None:

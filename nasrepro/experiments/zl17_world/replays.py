@@ -47,8 +47,8 @@ def replay(
 
 
 def milestones(samples: int, count: int = 40) -> list[int]:
-    """So many numbers of samples, evenly spaced, the last of them all."""
-    return [samples * number // count for number in range(1, count + 1)]
+    """Some numbers of samples, closer together at the beginning, the last of them all."""
+    return sorted({max(1, samples * number**2 // count**2) for number in range(1, count + 1)})
 
 
 def leads(runs: Mapping[str, TableRuns], at: Sequence[int]) -> pd.DataFrame:
@@ -94,6 +94,11 @@ def of_paper(entry: Entry) -> pd.DataFrame:
     series = pd.DataFrame(entry.series).rename(columns={"models": "samples"})
     lines = series.rename(columns={f"top{number}": f"best {number}" for number in TOP})
     return lines.melt("samples", var_name="of", value_name="lead")
+
+
+def seen(table: TokenTable, samples: int) -> float:
+    """The share of all token strings that so many uniform samples have seen, on average."""
+    return 1 - (1 - 1 / table.space.size) ** samples
 
 
 def looks_until(runs: TableRuns, score: float) -> np.ndarray:
