@@ -96,7 +96,7 @@ class Forest:
             needed[self._needed(member)] = True
         slots = np.flatnonzero(needed)  # (nodes,)
         slots = slots[np.argsort(self._kind[slots], kind="stable")]
-        new = np.arange(len(self._kind))  # old slot -> new slot
+        new = np.arange(len(self._kind), dtype=np.int64)  # old slot -> new slot
         new[slots] = np.arange(FIRST_OPERATOR, FIRST_OPERATOR + len(slots))
         kinds = self._kind[slots]
         edges = np.flatnonzero(np.diff(kinds, prepend=-1, append=-1))  # where a group begins, and the end

@@ -31,7 +31,7 @@ class RankerSettings:
     """Updates at least: before that, the few cells that are held out tell little of when to stop."""
     held_out: float = field(default=0.2, metadata=origin("guessed", "B.2"))
     """The share of cells on which it is judged when to stop. Then all cells are learned from, for as many updates. At
-    0, all updates are made."""
+    0, or where that makes fewer than four trees, all updates are made."""
     patience: int = field(default=150, metadata=origin("guessed", "B.2"))
     """Updates without a lower error on held-out cells after which it is judged to have come to its end."""
     average: float = field(default=0.99, metadata=origin("guessed", "B.2"))
@@ -58,8 +58,14 @@ class RankerSettings:
                 f"updates={self.updates}, batch={self.batch} and patience={self.patience} must be 1 or more, "
                 f"and epochs={self.epochs} not below 0"
             )
-        if not (0 <= self.held_out < 1 and 0 <= self.average < 1):
-            raise ValueError(f"held_out={self.held_out} and average={self.average} must be 0 or more, and below 1")
+        if min(self.hidden, self.ensemble) < 1 or self.fewest < 0:
+            raise ValueError(
+                f"hidden={self.hidden} and ensemble={self.ensemble} must be 1 or more, and fewest={self.fewest} not "
+                "below 0"
+            )
+        for name in ("dropout", "held_out", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more, and below 1")
 
     def identity(self) -> dict[str, Any]:
         """What makes two ranking functions the same. Training by epochs names nothing of how training by updates goes,

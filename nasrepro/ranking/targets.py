@@ -24,11 +24,13 @@ class Targets:
     @classmethod
     def of(cls, perplexities: Sequence[float | None], kind: Kind, failure_margin: float) -> "Targets":
         """Of perplexities, None for failures: these are worse than the worst by so many standard deviations of valid
-        targets. Raises ValueError where none is valid."""
+        targets. Raises ValueError where none is valid, or one is not above 0."""
         given = np.array([np.nan if ppl is None else ppl for ppl in perplexities], dtype=np.float64)
         valid = np.isfinite(given)
         if not valid.any():
             raise ValueError(f"none of the {len(given)} cells has a valid perplexity: nothing to learn from")
+        if not (given[valid] > 0).all():
+            raise ValueError(f"perplexities are above 0, got {given[valid].min():g}")
         values = np.empty_like(given)
         values[valid] = given[valid] if kind == "raw" else np.log(given[valid])
         if kind == "rank":

@@ -108,10 +108,11 @@ def train(
 def _held_out(trees: Sequence[str], share: float, generator: torch.Generator) -> list[int]:
     """The places of about this share of the cells, whole trees; none where they are too few to judge by."""
     distinct = list(dict.fromkeys(trees))
-    if round(share * len(distinct)) < _FEWEST_HELD_OUT:
+    count = min(round(share * len(distinct)), len(distinct) - 1)
+    if count < _FEWEST_HELD_OUT:
         return []
     order = torch.randperm(len(distinct), generator=generator).tolist()
-    chosen = {distinct[i] for i in order[: round(share * len(distinct))]}
+    chosen = {distinct[i] for i in order[:count]}
     return [place for place, tree in enumerate(trees) if tree in chosen]
 
 

@@ -96,7 +96,7 @@ def _by_place(group: Group, ordered: Tensor, h: Tensor, of_children: Tensor) -> 
 
 
 class _Encode(torch.autograd.Function):
-    """`encode` in compiled C, forward and back."""
+    """`encode` in compiled C, forward and back. In between weights must stay as they are: autograd does not watch."""
 
     @staticmethod
     def forward(ctx: Any, batch: TreeBatch, *tensors: Tensor) -> Tensor:

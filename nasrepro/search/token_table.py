@@ -97,19 +97,21 @@ def random_runs(table: TokenTable, seeds: Sequence[int], samples: int) -> TableR
 
 
 def evolution_runs(
-    table: TokenTable, seeds: Sequence[int], samples: int, population: int = 100, sample: int = 25
+    table: TokenTable, seeds: Sequence[int], samples: int, population: int = 100, tournament: int = 25
 ) -> TableRuns:
     """Searches by regularised evolution (Real et al. 2019, algorithm 1), with the noise of `controller_runs`.
 
-    The first strings are drawn uniformly. For each later one, `sample` strings are drawn, with repetition, from the
-    youngest of the `population`; the best of them, failures being worse than all else, is the parent, and its child has
+    The first strings are drawn uniformly. For each later one, `tournament` strings are drawn, with repetition, from the
+    `population` youngest ones; the best of them, failures being worse than all else, is the parent, and its child has
     one token changed, whichever to whichever other. The two numbers are those of Real et al., section 4. A run is the
-    same whichever seeds are beside it. Raises ValueError for numbers below 1.
+    same whichever seeds are beside it. Raises ValueError for numbers below 1 and for a space with nothing to change.
     """
-    if min(population, sample) < 1:
-        raise ValueError(f"population={population} and sample={sample} must be 1 or more")
+    if min(population, tournament) < 1:
+        raise ValueError(f"population={population} and tournament={tournament} must be 1 or more")
     counts = np.array([len(place.words) for place in table.space.places])
     is_free = np.flatnonzero(counts > 1)  # places where there is something to change
+    if not len(is_free):
+        raise ValueError("evolution changes one token, but no place of this space has two words")
     chance = [np.random.default_rng([seed, 3]) for seed in seeds]
     numbers = np.empty((len(seeds), samples), dtype=np.int64)
     rewards = np.empty((len(seeds), samples))
@@ -119,8 +121,8 @@ def evolution_runs(
     below = np.append(np.cumprod(counts[::-1])[-2::-1], 1)  # (places,) what a token counts in a string's number
     runs = np.arange(len(seeds))
     for child in range(first, samples):
-        drawn = np.stack([each.random(sample + 3) for each in chance])  # (seeds, sample + 3)
-        rivals = child - first + (drawn[:, 3:] * first).astype(np.int64)  # (seeds, sample) of the youngest
+        drawn = np.stack([each.random(tournament + 3) for each in chance])  # (seeds, tournament + 3)
+        rivals = child - first + (drawn[:, 3:] * first).astype(np.int64)  # (seeds, tournament) of the youngest
         earned = np.nan_to_num(rewards[runs[:, None], rivals], nan=-np.inf)
         parent = numbers[runs, rivals[runs, earned.argmax(1)]]  # (seeds,)
         place = is_free[(drawn[:, 0] * len(is_free)).astype(np.int64)]
@@ -145,7 +147,7 @@ def progress(runs: TableRuns, at: Sequence[int], window: int = 32, top: Sequence
 
     `window` is the mean score of the last samples: of so many, or of all where there are fewer. `best` is the score of
     the one that earned the highest reward so far, which is all that a search knows. `top5` is the mean score of the
-    five best so far, as in ZL17's Figure 6: repeated draws count each time, as its models do.
+    five with the best scores so far, as in ZL17's Figure 6: repeated draws count each time, as its models do.
 
     Raises ValueError for a number of samples that the runs do not have.
     """

@@ -8,7 +8,10 @@
 
 Layers from the third on add their input to their output, in encoder and decoder. The attention is a network of one
 hidden layer, which asks by the output of the decoder's first layer at the step before. So the first layer alone has to
-be stepped: the layers above it read all steps at once. The decoder starts from zeros, not from the encoder's state.
+be stepped: the layers above it read all steps at once.
+
+Two things are left open there: how the decoder starts (here from zeros, not from the encoder's state), and whether its
+first layer reads the context (here it does, that of the same step).
 
 What a model multiplies for a token is counted at the end: by it the width of another cell than the LSTM is solved.
 """

@@ -92,9 +92,18 @@ class GnmtSettings:
 
     def __post_init__(self) -> None:
         use_declared_types(self)
-        require_counts(self, "hidden", "batch", "epochs", "eval_batch", "train_pairs", "valid_pairs")
-        if not self.halve_every > 0:
-            raise ValueError(f"halve_every must be above 0, got {self.halve_every}")
+        counts = ("hidden", "batch", "epochs", "beam", "longest", "eval_batch", "vocab_size")
+        require_counts(self, *counts, "train_pairs", "valid_pairs")
+        if self.layers < 2:
+            raise ValueError(f"layers must be 2 or more, since GNMT's first reads both ways, got {self.layers}")
+        for name in ("adam_share", "halve_from", "lowest_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share, from 0 to 1, got {getattr(self, name)}")
+        if not (self.halve_every > 0 and self.clip > 0 and 0 <= self.dropout < 1):
+            raise ValueError(
+                f"halve_every={self.halve_every} and clip={self.clip} must be above 0, and dropout={self.dropout} "
+                "from 0 to less than 1"
+            )
 
     @property
     def epochs_at_most(self) -> int:

@@ -32,8 +32,11 @@ def described_by(number: int) -> Cell:
 def cells(count: int = CELLS) -> tuple[Cell, ...]:
     """So many distinct cells in canonical form, ordered by hash: as good as shuffled, and the same everywhere.
 
-    All of them take some ten seconds. Fewer are drawn, always the same ones.
+    All of them take some ten seconds. Fewer are drawn, always the same ones, and not the first of a larger count.
+    Raises ValueError for more than there are.
     """
+    if count > CELLS:
+        raise ValueError(f"base 2 has {CELLS:,} cells, got count={count}")
     found: dict[str, Cell] = {}
     for number in Random(0).sample(range(SPACE.size), SPACE.size):
         if len(found) == count:
@@ -43,7 +46,7 @@ def cells(count: int = CELLS) -> tuple[Cell, ...]:
     return tuple(found[each] for each in sorted(found))
 
 
-@lru_cache(maxsize=1)
+@cache
 def text() -> Corpus:
     """The text, letter by letter: 61,288 characters to train on, 15,719 to validate on, of other topics."""
     train, valid, test = (Path(__file__).with_name("base2") / f"{split}.txt" for split in ("train", "valid", "test"))

@@ -1,8 +1,8 @@
 """A world: every token string of a space of cells, and the losses that its cells were trained to.
 
 A world is made once, from a record, and then read in a moment. Whoever trains one of its cells by its settings finds
-its loss again: on a processor of the same kind exactly, on another as far as the cell is stable. Some cells blow up the
-rounding of single products to a few percent of their loss, about what another seed does.
+its loss again, but for rounding, since the trainings were made on several processors (`facts["devices"]`). Of most
+cells that moves a late digit; some blow it up to a few percent of their loss, as much as another seed does.
 """
 
 from __future__ import annotations

@@ -245,6 +245,10 @@ def test_nothing_to_learn_from_is_an_error(perplexities):
         ({"updates": 0}, "updates=0"),
         ({"epochs": -1}, "epochs=-1 not below 0"),
         ({"held_out": 1.0}, "held_out=1.0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"fewest": -1}, "fewest=-1"),
+        ({"ensemble": 0}, "ensemble=0"),
+        ({"hidden": 0}, "hidden=0"),
         ({"average": -0.1}, "average=-0.1"),
     ],
 )

@@ -18,6 +18,7 @@ from nasrepro.native import NativeError
 from nasrepro.ranking import tree_lstm
 from nasrepro.ranking.batch import Forest, tree_batch
 from nasrepro.ranking.tree_lstm import TreeEncoder
+from tests.rnn.problem import needs_compiler
 from tests.strategies import cells
 
 HIDDEN = 5
@@ -107,6 +108,7 @@ def test_gradients_equal_those_of_the_plain_recursion():
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@needs_compiler
 @pytest.mark.parametrize("hidden", [1, 5, 16, 37])
 def test_compiled_code_equals_the_plain_recursion_and_its_gradients(hidden):
     exact = new_encoder(hidden=hidden)
@@ -129,6 +131,7 @@ def test_weights_that_no_node_of_a_batch_uses_have_no_gradient():
     assert idle == {"ordered_input", "ordered_bias", "of_children"}
 
 
+@needs_compiler
 def test_without_a_compiler_torch_takes_over_and_says_so_once(monkeypatch):
     def refuse(*_, **__):
         raise NativeError("no C compiler found")
@@ -146,6 +149,7 @@ def test_without_a_compiler_torch_takes_over_and_says_so_once(monkeypatch):
     tree_lstm._library.cache_clear()
 
 
+@needs_compiler
 def test_compiled_code_refuses_a_second_derivative():
     encoder = new_encoder().float()
     with pytest.raises(RuntimeError, match="cannot be differentiated twice"):

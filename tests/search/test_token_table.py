@@ -135,7 +135,7 @@ def changed(first: int, second: int) -> int:
 
 def test_a_child_is_the_best_of_the_youngest_with_one_token_changed() -> None:
     # So many are drawn that the best of the population is always among them.
-    found = evolution_runs(TABLE, range(4), 60, population=6, sample=300)
+    found = evolution_runs(TABLE, range(4), 60, population=6, tournament=300)
     for run, rewards in zip(found.scores.astype(int), found.rewards, strict=True):
         for child in range(6, 60):
             young = slice(child - 6, child)
@@ -144,7 +144,7 @@ def test_a_child_is_the_best_of_the_youngest_with_one_token_changed() -> None:
 
 
 def test_every_change_of_a_token_is_as_likely_as_another() -> None:
-    walks = evolution_runs(TokenTable(SPACE, SCORES[:, None], SCORES), range(40), 1_000, population=1, sample=1)
+    walks = evolution_runs(TokenTable(SPACE, SCORES[:, None], SCORES), range(40), 1_000, population=1, tournament=1)
     numbers = walks.scores.astype(int)
     before, after = np.unravel_index(numbers[:, :-1], (2, 3, 2)), np.unravel_index(numbers[:, 1:], (2, 3, 2))
     moves = [np.mean(b != a) for b, a in zip(before, after, strict=True)]
@@ -162,7 +162,7 @@ def test_a_search_by_evolution_is_the_same_whichever_are_beside_it() -> None:
 def test_failures_have_no_children_where_others_could() -> None:
     rewards = TABLE.rewards.copy()
     rewards[:6] = np.nan
-    found = evolution_runs(TokenTable(SPACE, rewards, SCORES), range(5), 400, population=10, sample=300)
+    found = evolution_runs(TokenTable(SPACE, rewards, SCORES), range(5), 400, population=10, tournament=300)
     for run in range(5):
         for child in range(10, 400):
             young = slice(child - 10, child)
@@ -171,7 +171,7 @@ def test_failures_have_no_children_where_others_could() -> None:
                 assert changed(int(best), int(found.scores[run, child])) == 1
 
 
-@pytest.mark.parametrize("numbers", [{"population": 0}, {"sample": 0}])
+@pytest.mark.parametrize("numbers", [{"population": 0}, {"tournament": 0}])
 def test_numbers_that_make_no_evolution_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be 1 or more"):
         evolution_runs(TABLE, [0], 5, **numbers)

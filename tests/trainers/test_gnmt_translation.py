@@ -44,7 +44,13 @@ def test_the_papers_epochs_are_its_steps() -> None:
     assert paper.epochs * 4.5e6 / paper.batch == pytest.approx(800_000, rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch", 0), ("epochs", 0), ("hidden", 0), ("halve_every", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 0) for name in ("batch", "epochs", "hidden", "halve_every", "beam", "longest", "vocab_size", "clip")),
+        *(("layers", 1), ("dropout", 1.0), ("adam_share", -0.1), ("halve_from", 5.0), ("lowest_share", 2.0)),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         replace(TINY, **{name: value})

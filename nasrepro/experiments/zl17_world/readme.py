@@ -15,12 +15,14 @@ def world_words(_: Path) -> str:
     settings = {name: value for name, value in world.facts["settings"].items() if name not in ("corpus", "level")}
     task = LanguageModelTask(training=LanguageModelSettings(**settings), own=base_2.text())
     learned = np.isfinite(world.losses)
-    (seeds, longer), trainings = agreement(world)["tau"], sum(world.facts["devices"].values())
+    (seeds, longer), (_, longer_better) = agreement(world)["tau"], agreement(world)["tau, better half"]
+    (median, mean), trainings = noise(world), sum(world.facts["devices"].values())
     return (
         f"{len(world.cell_of):,} token strings, {len(world.texts):,} cells, {(~learned).sum():,} of which failed; "
         f"{trainings:,} trainings ({task.words()}), on {' and '.join(sorted(world.facts['devices']))}. Validation "
         f"perplexities from {np.nanmin(world.losses):.2f} to {np.nanmax(world.losses):.1f}, median "
-        f"{np.nanmedian(world.losses):.1f}. The order of cells agrees with itself from seed to seed (Kendall's tau "
-        f"{seeds:.2f}; standard deviation of the log perplexity {noise(world):.3f}), and with that of a training ten "
-        f"times as long less (tau {longer:.2f})."
+        f"{np.nanmedian(world.losses):.1f}. How far the order of cells can be trusted, by Kendall's tau: from seed to "
+        f"seed {seeds:.2f} (standard deviation of the log perplexity {median:.3f} for the median cell, {mean:.3f} as a "
+        f"root mean square); with a training ten times as long {longer:.2f}, and {longer_better:.2f} among the better "
+        "half of the cells."
     )

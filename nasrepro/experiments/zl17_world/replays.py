@@ -1,7 +1,6 @@
 """Searches replayed where every reward is known, many of each kind, and what each kind is ahead of random search by."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ import pandas as pd
 
 from nasrepro.controllers import PolicyGradientSettings
 from nasrepro.datasets import Corpus
+from nasrepro.native.build import CORES
 from nasrepro.report.papers import Entry
 from nasrepro.report.stats import kendall, over_seeds, told
 from nasrepro.search.token_table import TableRuns, TokenTable, controller_runs, evolution_runs, progress, random_runs
@@ -33,7 +33,7 @@ def replay(
     A controller's searches are shared out among the processor's cores.
     """
     found = {RANDOM: random_runs(table, seeds, samples), EVOLUTION: evolution_runs(table, seeds, samples)}
-    shares = [part.tolist() for part in np.array_split(seeds, min(os.cpu_count() or 1, len(seeds)))]
+    shares = [part.tolist() for part in np.array_split(seeds, min(CORES, len(seeds)))]
     with torch_threads(1), ThreadPoolExecutor(len(shares)) as pool:  # torch lets go of Python while it computes
         for name, learning in controllers.items():
             search = partial(controller_runs, table, samples=samples, learning=learning)
@@ -129,7 +129,7 @@ def agreement(world: World) -> pd.DataFrame:
     rows = []
     for words, (first, second) in pairs.items():
         known = np.isfinite(first) & np.isfinite(second)
-        better = known & (first <= np.nanmedian(first[known]))
+        better = known & (first <= np.median(first[known]))
         rows.append(
             {
                 "orders": words,
@@ -141,7 +141,11 @@ def agreement(world: World) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def noise(world: World) -> float:
-    """The standard deviation of the log perplexity over seeds, as its root mean square over cells that always learn."""
-    logs = np.log(world.seed_losses)
-    return float(np.sqrt(np.nanmean(logs[np.isfinite(logs).all(1)].var(1, ddof=1))))
+def noise(world: World) -> tuple[float, float]:
+    """The standard deviation of the log perplexity over seeds: its median over cells, and its root mean square.
+
+    Cells that failed from any of the seeds are left out.
+    """
+    logs = np.log(world.seed_losses.astype(np.float64))
+    variances = logs[np.isfinite(logs).all(1)].var(1, ddof=1)
+    return float(np.sqrt(np.median(variances))), float(np.sqrt(variances.mean()))

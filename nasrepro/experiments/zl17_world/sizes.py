@@ -41,7 +41,7 @@ class WorldSizes:
     replays: int = 100
     """Searches of each kind, each from its own seed."""
     ranked: SearchSettings = _RANKED
-    """S17's search, replayed in the world. Of so few cells, those held out would say little of when to stop."""
+    """S17's search, replayed in the world. To hold cells out would double the time of a fit."""
     pool: int | None = None
     """It searches among the first so many cells. None: among all."""
     ranked_replays: int = 100
