@@ -6,17 +6,18 @@ of them depends on the numbers by rules that are written here, and the ledger's 
 
 import itertools
 import math
-import statistics
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 import scipy.stats
+from torch import Tensor
 
-from nasrepro.datasets import DataError, Vocab
-from nasrepro.datasets.parallel import Pairs
+from nasrepro.datasets import DataError, ParallelCorpus, Vocab, parallel_from_text
+from nasrepro.datasets.parallel import BOS, EOS, Pair, Pairs
 from nasrepro.dsl import Cell, zoo
-from nasrepro.experiments.s17_translation.encoders import words_looked_at
+from nasrepro.experiments.s17_translation.encoders import read_again, words_looked_at
 from nasrepro.experiments.zl17_transfer.sizes import COMPARED
 from nasrepro.report import papers, stats
 from nasrepro.rnn import RNN
@@ -47,6 +48,13 @@ STUCK_ABOVE = 1.3
 
 Ours, and chosen after the trainings of Multi30k had been seen.
 """
+
+
+PARTS = ("encoder", "decoder", "attention", "softmax")
+"""The parts of a model whose multiplications are counted."""
+
+READABLE = 10
+"""Below this BLEU the sentences that a small model writes have little to do with their sources."""
 
 
 # ---- what a model multiplies
@@ -81,21 +89,19 @@ def costs(settings: GnmtSettings, text: PairsSize) -> pd.DataFrame:
     return table
 
 
-PARTS = ("encoder", "decoder", "attention", "softmax")
-"""The parts of a model whose multiplications are counted."""
-
-
 def costs_told(here: pd.DataFrame, theirs: pd.DataFrame) -> str:
     """What the `costs` of this run's models and of ZL17's say of the solved width, in sentences."""
-    (lstm, wide, solved), saved = (here.iloc[place] for place in range(3)), here["softmax"].iloc[[0, 2]].diff().iloc[1]
+    lstm, wide, solved = (here.iloc[place] for place in range(3))
+    saved = (lstm["softmax"] - solved["softmax"]) / lstm["together"]
+    units = theirs["units"]
     return (
-        f"As wide as the LSTM, {NEW} would cost **{wide['over LSTM']:.2f} times** as much here "
-        f"({theirs['over LSTM'].iloc[1]:.2f} times at ZL17's size). The solved width is **{solved['units']:,}** instead of "
-        f"{lstm['units']:,} (ZL17's size: {theirs['units'].iloc[2]:,} instead of {theirs['units'].iloc[0]:,}). Were a model "
-        f"made of square matrices alone, twice as many of them would leave it {lstm['units'] / 2**0.5:,.0f} units, the "
-        f"LSTM's over the root of two. But the softmax, {lstm['softmax'] / lstm['together']:.0%} of the LSTM's model here, "
-        f"grows with the width and not with its square. What {NEW} saves there, {-saved / lstm['together']:.0%} of the "
-        "whole, its layers may spend."
+        f"As wide as the LSTM, {NEW} would cost **{wide['over LSTM']:.2f} times** as much here, and "
+        f"{theirs['over LSTM'].iloc[1]:.2f} times at ZL17's size. The solved width is **{solved['units']:,}** instead "
+        f"of {lstm['units']:,} (at ZL17's size {units.iloc[2]:,}, not {units.iloc[0]:,}). If a model were made of "
+        f"square matrices alone, twice as many of them would leave it {lstm['units'] / 2**0.5:,.0f} units, the LSTM's "
+        f"over the root of two. But the softmax, {lstm['softmax'] / lstm['together']:.0%} of the LSTM's model here, "
+        f"grows with the width and not with its square. What {NEW} saves there, {saved:.0%} of the whole, its layers "
+        "may spend."
     )
 
 
@@ -254,25 +260,22 @@ def stuck_told(runs: pd.DataFrame) -> str:
     words = f"Got stuck: {each}."
     if _weighs(pairs):
         lost = pairs[pairs["stuck"]]
+        differences = ", ".join(f"{value:+.2f}" for value in lost["gain"])
         words += (
-            f" **Most of the difference between the cells comes from {_seeds(lost)}** "
-            f"({', '.join(f'{value:+.2f}' for value in lost['gain'])} test BLEU), where one of the two got stuck. It says "
-            "that a training failed to take off, not how well a cell translates once it has."
+            f" **Most of the difference between the cells comes from {_seeds(lost)}** ({differences} test BLEU), where "
+            "one of the two got stuck. It says that a training failed to take off, not how well a cell translates once "
+            "it has."
         )
     odds = chance_of_stuck(runs)
-    words += (
-        f" If both cells got stuck alike, numbers as uneven or more so would come up with a probability of {odds:.2g}"
-    )
-    words += " (Fisher's exact test), so "
-    words += (
-        "one of them gets stuck more readily." if odds < 0.05 else "they do not show that one gets stuck more readily."
-    )
+    shows = "one of them gets" if odds < 0.05 else "they do not show that one of them gets"
     return words + (
-        "\n\nWhat may lie behind it? Look for the steep fall that other trainings have early on, and whether the dashed "
-        "curves have it. While theirs is missing, their perplexity on the *training* text goes on sinking: such a model "
-        "learns German, and sentences by heart, but probably never where to look in the source. Records hold numbers and "
-        "no weights, so this stays a guess. It fits the model: attention is the decoder's only way to the source, and "
-        "nothing else tells the encoder what is wanted of it."
+        " If both cells got stuck alike, numbers as uneven or more so would come up with a probability of "
+        f"{odds:.2g} (Fisher's exact test), so {shows} stuck more readily.\n\n"
+        "What may lie behind it? Look for the steep fall that other trainings have early on, and whether the dashed "
+        "curves have it. While theirs is missing, their perplexity on the *training* text goes on sinking: such a "
+        "model learns German, and sentences by heart, but probably never where to look in the source. Records hold "
+        "numbers and no weights, so this stays a guess. It fits the model: attention is the decoder's only way to the "
+        "source, and nothing else tells the encoder what is wanted of it."
     )
 
 
@@ -310,9 +313,9 @@ def one_seed_told(pairs: pd.DataFrame) -> str:
     value, tolerance = float(paper.value or 0), paper.tolerance or 0.0
     above, near = sum(each > 0 for each in crossed), sum(abs(each - value) <= tolerance for each in crossed)
     return (
-        f"From one training of each, a gain of anything from **{min(crossed):+.2f}** to **{max(crossed):+.2f}** could have "
-        f"been reported. Of the {len(crossed)} ways to choose the two, {above} give a gain above zero and {near} one within "
-        f"{tolerance:g} of the paper's {value:+g}."
+        f"From one training of each, a gain of anything from **{min(crossed):+.2f}** to **{max(crossed):+.2f}** could "
+        f"have been reported. Of the {len(crossed)} ways to choose the two, {above} give a gain above zero, and {near} "
+        f"one within {tolerance:g} of the paper's {value:+g}."
     )
 
 
@@ -337,7 +340,7 @@ def check_width(layer_cost: LayerCost, equal_width: EqualWidth) -> str:
         if found is None:
             return "Exercise not yet done: layer_cost returns None."
         weights = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2)
-        assert found == weights, f"{name} of {hidden} units on {inputs} inputs multiplies {weights} times, not {found}"
+        assert found == weights, f"{name}, {inputs} inputs, {hidden} units: {weights} multiply-adds, and not {found}"
     counts: dict[str, Callable[[int], int]] = {
         "12 h": lambda h: 12 * h,
         "8 h * h + 100 h": lambda h: 8 * h * h + 100 * h,
@@ -347,21 +350,43 @@ def check_width(layer_cost: LayerCost, equal_width: EqualWidth) -> str:
         if width is None:
             return "Exercise half done: layer_cost counts well, and equal_width returns None."
         gap, least = abs(count(width) - target), min(abs(count(h) - target) for h in range(1, 100_000))
-        assert gap == least, (
-            f"count {words}, target {target:,}: the width {width} is {gap:,} off, another only {least:,}"
-        )
+        assert gap == least, f"count {words}, target {target:,}: width {width} is {gap:,} off, another only {least:,}"
     return "Exercise done: each of the two does what it should."
 
 
 # ---- small models that are looked at
 
 
+def short_sentences(corpus: ParallelCorpus, longest: int = 9) -> ParallelCorpus:
+    """The pairs of a corpus whose source has at most so many tokens, with vocabularies of their own.
+
+    The test split stays closed: the validation pairs stand in its place, and nobody reads it.
+    """
+    splits = {}
+    for split, pairs in (("train", corpus.train), ("valid", corpus.valid)):
+        short = [words for words in zip(pairs.source_tokens, pairs.tokens, strict=True) if len(words[0]) <= longest]
+        splits[split] = [(" ".join(source), " ".join(target)) for source, target in short]
+    name = f"{corpus.name} of at most {longest} words"
+    return parallel_from_text(name, splits["train"], splits["valid"], splits["valid"], licence=corpus.licence)
+
+
+def attention_to(model: Gnmt, sentence: Pair, vocab: Vocab) -> tuple[list[str], Tensor]:
+    """Where a decoder looks while it reads the reference of a sentence: its words, and a row for each (T, S).
+
+    All models read the same words, so their maps can be compared. `vocab` is the target's.
+    """
+    bos, eos = vocab.lookup_indices([BOS, EOS])
+    return [*sentence.tokens, EOS], read_again(model, sentence.source, [*sentence.target, eos], bos)[0]
+
+
 def small_models(trained: Mapping[str, tuple[Outcome, Gnmt]], pairs: Pairs, vocab: Vocab) -> pd.DataFrame:
     """Trained models in numbers, a row for each: what training came to, and where their decoders look in `pairs`.
 
-    `looked at` are source words (see `words_looked_at`), `of words` is the length of a source sentence, on average;
-    `vocab` is the target's.
+    `looked at` are source words (see `words_looked_at`), and `if even` what that would be for a decoder that looks at
+    all words alike. `vocab` is the target's.
     """
+    steps = [len(ids) + 1 for ids in pairs.target]
+    even = sum(map(operator.mul, map(len, pairs.source), steps)) / sum(steps)
     rows = [
         {
             "outcome": outcome.reason or "learned",
@@ -369,7 +394,7 @@ def small_models(trained: Mapping[str, tuple[Outcome, Gnmt]], pairs: Pairs, voca
             "valid perplexity": outcome.metrics.get("valid_ppl", math.nan),
             "valid multi-bleu": outcome.metrics.get("valid_multi_bleu", math.nan),
             "looked at": words_looked_at(model, pairs, vocab),
-            "of words": statistics.mean(map(len, pairs.source)),
+            "if even": even,
         }
         for outcome, model in trained.values()
     ]
@@ -378,21 +403,12 @@ def small_models(trained: Mapping[str, tuple[Outcome, Gnmt]], pairs: Pairs, voca
 
 def small_told(small: pd.DataFrame) -> str:
     """What `small_models` have come to, in sentences."""
-    looks = "; ".join(
-        f"**{name}** {look:.1f} of {words:.1f}"
-        for name, look, words in zip(small.index, small["looked at"], small["of words"], strict=True)
-    )
-    said = f"Source words that a step of the decoder looks at, on average: {looks}."
-    even = small.index[small["looked at"] > 0.5 * small["of words"]]
+    looks = " and ".join(f"{look:.1f} (**{name}**)" for name, look in small["looked at"].items())
+    said = f"A step of the decoder looks at {looks} source words, on average; if it looked at all alike, at "
+    said += f"{small['if even'].iloc[0]:.1f}."
+    even = small.index[small["looked at"] > 0.75 * small["if even"]]
     if len(even):
-        said += (
-            f" A decoder that looks at most words alike, as that of {' and '.join(even)}, reads little of the source:"
-        )
-        said += " it writes German, and not this sentence's."
+        said += f" That of {' and '.join(even)} is close to even: it writes German, and hardly this sentence's."
     if not small["valid multi-bleu"].max() >= READABLE:
         said += f" With a BLEU below {READABLE} neither is a translator yet: these are models of seconds."
     return said
-
-
-READABLE = 10
-"""Below this BLEU the small models' sentences have little to do with their sources."""
