@@ -82,6 +82,9 @@ def test_the_words_on_costs_are_those_of_the_tables() -> None:
     assert f"**{here['units'].iloc[2]}** instead of 256" in words
     assert "at ZL17's size 734, not 1,024" in words
     assert "181 units" in words, "256 over the root of two"
+    assert "But the softmax, 43% of the LSTM's model here" in words
+    small = pd.DataFrame(here).assign(units=[256, 256, 181])
+    assert "But the softmax" not in analysis.costs_told(small, theirs)
 
 
 def test_the_share_of_the_papers_training() -> None:
@@ -121,6 +124,17 @@ def test_curves_have_a_row_for_each_epoch() -> None:
         {"cell": "LSTM", "seed": 3, "epoch": 1, "valid_ppl": 17.0, "train_ppl": 8.0},
         {"cell": "LSTM", "seed": 3, "epoch": 2, "valid_ppl": 16.0, "train_ppl": 8.0},
     ]
+
+
+def test_whether_trainings_had_finished_is_told_by_their_last_epoch() -> None:
+    def points(last: float) -> pd.DataFrame:
+        rows = [(name, 1, epoch, ppl) for name in COMPARED for epoch, ppl in ((1, 20.0), (2, 10.0), (3, last))]
+        return pd.DataFrame(rows, columns=["cell", "seed", "epoch", "valid_ppl"])
+
+    assert "still fell, by +20.0% (LSTM) and +20.0% (NASCell)" in analysis.falling_told(points(8.0))
+    assert "fell no more (-10.0% (LSTM) and -10.0% (NASCell))" in analysis.falling_told(points(11.0))
+    assert analysis.falling_told(points(8.0).query("epoch == 1")) == "One epoch has no curve."
+    assert analysis.falling_told(analysis.curves([])) == "One epoch has no curve."
 
 
 def test_by_cell_counts_and_averages_what_learned() -> None:

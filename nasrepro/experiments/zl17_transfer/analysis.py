@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import scipy.stats
 from torch import Tensor
@@ -92,17 +93,20 @@ def costs(settings: GnmtSettings, text: PairsSize) -> pd.DataFrame:
 def costs_told(here: pd.DataFrame, theirs: pd.DataFrame) -> str:
     """What the `costs` of this run's models and of ZL17's say of the solved width, in sentences."""
     lstm, wide, solved = (here.iloc[place] for place in range(3))
-    saved = (lstm["softmax"] - solved["softmax"]) / lstm["together"]
+    saved, root = (lstm["softmax"] - solved["softmax"]) / lstm["together"], round(lstm["units"] / 2**0.5)
     units = theirs["units"]
-    return (
+    words = (
         f"As wide as the LSTM, {NEW} would cost **{wide['over LSTM']:.2f} times** as much here, and "
         f"{theirs['over LSTM'].iloc[1]:.2f} times at ZL17's size. The solved width is **{solved['units']:,}** instead "
         f"of {lstm['units']:,} (at ZL17's size {units.iloc[2]:,}, not {units.iloc[0]:,}). If a model were made of "
-        f"square matrices alone, twice as many of them would leave it {lstm['units'] / 2**0.5:,.0f} units, the LSTM's "
-        f"over the root of two. But the softmax, {lstm['softmax'] / lstm['together']:.0%} of the LSTM's model here, "
-        f"grows with the width and not with its square. What {NEW} saves there, {saved:.0%} of the whole, its layers "
-        "may spend."
+        f"square matrices alone, twice as many of them would leave it {root:,} units, the LSTM's over the root of two."
     )
+    if solved["units"] > root:
+        words += (
+            f" But the softmax, {lstm['softmax'] / lstm['together']:.0%} of the LSTM's model here, grows with the "
+            f"width and not with its square. What {NEW} saves there, {saved:.0%} of the whole, its layers may spend."
+        )
+    return words
 
 
 def _words(settings: GnmtSettings, text: PairsSize) -> tuple[int, int]:
@@ -164,6 +168,21 @@ def curves(evaluations: Iterable[Evaluation]) -> pd.DataFrame:
         {"cell": NAMES[e.hash], "seed": e.seed, **point} for e in evaluations if e.hash in NAMES for point in e.curve
     ]
     return pd.DataFrame(rows, columns=["cell", "seed", "epoch", "valid_ppl", "train_ppl"])
+
+
+def falling_told(points: pd.DataFrame) -> str:
+    """Whether trainings had finished, from `curves`: by how much the perplexity fell in the last epoch, on average."""
+    by_epoch = points.pivot_table(index=["cell", "seed"], columns="epoch", values="valid_ppl")
+    if by_epoch.shape[1] < 2:
+        return "One epoch has no curve."
+    fell = (1 - by_epoch.iloc[:, -1] / by_epoch.iloc[:, -2]).groupby("cell", sort=False).mean()
+    words = " and ".join(f"{share:+.1%} ({name})" for name, share in fell.items())
+    if (fell > 0.01).any():
+        return (
+            f"In the last epoch perplexity still fell, by {words}: these trainings were stopped on their way. So they "
+            "tell which cell learns faster, and not which ends higher."
+        )
+    return f"In the last epoch perplexity fell no more ({words}): these trainings had come to their end."
 
 
 def by_cell(runs: pd.DataFrame) -> pd.DataFrame:
@@ -286,7 +305,7 @@ def chance_of_stuck(runs: pd.DataFrame) -> float:
     """
     ok = learned(runs)
     table = [[int(ok.loc[ok.index == name, "stuck"].eq(of).sum()) for of in (True, False)] for name in COMPARED]
-    return float(scipy.stats.fisher_exact(table).pvalue)
+    return float(scipy.stats.fisher_exact(np.array(table)).pvalue)
 
 
 def exploratory(pairs: pd.DataFrame) -> str:

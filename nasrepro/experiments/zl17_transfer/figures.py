@@ -56,8 +56,8 @@ def curves(points: pd.DataFrame, stuck: pd.Series, title: str = "") -> Figure:
     ends = []
     for (name, seed), part in points.sort_values(["cell", "seed", "epoch"]).groupby(["cell", "seed"]):
         dashed = bool(stuck.get((name, seed), False))
-        line: dict[str, Any] = {"color": COLOURS[name], "linestyle": "--" if dashed else "-", "alpha": 0.85}
-        ax.plot(part["epoch"], part["valid_ppl"], linewidth=1.3, marker=_MARKERS[name], markersize=3.5, **line)
+        line: dict[str, Any] = {"color": COLOURS[str(name)], "linestyle": "--" if dashed else "-", "alpha": 0.85}
+        ax.plot(part["epoch"], part["valid_ppl"], linewidth=1.3, marker=_MARKERS[str(name)], markersize=3.5, **line)
         ends += [(part["valid_ppl"].iloc[-1], part["epoch"].iloc[-1], f"{name}, seed {seed}")] if dashed else []
     for place, (height, epoch, words) in enumerate(sorted(ends)):
         # Those that end alike stand one above the other.
@@ -97,7 +97,7 @@ def by_seed(panels: Mapping[str, tuple[pd.DataFrame, str]], title: str = "") -> 
                 mark: dict[str, Any] = {"marker": _MARKERS[name], "edgecolors": COLOURS[name], "facecolors": face}
                 ax.scatter(value, row, s=38, linewidths=1.5, zorder=2, **mark)
         for name, part in runs.groupby("cell", sort=False):
-            ax.scatter(part[measure].mean(), len(seeds), marker="|", s=190, color=COLOURS[name], linewidths=2.4)
+            ax.scatter(part[measure].mean(), len(seeds), marker="|", s=190, color=COLOURS[str(name)], linewidths=2.4)
         ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.grid(axis="y", visible=False)
