@@ -131,7 +131,7 @@ def test_whether_trainings_had_finished_is_told_by_their_last_epoch() -> None:
         rows = [(name, 1, epoch, ppl) for name in COMPARED for epoch, ppl in ((1, 20.0), (2, 10.0), (3, last))]
         return pd.DataFrame(rows, columns=["cell", "seed", "epoch", "valid_ppl"])
 
-    assert "still fell, by +20.0% (LSTM) and +20.0% (NASCell)" in analysis.falling_told(points(8.0))
+    assert "still fell, by 20.0% (LSTM) and 20.0% (NASCell)" in analysis.falling_told(points(8.0))
     assert "fell no more (-10.0% (LSTM) and -10.0% (NASCell))" in analysis.falling_told(points(11.0))
     assert analysis.falling_told(points(8.0).query("epoch == 1")) == "One epoch has no curve."
     assert analysis.falling_told(analysis.curves([])) == "One epoch has no curve."

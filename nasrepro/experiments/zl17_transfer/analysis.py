@@ -176,7 +176,7 @@ def falling_told(points: pd.DataFrame) -> str:
     if by_epoch.shape[1] < 2:
         return "One epoch has no curve."
     fell = (1 - by_epoch.iloc[:, -1] / by_epoch.iloc[:, -2]).groupby("cell", sort=False).mean()
-    words = " and ".join(f"{share:+.1%} ({name})" for name, share in fell.items())
+    words = " and ".join(f"{share:.1%} ({name})" for name, share in fell.items())
     if (fell > 0.01).any():
         return (
             f"In the last epoch perplexity still fell, by {words}: these trainings were stopped on their way. So they "
