@@ -292,9 +292,9 @@ def stuck_told(runs: pd.DataFrame) -> str:
         f"{odds:.2g} (Fisher's exact test), so {shows} stuck more readily.\n\n"
         "What may lie behind it? Look for the steep fall that other trainings have early on, and whether the dashed "
         "curves have it. While theirs is missing, their perplexity on the *training* text goes on sinking: such a "
-        "model learns German, and sentences by heart, but probably never where to look in the source. Records hold "
-        "numbers and no weights, so this stays a guess. It fits the model: attention is the decoder's only way to the "
-        "source, and nothing else tells the encoder what is wanted of it."
+        "model learns German, sentences by heart, and what a blur of the source's words tells, but probably not where "
+        "to look among them. Records hold numbers and no weights, so this stays a guess. It fits the model: attention "
+        "is the decoder's only way to the source."
     )
 
 
@@ -427,7 +427,7 @@ def small_told(small: pd.DataFrame) -> str:
     said += f"{small['if even'].iloc[0]:.1f}."
     even = small.index[small["looked at"] > 0.75 * small["if even"]]
     if len(even):
-        said += f" That of {' and '.join(even)} is close to even: it writes German, and hardly this sentence's."
+        said += f" That of {' and '.join(even)} is close to even: it gets a blur of the sentence."
     if not small["valid multi-bleu"].max() >= READABLE:
         said += f" With a BLEU below {READABLE} neither is a translator yet: these are models of seconds."
     return said
