@@ -14,6 +14,9 @@ from nasrepro.report import style
 from nasrepro.report.stats import interval
 from nasrepro.report.style import colours, legend_below, new_axes, styled
 
+_FEW = 20
+"""Lines that can still be told apart."""
+
 
 @styled
 def best_so_far(
@@ -24,13 +27,15 @@ def best_so_far(
 ) -> Figure:
     """Mean over seeds of the best so far against budget: a line per method, with a band, its bootstrap 95% interval.
 
-    `runs` has columns budget, seed, method, best. Single seeds are drawn thin; fewer than three have no band.
+    `runs` has columns budget, seed, method, best. Single seeds, where they are not too many, are drawn thin; fewer than
+    three have no band.
     """
     fig, ax = new_axes(style.WIDE, budget, best, title)
     methods = runs.groupby("method", sort=False)
     for colour, (method, part) in zip(colours(methods), methods, strict=True):
         table = part.pivot_table(index="budget", columns="seed", values="best").ffill().dropna()
-        ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.35)
+        if table.shape[1] <= _FEW:
+            ax.plot(table.index, table, color=colour, linewidth=0.6, alpha=0.35)
         label = f"{method}, mean of {table.shape[1]} seed{'s' if table.shape[1] != 1 else ''}"
         ax.plot(table.index, table.mean(axis=1), color=colour, linewidth=2, label=label)
         if table.shape[1] >= 3:

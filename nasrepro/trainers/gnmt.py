@@ -182,6 +182,14 @@ class Gnmt(Translator):
 def multiply_adds(cell: Cell, sizes: GnmtSizes, attended: int) -> int:
     """Multiplications, each with its addition, that a model makes for one source token and one target token.
 
+    Raises CellError for a cell that cannot run.
+    """
+    return sum(multiply_adds_by_part(cell, sizes, attended).values())
+
+
+def multiply_adds_by_part(cell: Cell, sizes: GnmtSizes, attended: int) -> dict[str, int]:
+    """Those of the encoder, the decoder, the attention and the softmax.
+
     Counted are the products of matrices: of all layers, of the attention over `attended` source tokens, and of the
     softmax. What is elementwise is left out, and so are embeddings, which are looked up. Raises CellError for a cell
     that cannot run.
@@ -192,10 +200,12 @@ def multiply_adds(cell: Cell, sizes: GnmtSizes, attended: int) -> int:
     def layer(inputs: int) -> int:
         return sum(len(each.targets) * H * (inputs if each.on_input else H) for each in products)
 
-    encoder = 2 * layer(E) + layer(2 * H) + (L - 2) * layer(H)
-    decoder = layer(E + H) + (L - 1) * layer(2 * H)
-    attention = H * H + H * H + 2 * attended * H  # keys; query; scores and the mixing of values
-    return encoder + decoder + attention + H * sizes.target_words
+    return {
+        "encoder": 2 * layer(E) + layer(2 * H) + (L - 2) * layer(H),
+        "decoder": layer(E + H) + (L - 1) * layer(2 * H),
+        "attention": H * H + H * H + 2 * attended * H,  # keys; query; scores and the mixing of values
+        "softmax": H * sizes.target_words,
+    }
 
 
 def at_equal_cost(cell: Cell, lstm: GnmtSizes, attended: int) -> GnmtSizes:

@@ -15,8 +15,9 @@ from nasrepro.datasets import ParallelCorpus, Vocab
 from nasrepro.datasets.parallel import BOS, EOS, SPECIALS, Pairs
 from nasrepro.experiments.s17_translation.figures import marked
 from nasrepro.trainers.beam import beam_search
+from nasrepro.trainers.gnmt_translation import GnmtSettings
 from nasrepro.trainers.outcome import Outcome
-from nasrepro.trainers.seq2seq import Seq2Seq
+from nasrepro.trainers.seq2seq import Seq2Seq, Translator
 from nasrepro.trainers.translation import TranslationSettings, make_batches, translate
 
 
@@ -47,7 +48,7 @@ def influence(model: Seq2Seq, sources: Sequence[Sequence[int]], steps: int, seed
 
 
 @torch.no_grad()
-def words_looked_at(model: Seq2Seq, pairs: Pairs, vocab: Vocab) -> float:
+def words_looked_at(model: Translator, pairs: Pairs, vocab: Vocab) -> float:
     """How many source words a step of the decoder attends to while it reads references, on average.
 
     That is e to the entropy of its attention: 1 where it looks at a single word, the sentence's length where it looks
@@ -73,7 +74,7 @@ class Written(NamedTuple):
     """Of all of them together, in nats."""
 
 
-def write(model: Seq2Seq, source: Sequence[int], vocab: Vocab, longest: int, width: int = 5) -> Written:
+def write(model: Translator, source: Sequence[int], vocab: Vocab, longest: int, width: int = 5) -> Written:
     """Translate a sentence by beam search, at most `longest` words. `vocab` is the target's."""
     bos, eos = vocab.lookup_indices([BOS, EOS])
     (ids,) = beam_search(model, *_alone(source), bos, eos, width, longest)
@@ -84,7 +85,7 @@ def write(model: Seq2Seq, source: Sequence[int], vocab: Vocab, longest: int, wid
 
 
 @torch.no_grad()
-def read_again(model: Seq2Seq, source: Sequence[int], written: Sequence[int], bos: int) -> tuple[Tensor, float]:
+def read_again(model: Translator, source: Sequence[int], written: Sequence[int], bos: int) -> tuple[Tensor, float]:
     """Let a model read a translation (T,), its `</s>` included: its attention (T, S), and the log probability."""
     features, attention, _ = model.decode(torch.tensor([bos, *written[:-1]])[:, None], *model.encode(*_alone(source)))
     found = model.log_probabilities(features[:, 0]).gather(1, torch.tensor(written)[:, None])  # (T, 1)
@@ -92,7 +93,7 @@ def read_again(model: Seq2Seq, source: Sequence[int], written: Sequence[int], bo
 
 
 def sample_translations(
-    models: Mapping[str, Seq2Seq], pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings
+    models: Mapping[str, Translator], pairs: Pairs, corpus: ParallelCorpus, settings: TranslationSettings | GnmtSettings
 ) -> pd.DataFrame:
     """Sentences with their references and every model's translation, in which marks stand where it differs: a row for
     each text, with the sentence's number and who it is by."""
