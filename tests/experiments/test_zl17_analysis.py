@@ -86,7 +86,7 @@ def test_a_course_replays_the_beginning_of_every_shipped_search_and_trains_nothi
         assert [proposal.number for proposal, _ in found.trials] == list(range(len(found.trials)))
         assert 0 < len(found.trials) <= sizes.search.cells
     tables = analysis.drawn(searches)
-    assert analysis.compared(tables) == min(map(len, tables.values())) > 0
+    assert min(analysis.compared(tables).values()) == min(map(len, tables.values())) > 0
 
 
 def test_what_is_not_recorded_is_left_out_of_a_course(course):
@@ -276,11 +276,15 @@ TABLES = {
 }
 
 
-def test_progress_is_taken_over_as_many_children_as_all_have():
-    assert analysis.compared(TABLES) == 18
+def test_progress_is_taken_over_as_many_children_as_all_searches_of_an_arm_and_random_ones_have():
+    assert analysis.compared(TABLES) == {"scaled rate": 18, "random": 20}
     table = analysis.progress(TABLES, failed=20.0)
-    assert table["samples"].min() == 15
-    assert table["samples"].max() == 18
+    ends = table.groupby("arm")["samples"].agg(["min", "max"])
+    assert ends.loc["scaled rate"].tolist() == [15, 18]
+    assert ends.loc["random"].tolist() == [15, 20]
+    leading = analysis.leads(table)
+    assert set(leading[leading["arm"] == "scaled rate"]["samples"]) <= set(table["samples"])
+    assert analysis.at_the_end(leading)["scaled rate", "top1"].value == 8 - 4.5
     last = table[table["samples"] == 18].set_index(["arm", "seed"])
     # 18 children: 8 four times and once more, 4 as often, four failures, 6 four times.
     assert last.loc[("scaled rate", 1), "top1"] == 4
@@ -288,7 +292,7 @@ def test_progress_is_taken_over_as_many_children_as_all_have():
     assert last.loc[("scaled rate", 1), "top15"] == pytest.approx((5 * 4 + 4 * 6 + 5 * 8 + 20) / 15)
     assert last.loc[("scaled rate", 1), "window"] == pytest.approx((5 * 4 + 4 * 6 + 5 * 8 + 4 * 20) / 18)
     assert last.loc[("random", 2), "window"] == pytest.approx(8.5)
-    assert analysis.final(table).loc["random", "top1"] == 8
+    assert analysis.final(table).loc["random", ["samples", "top1"]].tolist() == [20, 8]
     counted = analysis.counts(TABLES, {"scaled rate": "S", "random": "R"}, planned=30)
     assert counted["failed"].tolist() == pytest.approx([0.25, 0, 0, 0])
     assert counted["children"].tolist() == [20, 18, 25, 20]

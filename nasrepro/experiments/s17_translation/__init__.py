@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
     trainings=trainings,
     seconds=seconds,
     shipped={
-        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz"),
+        "course": ("multi30k-translation.jsonl.gz", "multi30k-table3.jsonl.gz", "captions-agent-long.jsonl.gz"),
         "night": ("multi30k-table3.jsonl.gz",),
         "paper": ("multi30k-table3.jsonl.gz",),
     },

@@ -325,9 +325,12 @@ def drawn(searches: Searches) -> dict[tuple[str, int], pd.DataFrame]:
     return {key: samples(search) for key, search in searches.items()}
 
 
-def compared(tables: Mapping[tuple[str, int], pd.DataFrame]) -> int:
-    """After how many children searches are compared: as many as the shortest of them has."""
-    return min(map(len, tables.values()))
+def compared(tables: Mapping[tuple[str, int], pd.DataFrame], against: str = "random") -> dict[str, int]:
+    """After how many children each arm is compared with random search: as many as every search of the two has."""
+    shortest: dict[str, int] = {}
+    for (arm, _), table in tables.items():
+        shortest[arm] = min(len(table), shortest.get(arm, len(table)))
+    return {arm: min(count, shortest.get(against, count)) for arm, count in shortest.items()}
 
 
 def counts(tables: Mapping[tuple[str, int], pd.DataFrame], words: Mapping[str, str], planned: int) -> pd.DataFrame:
@@ -340,17 +343,19 @@ def counts(tables: Mapping[tuple[str, int], pd.DataFrame], words: Mapping[str, s
 
 
 def progress(tables: Mapping[tuple[str, int], pd.DataFrame], failed: float) -> pd.DataFrame:
-    """ZL17's statistics of each search after so many children, up to as many as all have, from `drawn`.
+    """ZL17's statistics of each search after so many children, up to where its arm is `compared`, from `drawn`.
 
     Columns: arm, seed, samples, and those of `STATISTICS`, mean validation perplexities: of the best 1, 5 and 15 so far
     and of the last 32, where a child that failed counts as `failed`.
     """
-    common = compared(tables)
-    at = [*range(min(max(TOP), common), common, max(1, common // 40)), common]
+    ends = compared(tables)
+    most = max(ends.values())
+    counts = sorted({*range(min(max(TOP), most), most, max(1, most // 40)), *ends.values()})
     parts = []
-    for arm in dict.fromkeys(arm for arm, _ in tables):
-        losses = {seed: table["loss"].to_numpy()[:common] for (name, seed), table in tables.items() if name == arm}
-        perplexity = np.stack([*losses.values()])  # (seeds, common)
+    for arm, end in ends.items():
+        losses = {seed: table["loss"].to_numpy()[:end] for (name, seed), table in tables.items() if name == arm}
+        perplexity = np.stack([*losses.values()])  # (seeds, end)
+        at = [count for count in counts if count <= end]
         scores = -np.where(np.isnan(perplexity), failed, perplexity)
         runs = token_table.TableRuns(tuple(losses), 1 / perplexity**2, scores)
         part = token_table.progress(runs, at, WINDOW, TOP)
@@ -392,15 +397,15 @@ def leads(progress: pd.DataFrame, against: str = "random") -> pd.DataFrame:
 
 def at_the_end(leading: pd.DataFrame) -> Ends:
     """The leads after all children that are compared, by arm and statistic, from `leads`."""
-    last = leading[leading["samples"] == leading["samples"].max()]
+    last = leading[leading["samples"] == leading.groupby("arm")["samples"].transform("max")]
     keys = zip(last["arm"], last["statistic"], strict=True)
     return dict(zip(keys, map(stats.Estimate, last["lead"], last["low"], last["high"]), strict=True))
 
 
 def final(progress: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's statistics after all children that are compared, means over seeds: a row an arm."""
-    last = progress[progress["samples"] == progress["samples"].max()]
-    return last.groupby("arm", sort=False)[list(STATISTICS)].mean()
+    """Each arm's statistics after all children that are compared, means over seeds: a row an arm, with their number."""
+    last = progress[progress["samples"] == progress.groupby("arm")["samples"].transform("max")]
+    return last.groupby("arm", sort=False)[["samples", *STATISTICS]].mean().astype({"samples": int})
 
 
 def told(ends: Ends, arm: str) -> str:
@@ -455,7 +460,8 @@ def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float)
 
     `spread` is that noise in log perplexity (`spread_of_good`), nan where it is not known.
     """
-    last = progress[progress["samples"] == progress["samples"].max()]
+    both = progress[progress["arm"].isin([larger, smaller])]
+    last = both[both["samples"] == both.groupby("arm")["samples"].max().min()]
     best = {arm: np.log(last.loc[last["arm"] == arm, "top1"]) for arm in (larger, smaller)}
     value, edges = difference(best[larger], best[smaller])
     known = bool(np.isfinite(spread))
