@@ -382,7 +382,7 @@ def test_changes_have_an_interval_from_three_seeds_on():
 def test_windows_say_what_their_trees_are_like() -> None:
     trees = ["Tanh(x_t)", "Tanh(x_t)", "Cos(x_t)", "Sub(x_t, Sin(x_t))", "Tanh(x_t)"]
     drawn = agent.with_failures(pd.DataFrame({"tree": trees, "step": range(5), "reward": [1.0, np.nan, 3, 5, 9]}), 0.5)
-    found = agent.by_window({("agent", 7): drawn}, size=2)
+    found = agent.by_window({("agent", 7): agent.LongSearch(drawn, updates=1)}, size=2)
     assert found["trees"].tolist() == [2, 4]  # the fifth tree fills no window
     assert found["reward"].tolist() == [(1 + 0.5) / 2, (3 + 5) / 2]
     assert found["failed"].tolist() == [0.5, 0.0]
@@ -396,3 +396,12 @@ def test_windows_say_what_their_trees_are_like() -> None:
 def test_a_search_learns_whose_rewards_rise(rewards: range, supports: bool) -> None:
     drawn = pd.DataFrame({"step": range(30), "earned": [float(value) for value in rewards]})
     assert agent.learns(drawn)["supports"] is supports
+
+
+def test_what_is_told_of_a_long_search_are_its_first_and_its_last_hundred_trees():
+    rewards = [np.nan] * 50 + [1.0] * 50 + [4.0] * 100
+    drawn = pd.DataFrame({"tree": ["Tanh(x_t)"] * 200, "step": range(200), "reward": rewards, "loss": 30.0})
+    told = agent.long_told({("agent", 1): agent.LongSearch(agent.with_failures(drawn, 0.0), updates=12)})
+    assert "**agent, seed 1**, 12 updates: its reward rises" in told
+    assert "mean reward 0.5 to 4.0, failures 50% to 0%, extended words 0% to 0%; lowest perplexity 30.0." in told
+    assert agent.long_told({}) == "No long search is recorded for this profile; see `course`."

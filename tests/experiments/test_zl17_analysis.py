@@ -292,7 +292,8 @@ def test_progress_is_taken_over_as_many_children_as_all_searches_of_an_arm_and_r
     assert last.loc[("scaled rate", 1), "top15"] == pytest.approx((5 * 4 + 4 * 6 + 5 * 8 + 20) / 15)
     assert last.loc[("scaled rate", 1), "window"] == pytest.approx((5 * 4 + 4 * 6 + 5 * 8 + 4 * 20) / 18)
     assert last.loc[("random", 2), "window"] == pytest.approx(8.5)
-    assert analysis.final(table).loc["random", ["samples", "top1"]].tolist() == [20, 8]
+    ends = analysis.final(table, {"scaled rate": "S", "random": "R"}).set_index("search")
+    assert ends.loc["R", ["children", "best"]].tolist() == [20, 8]
     counted = analysis.counts(TABLES, {"scaled rate": "S", "random": "R"}, planned=30)
     assert counted["failed"].tolist() == pytest.approx([0.25, 0, 0, 0])
     assert counted["children"].tolist() == [20, 18, 25, 20]

@@ -22,6 +22,7 @@ from nasrepro.dsl import parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search.plan import Choice, Step
 from nasrepro.search.record import Proposal
+from nasrepro.trainers.gnmt_translation import GnmtTask
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.outcome import PERPLEXITY, Loss, Outcome
 from nasrepro.trainers.translation import TranslationSettings, TranslationTask
@@ -85,7 +86,11 @@ def test_keys_and_numbers_of_the_shipped_records_are_what_they_were(path: Path) 
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.jsonl.gz")), ids=lambda path: path.name)
 def test_shipped_settings_come_out_of_their_classes_as_they_went_in(path: Path) -> None:
     """To the letter: 20 for 20.0 would make other keys."""
-    kinds: dict[str, Callable[..., Any]] = {"language model": language_model_task, "translation": translation_task}
+    kinds: dict[str, Callable[..., Any]] = {
+        "language model": language_model_task,
+        "translation": translation_task,
+        GnmtTask.name: lambda **settings: GnmtTask.of_settings(settings),
+    }
     shipped = {json.dumps(e.settings, sort_keys=True): e for e in Record.load(path).evaluations()}
     for text, found in shipped.items():
         made = kinds[found.task.removesuffix(", test split")](**found.settings)

@@ -6,7 +6,7 @@ that decides a finding of the ledger answers with the finding's facts, as `Run.f
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from nasrepro.dsl.constraints import Rule, violations, words
 from nasrepro.dsl.operators import OPERATORS
 from nasrepro.report import stats
 from nasrepro.rnn import RNN
+from nasrepro.search.agent_search import AgentSearchSettings, trees, updates
+from nasrepro.search.history import Search
+from nasrepro.trainers.translation import TranslationTask
 
 Facts = dict[str, Any]
 
@@ -270,14 +273,43 @@ def changes(searches: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
 # ---- searches long enough to learn, by what draws their trees and their seed
 
 
-def by_window(searches: Mapping[tuple[str, int], pd.DataFrame], size: int = 100) -> pd.DataFrame:
+class LongSearch(NamedTuple):
+    """A search of a thousand trees, as far as it is recorded."""
+
+    trees: pd.DataFrame  # from `with_failures`
+    updates: int  # that its agent has made
+
+
+LongSearches = Mapping[tuple[str, int], LongSearch]
+
+
+class _Run(Protocol):
+    """What is asked of the notebook's run (see `nasrepro.notebook.Run`)."""
+
+    sizes: Any
+
+    def shipped_search(self, plan: AgentSearchSettings, task: TranslationTask, /) -> Search | None:
+        """A search in the shipped record."""
+
+
+def recorded_longs(run: _Run) -> dict[tuple[str, int], LongSearch]:
+    """The long searches in the shipped record, which a notebook has no time for."""
+    found = {}
+    for key, (task, plan) in run.sizes.longs().items():
+        search = run.shipped_search(plan, task)
+        if search is not None and len(drawn := trees(search)):
+            found[key] = LongSearch(with_failures(drawn, plan.reinforce.failed), len(updates(search)))
+    return found
+
+
+def by_window(searches: LongSearches, size: int = 100) -> pd.DataFrame:
     """What the trees of each search are like, in windows of so many; the last, if not full, is left out.
 
-    `searches` are their trees, from `with_failures`. Columns: kind, seed, trees (drawn by the window's end), reward
+    Columns: kind, seed, trees (drawn by the window's end), reward
     (mean), failed (share), extended (mean share of extended words), different (share of trees that are).
     """
     rows = []
-    for (kind, seed), drawn in searches.items():
+    for (kind, seed), (drawn, _) in searches.items():
         extended = extended_share(word_counts(drawn["tree"], words("core", "extended")))
         for end in range(size, len(drawn) + 1, size):
             window = drawn.iloc[end - size : end]
@@ -294,3 +326,29 @@ def learns(drawn: pd.DataFrame) -> Facts:
         unit="Kendall's tau of step and reward",
         reason="interval over the trees of one search",
     )
+
+
+def long_words(searches: LongSearches, task: TranslationTask) -> str:
+    """How long each of them is, and what it trains, for captions."""
+    spans = [f"{kind}, seed {seed}: {len(one.trees):,} trees" for (kind, seed), one in searches.items()]
+    return "; ".join([*spans, task.words()])
+
+
+def long_told(searches: LongSearches) -> str:
+    """What became of the rewards of each search, in a line each; of one without two windows, nothing."""
+    windows = by_window(searches)
+    lines = [] if searches else ["No long search is recorded for this profile; see `course`."]
+    for (kind, seed), (drawn, steps) in searches.items():
+        ends = windows[(windows["kind"] == kind) & (windows["seed"] == seed)]
+        if len(ends) > 1:
+            first, last, tau = ends.iloc[0], ends.iloc[-1], learns(drawn)
+            low, high = tau["interval"]
+            lines.append(
+                f"- **{kind}, seed {seed}**, {steps} updates: its reward "
+                f"{stats.told((low, high), 'rises', 'falls', 'shows no direction')} (tau {tau['value']:+.2f}, 95% "
+                f"interval {low:+.2f} to {high:+.2f}). From the first hundred trees to the last: mean reward "
+                f"{first['reward']:.1f} to {last['reward']:.1f}, failures {first['failed']:.0%} to "
+                f"{last['failed']:.0%}, extended words {first['extended']:.0%} to {last['extended']:.0%}; lowest "
+                f"perplexity {drawn['loss'].min():.1f}."
+            )
+    return "\n".join(lines)

@@ -402,10 +402,15 @@ def at_the_end(leading: pd.DataFrame) -> Ends:
     return dict(zip(keys, map(stats.Estimate, last["lead"], last["low"], last["high"]), strict=True))
 
 
-def final(progress: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's statistics after all children that are compared, means over seeds: a row an arm, with their number."""
+def final(progress: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
+    """Each arm's statistics after all children that are compared, means over seeds: a row an arm.
+
+    Columns: search (its words), children (how many), and those of `STATISTICS` by their words.
+    """
     last = progress[progress["samples"] == progress.groupby("arm")["samples"].transform("max")]
-    return last.groupby("arm", sort=False)[["samples", *STATISTICS]].mean().astype({"samples": int})
+    means = last.groupby("arm", sort=False)[["samples", *STATISTICS]].mean().astype({"samples": int})
+    named = means.rename(index=dict(words), columns={**STATISTICS, "samples": "children"})
+    return named.rename_axis("search").reset_index()
 
 
 def told(ends: Ends, arm: str) -> str:
