@@ -8,6 +8,7 @@ from itertools import product
 
 from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
+from nasrepro.experiments.zl17_transfer.readme import table
 from nasrepro.experiments.zl17_transfer.sizes import COMPARED, SIZES, TransferSizes, row
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
@@ -42,4 +43,5 @@ EXPERIMENT = Experiment(
     seconds=seconds,
     shipped={"course": ("multi30k-gnmt.jsonl.gz",), "night": ("multi30k-gnmt.jsonl.gz",)},
     named=zoo,
+    readme={"transfer": table},
 )
