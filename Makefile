@@ -10,9 +10,6 @@
 PROFILE ?= quick
 RUN := .venv/bin/python -m
 
-# Two at a time: the smallest machine that we promise anything for has two cores.
-PYTEST := $(RUN) pytest tests -n 2 --dist worksteal
-
 # FRESH=0 and YES=no mean no.
 override FRESH := $(filter-out 0 no false,$(FRESH))
 override YES := $(filter-out 0 no false,$(YES))
@@ -49,7 +46,7 @@ lab: $(STAMP) ## Open JupyterLab on the notebooks
 
 # SHIP=1, for maintainers, writes the seconds that this took into results/records/ and the README.
 test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks
-	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(PYTEST)' && $(PYTEST) && \
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(RUN) pytest tests' && $(RUN) pytest tests && \
 	seconds=$$(( $$(date +%s) - start )) && echo "make test took $$seconds s" && \
 	if [ -n "$(SHIP)" ]; then $(RUN) nasrepro ship --tests-seconds $$seconds; fi
 
