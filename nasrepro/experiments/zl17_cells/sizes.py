@@ -205,9 +205,9 @@ _PYDOC_SMOKE = replace(
     ),
 )
 
-# The controller makes a step for every ten children, as ZL17's: 64 of them. Whatever c is, Adam makes the same steps,
+# The controller makes a step for every ten children, as ZL17's: 30 of them. Whatever c is, Adam makes the same steps,
 # since it divides gradients by their size. So c stays ZL17's 80.
-_COURSE_SEARCH = TokenSearchSettings(cells=640)
+_COURSE_SEARCH = TokenSearchSettings(cells=300)
 _FEW = replace(TokenSearchSettings(cells=6), reinforce=replace(TokenSearchSettings().reinforce, accumulate=3))
 
 SIZES: Mapping[str, CellsSizes] = {
