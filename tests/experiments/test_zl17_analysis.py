@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ import scipy.stats
 
 from nasrepro import notebook, profiles
 from nasrepro.controllers import BaseB, PolicyGradientSettings, TokenAgent
-from nasrepro.dsl import Cell, parse, zoo
-from nasrepro.experiments.zl17_cells import EXPERIMENT, analysis
+from nasrepro.dsl import parse, zoo
+from nasrepro.experiments.zl17_cells import EXPERIMENT, after_search, analysis
 from nasrepro.experiments.zl17_cells.sizes import KNOWN, ON_WORDS, SIZES
 from nasrepro.notebook import Run
 from nasrepro.report import papers
@@ -334,7 +335,7 @@ def test_who_is_ahead_of_random_search():
     facts = analysis.lead_facts(ends, "scaled rate", "top1", 3, "ours")
     assert in_the_ledger("zl17.fig6.top1", facts) == "same direction"
     won = analysis.wins(ends, "scaled rate", 3, "ours")
-    assert analysis.is_ahead(won)
+    assert "**Yes: ours.**" in analysis.winners_told({"ours": won}, 300)
     assert in_the_ledger("zl17.random.policy_gradient_wins", won) == "same direction"
     said = analysis.told(ends, "scaled rate")
     assert said.count("ahead") == 3
@@ -348,7 +349,7 @@ def test_fewer_children_than_the_papers_reproduce_no_number_of_them():
 def test_a_lead_that_chance_explains_is_none():
     ends = analysis.at_the_end(analysis.leads(searched(scaled_rate=[6.0, 7.2, 6.2], random=[7.0, 7.1, 6.1])))
     won = analysis.wins(ends, "scaled rate", 3, "ours")
-    assert not analysis.is_ahead(won)
+    assert "**No: 300 children do not show it, at either rate.**" in analysis.winners_told({"a": won, "b": won}, 300)
     assert in_the_ledger("zl17.random.policy_gradient_wins", won) == "not reproduced"
     behind = {("a", "top1"): Estimate(-1, -2, -0.5), ("b", "top1"): Estimate(-1, -2, 0.5)}
     assert [analysis.lead_facts(behind, arm, "top1", 3, "x")["supports"] for arm in "ab"] == [False, None]
@@ -393,17 +394,17 @@ def test_comparable_is_within_the_noise_of_a_child(larger, spread, word):
 
 def test_known_cells_over_their_seeds():
     names = {zoo[name].hash: name for name in KNOWN}
-    trained = analysis.cells_by_seed(
+    trained = after_search.cells_by_seed(
         [evaluation(zoo["NASCell"], 1, 7.0, 20), *(evaluation(zoo["LSTM"], seed, 6.0 + seed) for seed in (2, 1, 3)),
          evaluation(zoo["NASCell"], 2, math.nan, 20)], names)  # fmt: skip
     assert trained["name"].tolist() == ["LSTM"] * 3 + ["NASCell"] * 2
     assert trained["valid_ppl"][:4].tolist() == [7.0, 8.0, 9.0, 7.0]
-    table = analysis.over_seeds(trained)
+    table = after_search.over_seeds(trained)
     assert table.loc["LSTM", "mean"] == 8
     assert table.loc["LSTM", "low"] < 8 < table.loc["LSTM", "high"]
     assert table.loc["NASCell", ["parameters", "seeds", "failed", "mean"]].tolist() == [20, 2, 1, 7]
     assert np.isnan(table.loc["NASCell", "low"])
-    assert analysis.over_seeds(analysis.cells_by_seed([], names)).empty
+    assert after_search.over_seeds(after_search.cells_by_seed([], names)).empty
 
 
 @pytest.mark.parametrize(
@@ -412,7 +413,7 @@ def test_known_cells_over_their_seeds():
 )  # fmt: skip
 def test_what_is_said_of_the_cells_on_words(nas, said):
     rows = [("LSTM", 7.0), ("LSTM", 7.1), ("LSTM", 7.2), *(("NASCell", loss) for loss in nas)]
-    assert said in analysis.on_words_told(pd.DataFrame(rows, columns=["name", "valid_ppl"]))
+    assert said in after_search.on_words_told(pd.DataFrame(rows, columns=["name", "valid_ppl"]))
 
 
 def test_the_best_cells_and_the_searches_that_found_them():
@@ -423,28 +424,35 @@ def test_the_best_cells_and_the_searches_that_found_them():
         ("scaled rate", 2): a_search({bad: 5.0}),
         ("random", 1): a_search({bad: math.nan}),
     }
-    champions = analysis.best_found(searches)
+    champions = after_search.best_found(searches)
     assert {key: loss for key, (_, loss) in champions.items()} == {
         ("paper's rate", 1): 6.0,
         ("scaled rate", 1): 6.0,
         ("scaled rate", 2): 5.0,
     }
-    names = analysis.found_by(champions)
+    names = after_search.found_by(champions)
     assert names == {parse(good).hash: "paper's rate 1; scaled rate 1", parse(bad).hash: "scaled rate 2"}
-    assert analysis.best_by_arm(searches) == {"paper's rate": parse(good), "scaled rate": parse(bad)}
-    trained = analysis.cells_by_seed([evaluation(good, 1, 6.5), evaluation(good, 2, 6.7)], names)
-    table = analysis.fallen_back(trained, champions)
+    assert after_search.best_by_arm(searches) == {"paper's rate": parse(good), "scaled rate": parse(bad)}
+    trained = after_search.cells_by_seed([evaluation(good, 1, 6.5), evaluation(good, 2, 6.7)], names)
+    table = after_search.fallen_back(trained, champions)
     assert (table["mean"] - table["chosen"]).tolist() == pytest.approx([0.6])
-    assert analysis.fallen_back(trained[:0], champions).empty
+    assert after_search.fallen_back(trained[:0], champions).empty
 
 
 def test_the_grid_shows_what_is_recorded():
     sizes = SIZES["smoke"]
-    first, second = sizes.grid.tasks(sizes.task)
-    found = {first: [evaluation(zoo["LSTM"], 1, 6.0), evaluation(Cell(parse("Tanh(MM(x_t))").root), 1, math.nan)]}
-    names = {zoo["LSTM"].hash: "LSTM", parse("Tanh(MM(x_t))").hash: "best"}
-    table = analysis.grid_table(sizes, found | {second: []}, names)
+    (first, task), _ = sizes.grid.tasks(sizes.task).items()
+    ours = parse("Tanh(MM(x_t))")
+
+    def evaluations(cells, seeds, asked, _workers):
+        assert (cells, list(seeds)) == ([zoo["LSTM"], ours], [1])
+        return [evaluation(zoo["LSTM"], 1, 6.0), evaluation(ours, 1, math.nan)] if asked == task else []
+
+    run = SimpleNamespace(sizes=sizes, fresh=True, profile=None, evaluations=evaluations)
+    table = after_search.grid_as_recorded(run, {"random": ours}, {"random": "random search"})
     assert list(table.index) == [first]
     assert table.loc[first, "LSTM"] == 6
-    assert np.isnan(table.loc[first, "best"])
-    assert analysis.grid_table(SIZES["quick"], {}, names).empty
+    assert np.isnan(table.loc[first, "random search"])
+    assert f"- **LSTM**: 6.00, at {first}" in after_search.grid_told(table)
+    run.sizes = SIZES["quick"]
+    assert after_search.grid_as_recorded(run, {}, {}).empty

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 from nasrepro.controllers import BaseB, PolicyGradientSettings, TokenAgent
 from nasrepro.controllers.reinforce import Advantages
 from nasrepro.dsl import Cell
-from nasrepro.experiments.zl17_cells import best_cell
 from nasrepro.experiments.zl17_cells.sizes import CellsSizes
 from nasrepro.profiles import Profile
 from nasrepro.report import papers, stats
@@ -350,7 +349,7 @@ def progress(tables: Mapping[tuple[str, int], pd.DataFrame], failed: float) -> p
     """
     ends = compared(tables)
     most = max(ends.values())
-    counts = sorted({*range(min(max(TOP), most), most, max(1, most // 40)), *ends.values()})
+    counts = sorted({*np.geomspace(min(max(TOP), most), most, 60).round().astype(int).tolist(), *ends.values()})
     parts = []
     for arm, end in ends.items():
         losses = {seed: table["loss"].to_numpy()[:end] for (name, seed), table in tables.items() if name == arm}
@@ -424,6 +423,16 @@ def told(ends: Ends, arm: str) -> str:
     return "; ".join(spoken)
 
 
+def leads_told(leading: pd.DataFrame, words: Mapping[str, str]) -> str:
+    """The last of the leads of every arm, from `leads`, as a list for people."""
+    ends = at_the_end(leading)
+    lines = [
+        f"- **{words[str(arm)]}**, after {children:,} children: {told(ends, str(arm))}."
+        for arm, children in leading.groupby("arm", sort=False)["samples"].max().items()
+    ]
+    return "Lead over random search, in perplexity:\n\n" + "\n".join(lines)
+
+
 def lead_facts(ends: Ends, arm: str, statistic: str, seeds: int, words: str) -> Facts:
     """What one of `at_the_end` says of ZL17's Figure 6; `words` tell whose controller it is."""
     lead = ends[arm, statistic]
@@ -455,9 +464,17 @@ def wins(ends: Ends, arm: str, seeds: int, words: str) -> Facts:
     return lead_facts(ends, arm, weakest, seeds, words)
 
 
-def is_ahead(facts: Facts) -> bool:
-    """Whether the interval of `lead_facts` lies above zero."""
-    return stats.told(facts["interval"], True, False, False)
+def winners_told(won: Mapping[str, Facts], children: int) -> str:
+    """Which controllers win, from `wins` by their names, for people; beside it what ZL17's own curve shows."""
+    theirs = pd.DataFrame(papers.load()["zl17.fig6"].series).set_index("models")["top1"]
+    ahead = [name for name, facts in won.items() if stats.told(facts["interval"], True, False, False)]
+    rates = ", at either rate" if len(won) > 1 else ""
+    said = f"**Yes: {', '.join(ahead)}.**" if ahead else f"**No: {children} children do not show it{rates}.**"
+    return (
+        f"Does policy gradient win at this budget, by ZL17's own measure, the best 1, 5 and 15? {said} The paper's own "
+        f"curve stands at {theirs[400]:+.1f} for the best child after 400 models and at {theirs[20800]:+.1f} after "
+        "20,800."
+    )
 
 
 def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float) -> Facts:
@@ -480,92 +497,3 @@ def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float)
         "against": spread if known else None,
         "reason": f"ZL17 gives no value; comparable is below a margin of ours, the noise of a child: {margin}",
     }
-
-
-# ---- known cells, and those that were found
-
-
-def cells_by_seed(evaluations: Iterable[Evaluation], names: Mapping[str, str]) -> pd.DataFrame:
-    """A row for each training of a named cell. Columns: name, seed, valid_ppl (nan for a failure), parameters.
-
-    `names` are by the cells' hashes, in the order of the rows.
-    """
-    order = list(names)
-    rows = [
-        [names[one.hash], one.seed, PERPLEXITY.of(one), one.parameters]
-        for one in sorted(evaluations, key=lambda one: (order.index(one.hash), one.seed))
-    ]
-    return pd.DataFrame(rows, columns=["name", "seed", "valid_ppl", "parameters"]).astype({"valid_ppl": float})
-
-
-def over_seeds(trained: pd.DataFrame) -> pd.DataFrame:
-    """Each named cell over its seeds, from `cells_by_seed`, a row a cell.
-
-    Columns: parameters, seeds, failed (how many), mean, low and high (bootstrap interval, nan for fewer than three).
-    """
-    rows = {}
-    for name, part in trained.groupby("name", sort=False):
-        learned = part["valid_ppl"].dropna()
-        edges = stats.interval(learned) or (np.nan, np.nan)
-        counted = [part["parameters"].iloc[0], len(part), len(part) - len(learned)]
-        rows[name] = [*counted, learned.mean(), *edges]
-    columns = ["parameters", "seeds", "failed", "mean", "low", "high"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("cell")
-
-
-def on_words_told(trained: pd.DataFrame) -> str:
-    """How NASCell does against the LSTM, from `cells_by_seed`, for people."""
-    lstm, nas = (trained.loc[trained["name"] == name, "valid_ppl"].dropna() for name in ("LSTM", "NASCell"))
-    if lstm.empty or nas.empty:
-        return "There is nothing to compare yet: one of the two has no training that came to its end."
-    gap, edges = difference(lstm, nas)
-    spoken = f"Welch's 95% interval {edges[0]:+.1f} to {edges[1]:+.1f}" if edges else "too few seeds for an interval"
-    shown = stats.told(edges, "NASCell is better", "the LSTM is better", "no difference is shown")
-    return f"LSTM less NASCell: **{gap:+.1f}** perplexity ({spoken}): {shown}, by a recipe that was tuned for neither."
-
-
-def best_found(searches: Searches) -> dict[tuple[str, int], tuple[Cell, float]]:
-    """The best cell of each search and its perplexity; a search in which all failed has none."""
-    return {
-        key: (cell, search.losses[cell.hash] or np.nan)
-        for key, search in searches.items()
-        if (cell := best_cell([search])) is not None
-    }
-
-
-def found_by(champions: Mapping[tuple[str, int], tuple[Cell, float]]) -> dict[str, str]:
-    """Which searches found each cell, by its hash, from `best_found`: controllers of one seed begin alike."""
-    names: dict[str, str] = {}
-    for (arm, seed), (cell, _) in champions.items():
-        names[cell.hash] = f"{names[cell.hash]}; {arm} {seed}" if cell.hash in names else f"{arm} {seed}"
-    return names
-
-
-def fallen_back(trained: pd.DataFrame, champions: Mapping[tuple[str, int], tuple[Cell, float]]) -> pd.DataFrame:
-    """`over_seeds` of cells, with the loss by which a search chose them: nan for those that none chose."""
-    names = found_by(champions)
-    chosen = {names[cell.hash]: loss for cell, loss in champions.values()}
-    table = over_seeds(trained)
-    return table.assign(chosen=[chosen.get(str(name), np.nan) for name in table.index])
-
-
-def best_by_arm(searches: Searches) -> dict[str, Cell]:
-    """The best cell of all searches of each arm, which the grid search goes on with."""
-    arms = dict.fromkeys(arm for arm, _ in searches)
-    found = {arm: best_cell([one for (name, _), one in searches.items() if name == arm]) for arm in arms}
-    return {arm: cell for arm, cell in found.items() if cell is not None}
-
-
-def grid_table(sizes: CellsSizes, found: Mapping[str, Sequence[Evaluation]], names: Mapping[str, str]) -> pd.DataFrame:
-    """The grid search: a row for each point, as words, a column for each cell, its validation perplexity.
-
-    `found` are the evaluations by point, `names` the cells' by their hashes. nan where failed or not recorded; points
-    of which nothing is recorded are left out.
-    """
-    points = sizes.grid.tasks(sizes.task) if sizes.grid else {}
-    rows = {
-        words: {names[one.hash]: PERPLEXITY.of(one) for one in found[words] if one.hash in names}
-        for words in points
-        if found.get(words)
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").astype(float).rename_axis("point of the grid")

@@ -14,6 +14,7 @@ from nasrepro.controllers import BaseB
 from nasrepro.controllers.base_b import IDENTITY
 from nasrepro.dsl.dress.svg import COLOURS
 from nasrepro.experiments.zl17_cells.analysis import STATISTICS, WINDOW, read_tokens
+from nasrepro.experiments.zl17_cells.surrogate import Surrogate
 from nasrepro.report import style
 from nasrepro.report.style import new_panels, styled
 
@@ -257,29 +258,56 @@ def progress(progress: pd.DataFrame, words: Mapping[str, str], title: str = "") 
 
 
 @styled
-def leads(leading: pd.DataFrame, words: Mapping[str, str], title: str = "") -> Figure:
+def leads(
+    leading: pd.DataFrame, words: Mapping[str, str], title: str = "", on_surrogate: pd.DataFrame | None = None
+) -> Figure:
     """ZL17 Figure 6: how much better than random search each arm is after so many children; above zero it is ahead.
 
     A panel for each statistic. `leading` is from `analysis.leads`; bands are its intervals. What the first children
-    span, too few to say much, may be cut off.
+    span, too few to say much, may be cut off. Searches that were carried on `on_surrogate`, if any, are dashed, on a
+    logarithmic axis.
     """
-    last = leading[leading["samples"] >= leading["samples"].max() / 4]
+    both = {"-": leading} if on_surrogate is None else {"-": leading, (0, (4, 2)): on_surrogate}
+    last = pd.concat(table[table["samples"] >= leading["samples"].max() / 4] for table in both.values())
     fig, panels = new_panels((7.2, 5.6), title, 2, 2, sharex=True)
     for ax, (statistic, what) in zip(panels.flat, STATISTICS.items(), strict=True):
-        for arm, part in leading[leading["statistic"] == statistic].groupby("arm", sort=False):
-            look = _look(words, str(arm), len(part), has_label=statistic == "top1")
-            ax.plot(part["samples"], part["lead"], linewidth=1.8, **look)
-            ax.fill_between(part["samples"], part["low"], part["high"], color=look["color"], alpha=0.13, linewidth=0)
+        for dashes, table in both.items():
+            for arm, part in table[table["statistic"] == statistic].groupby("arm", sort=False):
+                look = _look(words, str(arm), len(part), has_label=statistic == "top1" and dashes == "-")
+                ax.plot(part["samples"], part["lead"], linewidth=1.8, linestyle=dashes, **look)
+                ax.fill_between(
+                    part["samples"], part["low"], part["high"], color=look["color"], alpha=0.13, linewidth=0
+                )
         seen = last.loc[last["statistic"] == statistic, ["lead", "low", "high"]].to_numpy()
         low, high = min(0.0, np.nanmin(seen)), max(0.0, np.nanmax(seen))
         ax.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
         ax.axhline(0, color=style.BLACK, linewidth=1)
         ax.set_title(what, fontsize=9, fontweight="normal")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if on_surrogate is None:
+            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        else:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(style.PLAIN)
     for ax in panels[-1]:
-        ax.set_xlabel("children")
+        ax.set_xlabel("children" if on_surrogate is None else "children (dashed: on the surrogate)")
     fig.supylabel("perplexity better than random search", fontsize=10)
     style.legend_for_all(fig, 2)
+    return fig
+
+
+@styled
+def predictions(surrogate: Surrogate, title: str = "") -> Figure:
+    """What recorded cells lost, over what a ranking function that had not seen them predicts; failures tick above."""
+    fig, ax = style.new_axes((4.6, 4.3), "perplexity predicted by a ranking function", "recorded perplexity", title)
+    predicted, measured = np.exp(surrogate.predicted), np.exp(surrogate.measured)
+    ax.scatter(predicted, measured, s=9, color=style.BLUE, alpha=0.35, linewidths=0, label="a cell")
+    ends = [np.nanmin(measured), np.nanmax(measured)]
+    ax.plot(ends, ends, color=style.BLACK, linestyle=(0, (5, 3)), linewidth=0.9, label="equal")
+    style.failed_ticks(ax, predicted[np.isnan(measured)], height=0.97)
+    ax.set(xscale="log", yscale="log")
+    style.log_axis(ax.xaxis)
+    style.log_axis(ax.yaxis)
+    style.legend_below(ax)
     return fig
 
 
@@ -297,7 +325,7 @@ def _look(words: Mapping[str, str], arm: str, points: int, has_label: bool) -> d
 def cells(panels: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
     """Known cells from several seeds: a panel for each task, by its words; points are seeds, bars their mean.
 
-    The tables are from `analysis.cells_by_seed`; a panel whose table is empty says that nothing is recorded.
+    The tables are from `after_search.cells_by_seed`; a panel whose table is empty says that nothing is recorded.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table["name"]))
     fig, (axes,) = new_panels((7.2, 1.5 + 0.34 * max(3, len(names))), title, 1, len(panels), sharey=True)

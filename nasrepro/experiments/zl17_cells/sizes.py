@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
 from nasrepro.controllers import BaseB, draw_tokens
 from nasrepro.controllers.base_b import CONTROL_1
 from nasrepro.dsl import Cell
+from nasrepro.ranking import RankerSettings
 from nasrepro.search.token_search import TokenSearchSettings
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
@@ -56,6 +57,20 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class SurrogateSizes:
+    """How far searches are carried on where a ranking function stands in for training (see `surrogate`)."""
+
+    samples: int = 20_000
+    """Children of each search. ZL17's Figure 6 goes on to 20,800."""
+    seeds: int = 5
+    """Searches of each kind."""
+    folds: int = 3
+    """Parts of the recorded cells; each is predicted by a ranking function fitted to the others."""
+    ranker: RankerSettings = field(default_factory=lambda: RankerSettings(updates=3_000, patience=400))
+    """Thousands of cells pay for more updates than a search's dozens."""
+
+
+@dataclass(frozen=True)
 class CellsSizes:
     """How large a run is."""
 
@@ -79,6 +94,8 @@ class CellsSizes:
     """Seeds of the best cell of each search, trained again."""
     grid: Grid | None = None
     """The grid search over each arm's best cell, and over the LSTM; None where it is left out."""
+    surrogate: SurrogateSizes = field(default_factory=SurrogateSizes)
+    """The searches that are carried on without training."""
     workers: int = 2
     """Processes of a notebook; 0 trains in its own, where to start others takes longer than to train."""
 
@@ -221,6 +238,7 @@ SIZES: Mapping[str, CellsSizes] = {
         words_seeds=(1,),
         best_seeds=(1,),
         grid=Grid(2, (20.0,), (0.5,), (0.0, 0.1), (4.0,)),
+        surrogate=SurrogateSizes(20, 3, 2, RankerSettings(hidden=8, updates=5, held_out=0.0)),
         workers=0,
     ),
     "quick": CellsSizes(
@@ -233,6 +251,7 @@ SIZES: Mapping[str, CellsSizes] = {
         more_seeds=(1, 2),
         words_seeds=(1,),
         best_seeds=(1, 2),
+        surrogate=SurrogateSizes(1_000, 3, 3, RankerSettings(updates=100, held_out=0.0)),
     ),
     "course": CellsSizes(
         task=_PTB_CHARACTERS,
