@@ -253,8 +253,9 @@ def long_searches(windows: pd.DataFrame, title: str = "") -> Figure:
         for colour, (kind, part) in zip(colours(kinds), kinds, strict=True):
             for number, (_, line) in enumerate(part.groupby("seed")):
                 ax.plot(line["trees"], line[column], ".-", color=colour, label=None if number else kind, alpha=0.8)
-        ax.set_ylabel(words)
+        ax.set(ylabel=words, xscale="log")  # one search may draw many times as many trees as another
         ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_formatter(style.PLAIN)
     for ax in axes[-1]:
         ax.set_xlabel("trees drawn")
     style.legend_for_all(fig, columns=2)
