@@ -404,4 +404,8 @@ def test_what_is_told_of_a_long_search_are_its_first_and_its_last_hundred_trees(
     told = agent.long_told({("agent", 1): agent.LongSearch(agent.with_failures(drawn, 0.0), updates=12)})
     assert "**agent, seed 1**, 12 updates: its reward rises" in told
     assert "mean reward 0.5 to 4.0, failures 50% to 0%, extended words 0% to 0%; lowest perplexity 30.0." in told
+    fell = drawn.iloc[::-1].assign(step=range(200), tree=["x"] * 100 + ["Tanh(x_t)"] * 60 + ["MM(x_t)"] * 40)
+    told = agent.long_told({("agent", 1): agent.LongSearch(agent.with_failures(fell, 0.0), updates=12)})
+    assert "collapsed**: mean rewards of 100 trees were once 4.0. Of its 50 failures at most 12 were learned" in told
+    assert "Most frequent among its last 100 trees (60): `Tanh(x_t)`." in told
     assert agent.long_told({}) == "No long search is recorded for this profile; see `course`."

@@ -351,14 +351,14 @@ def long_told(searches: LongSearches) -> str:
                 f"{stats.told((low, high), 'rises', 'falls', 'shows no direction')} (tau {tau['value']:+.2f}, 95% "
                 f"interval {low:+.2f} to {high:+.2f}). From the first hundred trees to the last: mean reward "
                 f"{first['reward']:.1f} to {last['reward']:.1f}, failures {first['failed']:.0%} to "
-                f"{last['failed']:.0%}, extended words {first['extended']:.0%} to {last['extended']:.0%}, different trees "
-                f"{first['different']:.0%} to {last['different']:.0%}; lowest perplexity {drawn['loss'].min():.1f}."
+                f"{last['failed']:.0%}, extended words {first['extended']:.0%} to {last['extended']:.0%}; lowest "
+                f"perplexity {drawn['loss'].min():.1f}."
             )
-            if last["failed"] > first["failed"] and last["different"] < 0.5:
+            if steps and last["failed"] > first["failed"]:
                 often = drawn["tree"].iloc[-_WINDOW:].value_counts()
                 lines.append(
-                    f"    It has **collapsed**: {often.iloc[0]} of the last {_WINDOW} trees are `{often.index[0]}`. A "
-                    "policy that is sure of one failing tree draws nothing else to learn from, and its baseline has "
-                    "come down to what that tree earns."
+                    f"    It has **collapsed**: mean rewards of {_WINDOW} trees were once {ends['reward'].max():.1f}. Of its "
+                    f"{int(drawn['failed'].sum()):,} failures at most {steps:,} were learned from, one an update. Most "
+                    f"frequent among its last {_WINDOW} trees ({often.iloc[0]}): `{often.index[0]}`."
                 )
     return "\n".join(lines)
