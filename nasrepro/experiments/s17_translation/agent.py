@@ -357,8 +357,8 @@ def long_told(searches: LongSearches) -> str:
             if steps and last["failed"] > first["failed"]:
                 often = drawn["tree"].iloc[-_WINDOW:].value_counts()
                 lines.append(
-                    f"    It has **collapsed**: mean rewards of {_WINDOW} trees were once {ends['reward'].max():.1f}. Of its "
-                    f"{int(drawn['failed'].sum()):,} failures at most {steps:,} were learned from, one an update. Most "
-                    f"frequent among its last {_WINDOW} trees ({often.iloc[0]}): `{often.index[0]}`."
+                    f"    It has **collapsed**: mean rewards of {_WINDOW} trees were once {ends['reward'].max():.1f}. "
+                    f"Of its {int(drawn['failed'].sum()):,} failures at most {steps:,} were learned from. "
+                    f"Most frequent among its last {_WINDOW} trees ({often.iloc[0]}): `{often.index[0]}`."
                 )
     return "\n".join(lines)
