@@ -287,6 +287,7 @@ def leads(
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         else:
             ax.set_xscale("log")
+            ax.set_xlim(left=min(50, leading["samples"].max()))
             ax.xaxis.set_major_formatter(style.PLAIN)
     for ax in panels[-1]:
         ax.set_xlabel("children" if on_surrogate is None else "children (dashed: on the surrogate)")
