@@ -101,8 +101,10 @@ def kendall_interval(
 
         return mean_tau(ours) - (mean_tau(theirs) if theirs else 0.0)
 
-    names = list(range(len(measured))) if groups is None else list(groups)
-    members = [np.flatnonzero([name == other for other in names]) for name in dict.fromkeys(names)]
+    by_name: dict[object, list[int]] = {}
+    for place, name in enumerate(range(len(measured)) if groups is None else groups):
+        by_name.setdefault(name, []).append(place)
+    members = [np.array(places) for places in by_name.values()]
     draws = np.random.default_rng(0).integers(0, len(members), (500, len(members)))
     drawn = [statistic(np.concatenate([members[i] for i in draw])) for draw in draws]
     low, high = np.quantile(drawn, [(1 - 0.95) / 2, (1 + 0.95) / 2])

@@ -249,6 +249,21 @@ def trees(search: Search) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=columns).astype({"loss": float, "reward": float})
 
 
+def reasons(search: Search) -> list[str]:
+    """Why each of the `trees` of a search failed, in the same order; "" where one of its cells learned.
+
+    A tree that has no cell to train has the name of the rule that it breaks.
+    """
+    why = {evaluation.hash: evaluation.reason for _, evaluation in search.trials}
+    found = []
+    for drawn in (drawn for facts in search.steps.values() for drawn in facts["trees"]):
+        if not why.keys() >= {*drawn["cells"]}:
+            break
+        every = [why[cell] for cell in drawn["cells"]] or [placements(parse(drawn["tree"]).root)[1]]
+        found.append("" if "" in every else every[0])
+    return found
+
+
 def updates(search: Search) -> "pd.DataFrame":
     """One row per update of the agent: step and tree, how many steps and trees had been drawn, and the update's facts.
 

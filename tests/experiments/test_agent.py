@@ -381,31 +381,65 @@ def test_changes_have_an_interval_from_three_seeds_on():
 
 def test_windows_say_what_their_trees_are_like() -> None:
     trees = ["Tanh(x_t)", "Tanh(x_t)", "Cos(x_t)", "Sub(x_t, Sin(x_t))", "Tanh(x_t)"]
-    drawn = agent.with_failures(pd.DataFrame({"tree": trees, "step": range(5), "reward": [1.0, np.nan, 3, 5, 9]}), 0.5)
-    found = agent.by_window({("agent", 7): agent.LongSearch(drawn, updates=1)}, size=2)
+    rewards = [1.0, np.nan, 3, 5, 9]
+    drawn = pd.DataFrame(
+        {"tree": trees, "step": range(5), "reward": rewards, "blind": [False, False, True, False, True]}
+    )
+    found = agent.by_window({("agent", 7): agent.LongSearch(agent.with_failures(drawn, 0.5), updates=1)}, size=2)
     assert found["trees"].tolist() == [2, 4]  # the fifth tree fills no window
     assert found["reward"].tolist() == [(1 + 0.5) / 2, (3 + 5) / 2]
     assert found["failed"].tolist() == [0.5, 0.0]
-    assert found["different"].tolist() == [0.5, 1.0]
+    assert found["blind"].tolist() == [0.0, 0.5]
     assert found["extended"].tolist() == [0.0, (1 / 2 + 2 / 4) / 2]  # Cos of two words; Sub and Sin of four
     assert {*found["kind"], *found["seed"]} == {"agent", 7}
     assert agent.by_window({}).empty
 
 
-@pytest.mark.parametrize(("rewards", "supports"), [(range(30), True), (range(30, 0, -1), False)])
-def test_a_search_learns_whose_rewards_rise(rewards: range, supports: bool) -> None:
+@pytest.mark.parametrize(("rewards", "rises"), [(range(30), True), (range(30, 0, -1), False)])
+def test_a_search_learns_whose_rewards_rise(rewards: range, rises: bool) -> None:
     drawn = pd.DataFrame({"step": range(30), "earned": [float(value) for value in rewards]})
-    assert agent.learns(drawn)["supports"] is supports
+    found = agent.learns(drawn)
+    assert (found.low > 0, found.high < 0) == (rises, not rises)
+
+
+def test_trees_of_one_step_count_as_one_in_the_interval_of_what_a_search_learns() -> None:
+    steps = np.repeat(np.arange(20), 10)  # ten trees of a step are alike, so there are twenty cases and not two hundred
+    earned = np.random.default_rng(0).normal(size=20)[steps]
+    apart = agent.learns(pd.DataFrame({"step": np.arange(200), "earned": earned}))
+    together = agent.learns(pd.DataFrame({"step": steps, "earned": earned}))
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+def long_search(rewards: list[float], tree: list[str], updates: int = 12) -> agent.LongSearch:
+    """A search of these rewards, nan for failures; the tree Tanh(x_t) is blind."""
+    drawn = pd.DataFrame({"tree": tree, "step": range(len(tree)), "reward": rewards, "loss": 30.0})
+    return agent.LongSearch(agent.with_failures(drawn.assign(blind=drawn["tree"] == "Tanh(x_t)"), 0.0), updates)
 
 
 def test_what_is_told_of_a_long_search_are_its_first_and_its_last_hundred_trees():
     rewards = [np.nan] * 50 + [1.0] * 50 + [4.0] * 100
-    drawn = pd.DataFrame({"tree": ["Tanh(x_t)"] * 200, "step": range(200), "reward": rewards, "loss": 30.0})
-    told = agent.long_told({("agent", 1): agent.LongSearch(agent.with_failures(drawn, 0.0), updates=12)})
-    assert "**agent, seed 1**, 12 updates: its reward rises" in told
-    assert "mean reward 0.5 to 4.0, failures 50% to 0%, extended words 0% to 0%; lowest perplexity 30.0." in told
-    fell = drawn.iloc[::-1].assign(step=range(200), tree=["x"] * 100 + ["Tanh(x_t)"] * 60 + ["MM(x_t)"] * 40)
-    told = agent.long_told({("agent", 1): agent.LongSearch(agent.with_failures(fell, 0.0), updates=12)})
-    assert "collapsed**: mean rewards of 100 trees were once 4.0. Of its 50 failures at most 12 were learned" in told
-    assert "Most frequent among its last 100 trees (60): `Tanh(x_t)`." in told
+    told = agent.long_told({("agent", 1): long_search(rewards, ["Tanh(x_t)"] * 200)})
+    assert "**agent, seed 1**, 12 updates: the reward rises" in told
+    assert "mean reward 0.5 to 4.0, failures 50% to 0%, blind trees 100% to 100%, extended words 0% to 0%" in told
+    assert "lowest perplexity 30.0." in told
+    assert "collapsed" not in told
     assert agent.long_told({}) == "No long search is recorded for this profile; see `course`."
+
+
+def test_a_search_has_collapsed_whose_rewards_fall_below_those_it_began_with():
+    trees = ["MM(x_t)"] * 40 + ["Tanh(x_t)"] * 60 + ["x"] * 100
+    fell = long_search([4.0] * 100 + [1.0] * 50 + [np.nan] * 50, trees)
+    told = agent.long_told({("agent", 1): fell}, [("agent", 1), ("agent", 2)])
+    assert (
+        "collapsed**. The best of these hundreds earned 4.0 on average. The tree that learned most often is `" in told
+    )
+    assert "`Tanh(x_t)`, 60 times of 150; of all that learned, 40% are blind. Of its 50 failures at most 12" in told
+    assert "Planned and not recorded: agent, seed 2." in told
+    mild = long_search([4.0] * 100 + [4.5] * 95 + [np.nan] * 5, trees)  # more failures, and yet it earns more
+    assert "collapsed" not in agent.long_told({("agent", 1): mild})
+
+
+def test_failures_are_counted_by_their_reasons():
+    drawn = pd.DataFrame({"reason": ["", "a", "b", "b", ""], "reward": [1.0, np.nan, np.nan, np.nan, 2.0]})
+    found = agent.why_failed({("agent", 1): agent.LongSearch(agent.with_failures(drawn, 0.0), 1)})
+    assert found.loc["agent, seed 1"].to_dict() == {"trees": 5, "learned": 2, "b": 2, "a": 1}

@@ -159,7 +159,7 @@ def test_every_figure_draws_has_a_title_and_leaves_no_trace(name):
 
 
 def test_long_searches_have_a_line_each_and_a_name_for_each_kind() -> None:
-    row = {"reward": 1.0, "failed": 0.5, "extended": 0.2, "different": 0.9}
+    row = {"reward": 1.0, "failed": 0.5, "extended": 0.2, "blind": 0.9}
     searches = [("agent", 1), ("agent", 2), ("random", 1)]
     windows = pd.DataFrame(
         [{"kind": kind, "seed": seed, "trees": trees, **row} for kind, seed in searches for trees in (100, 200)]

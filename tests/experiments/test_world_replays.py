@@ -47,6 +47,12 @@ def test_verdicts_say_level_where_the_interval_holds_zero() -> None:
     assert told.loc["y", 10] == "level (+0.10)"
 
 
+def test_there_is_no_published_table_where_it_was_not_fetched(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("NASREPRO_DATA", str(tmp_path))
+    monkeypatch.setenv("NASREPRO_MIRROR", str(tmp_path))
+    assert replays.published_table() is None
+
+
 def test_looks_count_up_to_the_first_that_is_good_enough() -> None:
     assert replays.looks_until(RUNS[replays.RANDOM], 2.0).tolist() == [2, 1, 4]
     assert replays.looks_until(RUNS[replays.RANDOM], 3.0).tolist() == [math.inf, math.inf, 4]

@@ -1,13 +1,16 @@
 """The surrogate of ZL17's searches: its noise, its quality, and searches on it, against answers worked out by hand."""
 
+import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import roc_auc_score
 
-from nasrepro.controllers import BaseB, PolicyGradientSettings
+from nasrepro.controllers import BaseB, PolicyGradientSettings, draw_tokens
 from nasrepro.dsl import parse
 from nasrepro.experiments.zl17_cells import analysis, figures, surrogate
 from nasrepro.experiments.zl17_cells.sizes import SurrogateSizes
@@ -59,23 +62,74 @@ PLAN = TokenSearchSettings(
 
 
 def test_policy_gradient_learns_on_the_surrogate_and_random_search_does_not():
-    tables = surrogate.carry_on(stand_in(), PLAN, [1, 2, 3], 800)
-    uniform = surrogate.carry_on(stand_in(), replace(PLAN, method="random"), [1, 2, 3], 800)
+    tables = surrogate.repeat(stand_in(), PLAN, [1, 2, 3], 800)
+    uniform = surrogate.repeat(stand_in(), replace(PLAN, method="random"), [1, 2, 3], 800)
     for seed in (1, 2, 3):
         assert len(tables[seed]) == len(uniform[seed]) == 800
-        # Two of three nodes and the injection may be sigmoids: the best cells have four, the loss of exp(2.2).
+        # All three nodes and the injection may be sigmoids: the best cells have four, the loss of exp(2.2).
         assert tables[seed]["loss"][-100:].mean() < np.exp(2.4) < uniform[seed]["loss"][-100:].mean()
 
 
-def test_a_string_keeps_its_loss_within_a_search_and_has_another_in_the_next():
+def test_a_cell_keeps_its_loss_within_a_search_and_has_another_in_the_next():
     rng = np.random.default_rng(0)
     noisy = stand_in(np.linspace(1.0, 3.0, 100) + 0.3 * rng.normal(size=100))
-    plan = replace(PLAN, method="random", space=BaseB(1))  # 64 strings
-    tables = surrogate.carry_on(noisy, plan, [1, 2], 400)
-    assert all(table["loss"].nunique() <= plan.space.size for table in tables.values())
-    alone = surrogate.carry_on(noisy, plan, [2], 400)
+    space = BaseB(2, activations=("Tanh", "Sigmoid"))  # strings with leaves swapped are one cell
+    plan = replace(PLAN, method="random", space=space)
+    tables = surrogate.repeat(noisy, plan, [1, 2], 1_000)
+    alone = surrogate.repeat(noisy, plan, [2], 1_000)
     assert alone[2]["loss"].equals(tables[2]["loss"])  # whichever search is beside it
     assert not tables[1]["loss"].equals(tables[2]["loss"])
+    chance = random.Random(1)
+    strings = [draw_tokens(space, chance) for _ in range(1_000)]  # what the first search draws
+    by_cell = pd.DataFrame({"cell": [space.cell(one).hash for one in strings], "loss": tables[1]["loss"]})
+    assert by_cell["cell"].nunique() < len({*strings})
+    assert (by_cell.groupby("cell")["loss"].nunique() == 1).all()
+    assert by_cell["loss"].nunique() > 100
+
+
+def test_children_are_counted_that_are_better_than_any_recorded_one():
+    tables = {("random", 1): pd.DataFrame({"loss": [np.exp(0.5), np.exp(2.0), np.nan, 50.0]})}
+    found = surrogate.beyond(stand_in(), tables)  # recorded from exp(1) on
+    assert found == pytest.approx({"recorded": np.exp(1.0), "lowest": np.exp(0.5), "share": 0.25})
+    assert "**25.0%** of their children" in surrogate.told(stand_in(), tables)
+
+
+def a_search(losses):
+    """A search that tried these cells; nan for failures."""
+    tried = [SimpleNamespace(cell=text, hash=parse(text).hash, value=value) for text, value in losses.items()]
+    loss = SimpleNamespace(of=lambda one: None if np.isnan(one.value) else one.value)
+    return SimpleNamespace(trials=[(None, one) for one in tried], loss=loss)
+
+
+def test_the_surrogate_is_fitted_to_each_cell_of_the_main_space_once():
+    cells = ["Tanh(MM(x_t))", "Sigmoid(MM(x_t))", "Sin(MM(x_t))"]
+    searches = {
+        ("random", 1): a_search({cells[0]: 5.0, cells[1]: np.nan}),
+        ("scaled rate", 1): a_search({cells[0]: 5.0}),
+        ("larger space", 1): a_search({cells[2]: 4.0}),
+    }
+    assert surrogate.trained(searches) == ([parse(cells[0]), parse(cells[1])], [5.0, None])
+
+
+def test_each_recorded_cell_is_predicted_by_a_model_that_has_not_seen_it(monkeypatch):
+    seen = []
+
+    class Remembers(CountsSigmoids):
+        def __init__(self, *_settings):
+            self.cells = set()
+
+        def fit(self, cells, _losses):
+            self.cells = {cell.hash for cell in cells}
+            return self
+
+        def predict(self, cells):
+            seen.extend(cell.hash in self.cells for cell in cells)
+            return super().predict(cells)
+
+    monkeypatch.setattr(surrogate, "Ranker", Remembers)
+    cells = list({cell.hash: cell for cell in _cells(30)}.values())
+    surrogate.fit(cells, [5.0] * len(cells), FEW, 1e9)
+    assert seen == [False] * len(cells)
 
 
 def test_the_quality_of_predictions_is_what_scipy_and_scikit_learn_say():
@@ -87,7 +141,7 @@ def test_the_quality_of_predictions_is_what_scipy_and_scikit_learn_say():
     learned = np.isfinite(fitted.measured)
     row = found.loc["ranking function"]
     assert row["tau"] == pytest.approx(kendalltau(fitted.predicted[learned], fitted.measured[learned]).statistic)
-    assert row["failed"] == pytest.approx(roc_auc_score(~learned, fitted.predicted))
+    assert row["told_apart"] == pytest.approx(roc_auc_score(~learned, fitted.predicted))
     assert row["error"] == pytest.approx(np.std(fitted.measured[learned], ddof=0), rel=0.5)  # it has learned nothing
     assert np.diff(fitted.predicted).min() >= 0
     assert sorted(fitted.measured[learned]) == pytest.approx(sorted(np.log([one for one in losses if one])))

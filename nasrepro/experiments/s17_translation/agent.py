@@ -18,7 +18,7 @@ from nasrepro.dsl.constraints import Rule, violations, words
 from nasrepro.dsl.operators import OPERATORS
 from nasrepro.report import stats
 from nasrepro.rnn import RNN
-from nasrepro.search.agent_search import AgentSearchSettings, trees, updates
+from nasrepro.search.agent_search import AgentSearchSettings, reasons, trees, updates
 from nasrepro.search.history import Search
 from nasrepro.trainers.translation import TranslationTask
 
@@ -276,7 +276,7 @@ def changes(searches: Mapping[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
 class LongSearch(NamedTuple):
     """A search of a thousand trees, as far as it is recorded."""
 
-    trees: pd.DataFrame  # from `with_failures`
+    trees: pd.DataFrame  # from `with_failures`, and of each tree the reason why it failed, and whether it is blind
     updates: int  # that its agent has made
 
 
@@ -298,8 +298,21 @@ def recorded_longs(run: _Run) -> dict[tuple[str, int], LongSearch]:
     for key, (task, plan) in run.sizes.longs().items():
         search = run.shipped_search(plan, task)
         if search is not None and len(drawn := trees(search)):
+            learned = drawn.loc[drawn["reward"].notna(), "tree"]
+            blind = {tree for tree in learned.unique() if is_blind(parse(tree))}
+            drawn = drawn.assign(reason=reasons(search), blind=drawn["tree"].isin(blind))
             found[key] = LongSearch(with_failures(drawn, plan.reinforce.failed), len(updates(search)))
     return found
+
+
+def why_failed(searches: LongSearches) -> pd.DataFrame:
+    """Of how many trees of each search training failed, and why: a row a search, a column a reason, most first."""
+    rows = {
+        f"{kind}, seed {seed}": {"trees": len(drawn), "learned": int((~drawn["failed"]).sum())}
+        | drawn.loc[drawn["failed"], "reason"].value_counts().to_dict()
+        for (kind, seed), (drawn, _) in searches.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int).rename_axis("search")
 
 
 _WINDOW = 100
@@ -308,27 +321,25 @@ _WINDOW = 100
 def by_window(searches: LongSearches, size: int = _WINDOW) -> pd.DataFrame:
     """What the trees of each search are like, in windows of so many; the last, if not full, is left out.
 
-    Columns: kind, seed, trees (drawn by the window's end), reward
-    (mean), failed (share), extended (mean share of extended words), different (share of trees that are).
+    Columns: kind, seed, trees (drawn by the window's end), reward (mean), and shares of trees that failed and that are
+    blind, and of extended words.
     """
     rows = []
     for (kind, seed), (drawn, _) in searches.items():
         extended = extended_share(word_counts(drawn["tree"], words("core", "extended")))
+        measures = drawn[["earned", "failed", "blind"]].astype(float).assign(extended=extended)
         for end in range(size, len(drawn) + 1, size):
-            window = drawn.iloc[end - size : end]
-            facts = {"reward": window["earned"].mean(), "failed": window["failed"].mean()}
-            facts |= {"extended": extended.iloc[end - size : end].mean(), "different": window["tree"].nunique() / size}
-            rows.append({"kind": kind, "seed": seed, "trees": end, **facts})
-    return pd.DataFrame(rows, columns=["kind", "seed", "trees", "reward", "failed", "extended", "different"])
+            means = measures.iloc[end - size : end].mean().rename({"earned": "reward"})
+            rows.append({"kind": kind, "seed": seed, "trees": end, **means.to_dict()})
+    return pd.DataFrame(rows, columns=["kind", "seed", "trees", "reward", "failed", "blind", "extended"])
 
 
-def learns(drawn: pd.DataFrame) -> Facts:
-    """Whether the rewards of one search, from `with_failures`, rise: how a tree's step and its reward go together."""
-    return _direction(
-        stats.kendall_interval([drawn["step"]], drawn["earned"]),
-        unit="Kendall's tau of step and reward",
-        reason="interval over the trees of one search",
-    )
+def learns(drawn: pd.DataFrame) -> stats.Estimate:
+    """Whether the rewards of one search, from `with_failures`, rise: Kendall's tau of a tree's step and its reward.
+
+    The interval is over the steps of this one search: trees of one step come from one policy.
+    """
+    return stats.kendall_interval([drawn["step"]], drawn["earned"], groups=list(drawn["step"]))
 
 
 def long_words(searches: LongSearches, task: TranslationTask) -> str:
@@ -337,28 +348,40 @@ def long_words(searches: LongSearches, task: TranslationTask) -> str:
     return "; ".join([*spans, task.words()])
 
 
-def long_told(searches: LongSearches) -> str:
-    """What became of the rewards of each search, in a line each; of one without two windows, nothing."""
+def long_told(searches: LongSearches, planned: Iterable[tuple[str, int]] = ()) -> str:
+    """What became of the rewards of each search, in a line each; of one without two windows, nothing.
+
+    Searches that are planned, by kind and seed, and not recorded, are named.
+    """
     windows = by_window(searches)
     lines = [] if searches else ["No long search is recorded for this profile; see `course`."]
     for (kind, seed), (drawn, steps) in searches.items():
         ends = windows[(windows["kind"] == kind) & (windows["seed"] == seed)]
         if len(ends) > 1:
-            first, last, tau = ends.iloc[0], ends.iloc[-1], learns(drawn)
-            low, high = tau["interval"]
-            lines.append(
-                f"- **{kind}, seed {seed}**, {steps} updates: its reward "
-                f"{stats.told((low, high), 'rises', 'falls', 'shows no direction')} (tau {tau['value']:+.2f}, 95% "
-                f"interval {low:+.2f} to {high:+.2f}). From the first hundred trees to the last: mean reward "
-                f"{first['reward']:.1f} to {last['reward']:.1f}, failures {first['failed']:.0%} to "
-                f"{last['failed']:.0%}, extended words {first['extended']:.0%} to {last['extended']:.0%}; lowest "
-                f"perplexity {drawn['loss'].min():.1f}."
-            )
-            if steps and last["failed"] > first["failed"]:
-                often = drawn["tree"].iloc[-_WINDOW:].value_counts()
-                lines.append(
-                    f"    It has **collapsed**: mean rewards of {_WINDOW} trees were once {ends['reward'].max():.1f}. "
-                    f"Of its {int(drawn['failed'].sum()):,} failures at most {steps:,} were learned from. "
-                    f"Most frequent among its last {_WINDOW} trees ({often.iloc[0]}): `{often.index[0]}`."
-                )
-    return "\n".join(lines)
+            lines += _long_line(f"{kind}, seed {seed}", drawn, steps, ends)
+    missing = [f"{kind}, seed {seed}" for kind, seed in planned if searches and (kind, seed) not in searches]
+    return "\n".join([*lines, *([f"\nPlanned and not recorded: {'; '.join(missing)}."] if missing else [])])
+
+
+def _long_line(name: str, drawn: pd.DataFrame, steps: int, ends: pd.DataFrame) -> list[str]:
+    """What became of one search; `ends` are its windows."""
+    first, last, tau = ends.iloc[0], ends.iloc[-1], learns(drawn)
+    way = stats.told((tau.low, tau.high), "rises", "falls", "shows no direction")
+    changes = [("failures", "failed"), ("blind trees", "blind"), ("extended words", "extended")]
+    shares = ", ".join(f"{words} {first[column]:.0%} to {last[column]:.0%}" for words, column in changes)
+    line = (
+        f"- **{name}**, {steps} updates: the reward {way} (Kendall's tau of step and reward {tau.value:+.2f}, 95% "
+        f"interval over steps {tau.low:+.2f} to {tau.high:+.2f}). From the first hundred trees to the last: mean "
+        f"reward {first['reward']:.1f} to {last['reward']:.1f}, {shares}; lowest perplexity {drawn['loss'].min():.1f}."
+    )
+    if way != "falls" or last["reward"] >= first["reward"]:
+        return [line]
+    learned = drawn[~drawn["failed"]]
+    often = learned["tree"].value_counts()
+    collapse = (
+        f"    It has **collapsed**. The best of these hundreds earned {ends['reward'].max():.1f} on average. The tree "
+        f"that learned most often is `{often.index[0]}`, {often.iloc[0]:,} times of {len(learned):,}; of all that "
+        f"learned, {learned['blind'].mean():.0%} are blind. Of its {int(drawn['failed'].sum()):,} failures at most "
+        f"{steps:,} were learned from, one in each update."
+    )
+    return [line, collapse]

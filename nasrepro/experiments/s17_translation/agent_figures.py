@@ -244,8 +244,8 @@ def long_searches(windows: pd.DataFrame, title: str = "") -> Figure:
     panels = {
         "reward": "mean reward",
         "failed": "share of trees that failed",
+        "blind": "share of blind trees",
         "extended": "share of extended words",
-        "different": "share of different trees",
     }
     fig, axes = new_panels((7.2, 5.6), title, 2, 2, sharex=True)
     kinds = windows.groupby("kind", sort=False)

@@ -94,11 +94,23 @@ def best_of_ours(champions: Champions, words: Mapping[str, str]) -> dict[str, tu
 
 
 def fallen_told(table: pd.DataFrame) -> str:
-    """By how much the best cells fall back, from `fallen_back`, for people."""
-    fallen = (table["mean"] - table["chosen"]).dropna()
-    if fallen.empty:
+    """By how much the best cells fall back, and whether they beat the LSTM, from `fallen_back`, for people."""
+    chosen = table.dropna(subset="chosen")
+    if chosen.empty:
         return not_recorded("The best cells from more seeds")
-    return f"On average the best cell of a search falls back by **{fallen.mean():+.2f}** perplexity."
+    back = chosen["mean"] - chosen["chosen"]
+    edges = stats.interval(back)
+    spoken = f"95% interval over cells {edges[0]:+.2f} to {edges[1]:+.2f}" if edges else "too few cells for an interval"
+    said = f"The best cells of the searches fall back by **{back.mean():+.2f}** perplexity on average ({spoken})."
+    if "LSTM" not in table.index:
+        return said
+    lstm, found = table.loc["LSTM"], chosen["mean"]
+    better = int((found < lstm["mean"]).sum())
+    return said + (
+        f" Trained again they reach {found.min():.2f} to {found.max():.2f}, the LSTM {lstm['mean']:.2f}: {better} of "
+        f"{len(found)} are better. But they have {chosen['parameters'].max():,} parameters and the LSTM "
+        f"{lstm['parameters']:,}, so this does not say that they are better cells."
+    )
 
 
 def best_by_arm(searches: Searches) -> dict[str, Cell]:
@@ -116,7 +128,9 @@ def grid_as_recorded(run: Run, best: Mapping[str, Cell], words: Mapping[str, str
     """
     sizes: CellsSizes = run.sizes
     cells = [zoo["LSTM"], *best.values()]
-    names = {zoo["LSTM"].hash: "LSTM"} | {cell.hash: words[arm] for arm, cell in best.items()}
+    names = {zoo["LSTM"].hash: "LSTM"}
+    for arm, cell in best.items():
+        names[cell.hash] = f"{names[cell.hash]}; {words[arm]}" if cell.hash in names else words[arm]
     rows = {}
     for point, task in (sizes.grid.tasks(sizes.task) if sizes.grid else {}).items():
         made = evaluations_as_recorded(run, cells, sizes.best_seeds[:1], task)
@@ -126,7 +140,7 @@ def grid_as_recorded(run: Run, best: Mapping[str, Cell], words: Mapping[str, str
 
 
 def grid_told(table: pd.DataFrame) -> str:
-    """At which point of the grid each cell is best, from `grid_table`, for people: the best cell first."""
+    """At which point of the grid each cell is best, from `grid_as_recorded`, for people: the best cell first."""
     best = table.min().dropna().sort_values()
     lines = [f"- **{cell}**: {loss:.2f}, at {table[cell].idxmin()}" for cell, loss in best.items()]
     return "The lowest perplexity of each cell on the grid, from one seed:\n\n" + "\n".join(lines)

@@ -4,6 +4,7 @@
 finding's facts, as `Run.finding` takes them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -423,8 +424,9 @@ def told(ends: Ends, arm: str) -> str:
     return "; ".join(spoken)
 
 
-def leads_told(leading: pd.DataFrame, words: Mapping[str, str]) -> str:
-    """The last of the leads of every arm, from `leads`, as a list for people."""
+def leads_told(leading: pd.DataFrame, words: Mapping[str, str], most: float = math.inf) -> str:
+    """The leads of every arm after as many children as there are, or `most`, from `leads`, as a list for people."""
+    leading = leading[leading["samples"] <= most]
     ends = at_the_end(leading)
     lines = [
         f"- **{words[str(arm)]}**, after {children:,} children: {told(ends, str(arm))}."

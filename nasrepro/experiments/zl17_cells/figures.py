@@ -264,8 +264,7 @@ def leads(
     """ZL17 Figure 6: how much better than random search each arm is after so many children; above zero it is ahead.
 
     A panel for each statistic. `leading` is from `analysis.leads`; bands are its intervals. What the first children
-    span, too few to say much, may be cut off. Searches that were carried on `on_surrogate`, if any, are dashed, on a
-    logarithmic axis.
+    span, too few to say much, may be cut off. Searches on the surrogate, if any, are dashed, on a logarithmic axis.
     """
     both = {"-": leading} if on_surrogate is None else {"-": leading, (0, (4, 2)): on_surrogate}
     last = pd.concat(table[table["samples"] >= leading["samples"].max() / 4] for table in both.values())
@@ -298,7 +297,7 @@ def leads(
 
 @styled
 def predictions(surrogate: Surrogate, title: str = "") -> Figure:
-    """What recorded cells lost, over what a ranking function that had not seen them predicts; failures tick above."""
+    """The recorded loss of cells, over the prediction of a ranking function that has not seen them; ticks: failed."""
     fig, ax = style.new_axes((4.6, 4.3), "perplexity predicted by a ranking function", "recorded perplexity", title)
     predicted, measured = np.exp(surrogate.predicted), np.exp(surrogate.measured)
     ax.scatter(predicted, measured, s=9, color=style.BLUE, alpha=0.35, linewidths=0, label="a cell")

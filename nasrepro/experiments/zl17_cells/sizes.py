@@ -58,7 +58,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class SurrogateSizes:
-    """How far searches are carried on where a ranking function stands in for training (see `surrogate`)."""
+    """How far searches are repeated where a ranking function stands in for training (see `surrogate`)."""
 
     samples: int = 20_000
     """Children of each search. ZL17's Figure 6 goes on to 20,800."""
@@ -95,7 +95,7 @@ class CellsSizes:
     grid: Grid | None = None
     """The grid search over each arm's best cell, and over the LSTM; None where it is left out."""
     surrogate: SurrogateSizes = field(default_factory=SurrogateSizes)
-    """The searches that are carried on without training."""
+    """The searches that are repeated without training."""
     workers: int = 2
     """Processes of a notebook; 0 trains in its own, where to start others takes longer than to train."""
 

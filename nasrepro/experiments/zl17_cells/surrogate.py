@@ -1,4 +1,4 @@
-"""ZL17's searches carried on to as many children as its own, where a surrogate tells their losses.
+"""ZL17's searches repeated on a surrogate, which tells the losses of children, to as many children as ZL17's.
 
 Nobody trains twenty thousand children on two processor cores. But thousands are recorded, and S17's ranking function,
 fitted to them, predicts the loss of others. What is found on such losses is a forecast, not a measurement: it decides
@@ -8,6 +8,9 @@ On predictions alone a search would be too easy: a real child's loss also depend
 and on the seed. So that noise is put back. The loss of a cell is its prediction plus an error that was made on a
 recorded cell; which one, chance decides among those whose predictions, made without having seen them, come closest.
 Where that cell failed, this one fails.
+
+Its limit: errors are known of cells like the recorded ones. A controller that learns for long writes others, for which
+the ranking function may be worse, and whose predictions may lie below all that were ever measured (see `beyond`).
 """
 
 import random
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from tqdm.auto import tqdm
 
-from nasrepro.controllers import BaseB, SideBySide, Tokens, draw_tokens
+from nasrepro.controllers import SideBySide, Tokens, draw_tokens
 from nasrepro.dsl import Cell, parse
 from nasrepro.experiments.zl17_cells.analysis import Searches
 from nasrepro.experiments.zl17_cells.sizes import ARMS, SurrogateSizes
@@ -86,9 +89,9 @@ def quality(surrogate: Surrogate, cells: Sequence[Cell], losses: Sequence[float 
     """How well models that have not seen them predict recorded cells: a row for each kind of model.
 
     Columns: model; tau, Kendall's, over cells that learned; tau_better, over their better half; error, the root mean
-    square in log perplexity; failed, the share of pairs of a cell that failed and one that learned in which the first
-    is predicted to be worse. A linear model of how often each operator occurs stands beside the ranking function. nan
-    where there are too few cells.
+    square in log perplexity; told_apart, the share of pairs of a cell that failed and one that learned in which the
+    first is predicted to be worse. A linear model of how often each operator occurs stands beside the ranking function.
+    nan where there are too few cells.
     """
     margin = surrogate.ranker.settings.failure_margin
     by_counts = cross_predict(lambda _: OperatorRidge(margin), cells, losses, folds)
@@ -108,39 +111,67 @@ def _quality(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> d
         "tau": kendalltau(predicted[learned], measured[learned]).statistic,
         "tau_better": kendalltau(predicted[better], measured[better]).statistic,
         "error": float(np.sqrt(np.mean((predicted - measured)[learned] ** 2))),
-        "failed": float(worse.mean()) if worse.size else np.nan,
+        "told_apart": float(worse.mean()) if worse.size else np.nan,
     }
+
+
+def beyond(surrogate: Surrogate, found: Mapping[tuple[str, int], pd.DataFrame]) -> dict[str, float]:
+    """How far searches on a surrogate go where nothing was measured.
+
+    `recorded`, the lowest recorded perplexity; `lowest`, the lowest that a search found; and `share`, the share of
+    children that are lower than the lowest recorded one.
+    """
+    recorded = float(np.exp(np.nanmin(surrogate.measured)))
+    losses = np.concatenate([table["loss"].to_numpy() for table in found.values()])
+    return {"recorded": recorded, "lowest": float(np.nanmin(losses)), "share": float((losses < recorded).mean())}
+
+
+def told(surrogate: Surrogate, found: Mapping[tuple[str, int], pd.DataFrame]) -> str:
+    """`beyond`, for people."""
+    facts = beyond(surrogate, found)
+    return (
+        f"The lowest perplexity that these searches find is {facts['lowest']:.2f}, the lowest recorded one "
+        f"{facts['recorded']:.2f}. **{facts['share']:.1%}** of their children are said to be better than any that was "
+        "ever trained: there the surrogate is a guess."
+    )
 
 
 def searches(
     surrogate: Surrogate, plans: Mapping[str, TokenSearchSettings], sizes: SurrogateSizes
 ) -> dict[tuple[str, int], pd.DataFrame]:
-    """Searches of several arms on the surrogate, by arm and seed (see `carry_on`)."""
+    """Searches of several arms on the surrogate, by arm and seed (see `repeat`)."""
     seeds = range(1, 1 + sizes.seeds)
     return {
         (arm, seed): table
         for arm, plan in plans.items()
-        for seed, table in carry_on(surrogate, plan, seeds, sizes.samples).items()
+        for seed, table in repeat(surrogate, plan, seeds, sizes.samples).items()
     }
 
 
-def carry_on(
+def repeat(
     surrogate: Surrogate, plan: TokenSearchSettings, seeds: Sequence[int], samples: int
 ) -> dict[int, pd.DataFrame]:
-    """Searches as `plan` says, one for each seed, on the surrogate from their first child on, to so many children.
+    """Searches as `plan` says, one for each seed, to so many children, all of them on the surrogate.
 
     By seed, the table's column `loss` holds the children's perplexities in the order of drawing, nan for failures. A
-    string that a search draws again has the same loss again. The searches of all seeds are computed side by side.
+    cell that a search draws again has the same loss again. The searches of all seeds are computed side by side.
     """
     draw, learn = _searchers(plan, seeds)
-    known: dict[tuple[int, Tokens], float] = {}  # by seed and string
+    hash_of: dict[Tokens, str] = {}
+    known: dict[tuple[int, str], float] = {}  # by seed and the cell's hash
     children: list[NDArray[np.float64]] = []
     with tqdm(total=len(seeds) * samples, unit="child", desc=f"{plan.method} on the surrogate", leave=False) as bar:
         while len(children) * plan.step < samples:
-            drawn = [[(seed, tokens) for tokens in row] for seed, row in zip(seeds, draw(), strict=True)]
-            new = [one for one in dict.fromkeys(chain(*drawn)) if one not in known]
-            known.update(zip(new, _losses(surrogate, plan.space, new), strict=True))
-            losses = np.array([[known[one] for one in row] for row in drawn])  # (seeds, step)
+            drawn = draw()
+            cells = {tokens: plan.space.cell(tokens) for tokens in {*chain(*drawn)} if tokens not in hash_of}
+            hash_of.update({tokens: cell.hash for tokens, cell in cells.items()})
+            keys = [[(seed, hash_of[tokens]) for tokens in row] for seed, row in zip(seeds, drawn, strict=True)]
+            new = {key: one for key, one in zip(chain(*keys), chain(*drawn), strict=True) if key not in known}
+            if new:
+                to_judge = [cells.get(tokens) or plan.space.cell(tokens) for tokens in new.values()]
+                chance = [random.Random(str(key)).random() for key in new]
+                known.update(zip(new, surrogate.losses(to_judge, chance).tolist(), strict=True))
+            losses = np.array([[known[key] for key in row] for row in keys])  # (seeds, step)
             learn(plan.c / losses**2)
             children.append(losses)
             bar.update(losses.size)
@@ -160,9 +191,3 @@ def _searchers(
         lambda: [[tuple(tokens) for tokens in row] for row in together.ask().tolist()],
         lambda rewards: together.tell(torch.from_numpy(rewards)),
     )
-
-
-def _losses(surrogate: Surrogate, space: BaseB, strings: Sequence[tuple[int, Tokens]]) -> list[float]:
-    """The losses of strings, each with the seed of its search, on which its noise depends too."""
-    chance = [random.Random(str(one)).random() for one in strings]
-    return surrogate.losses([space.cell(tokens) for _, tokens in strings], chance).tolist() if strings else []

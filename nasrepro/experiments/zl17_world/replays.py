@@ -11,10 +11,20 @@ import pandas as pd
 
 from nasrepro.controllers import PolicyGradientSettings
 from nasrepro.datasets import Corpus
+from nasrepro.datasets.nas_bench_macro import load_nas_bench_macro
+from nasrepro.datasets.registry import MissingData
 from nasrepro.native.build import CORES
 from nasrepro.report.papers import Entry
 from nasrepro.report.stats import kendall, over_seeds, told
-from nasrepro.search.token_table import TableRuns, TokenTable, controller_runs, evolution_runs, progress, random_runs
+from nasrepro.search.token_table import (
+    TableRuns,
+    TokenTable,
+    controller_runs,
+    evolution_runs,
+    nas_bench_macro_table,
+    progress,
+    random_runs,
+)
 from nasrepro.threads import torch_threads
 from nasrepro.worlds import World
 
@@ -44,6 +54,14 @@ def replay(
                 np.concatenate([part.scores for part in parts])[:, :samples],
             )
     return found
+
+
+def published_table() -> TokenTable | None:
+    """NAS-Bench-Macro as tokens; None where it is neither on this machine nor to be fetched here."""
+    try:
+        return nas_bench_macro_table(load_nas_bench_macro())
+    except MissingData:
+        return None
 
 
 def milestones(samples: int, count: int = 40) -> list[int]:
