@@ -300,6 +300,13 @@ def test_progress_is_taken_over_as_many_children_as_all_searches_of_an_arm_and_r
     assert counted["children"].tolist() == [20, 18, 25, 20]
 
 
+def test_what_is_compared_says_whether_the_searches_came_to_their_end():
+    whole, part = (analysis.compared_told("a budget", children, 300) for children in (300, 150))
+    assert "planned" not in whole
+    assert "planned for 300" in part
+    assert "In the paper: 15,000 children" in whole
+
+
 def test_a_few_children_are_enough_for_progress():
     table = analysis.progress({("random", 1): children_of(5.0, 6.0)}, failed=20.0)
     assert table["samples"].tolist() == [2]

@@ -333,6 +333,16 @@ def compared(tables: Mapping[tuple[str, int], pd.DataFrame], against: str = "ran
     return {arm: min(count, shortest.get(against, count)) for arm, count in shortest.items()}
 
 
+def compared_told(budget: str, children: int, planned: int) -> str:
+    """What is compared, of which budget, beside the paper's, for people."""
+    paper = papers.load()["zl17.search.ptb"].value
+    unfinished = f" That is the beginning of searches that were planned for {planned}." if children < planned else ""
+    return (
+        f"Compared are **{budget}**.{unfinished} In the paper: {paper:,} children of two layers, some 20 million "
+        f"parameters, {_PAPER_EPOCHS} epochs over the words of Penn Treebank."
+    )
+
+
 def counts(tables: Mapping[tuple[str, int], pd.DataFrame], words: Mapping[str, str], planned: int) -> pd.DataFrame:
     """How far each search has come, from `drawn`: its children, distinct ones, the share that failed."""
     rows = [
