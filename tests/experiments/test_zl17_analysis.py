@@ -444,6 +444,15 @@ def test_the_best_cells_and_the_searches_that_found_them():
     table = after_search.fallen_back(trained, champions)
     assert (table["mean"] - table["chosen"]).tolist() == pytest.approx([0.6])
     assert after_search.fallen_back(trained[:0], champions).empty
+    assert after_search.fallen_told(table[:0]).startswith("**The best cells from more seeds: not recorded yet")
+
+
+def test_what_is_told_of_the_best_cells_is_how_far_they_fall_back_and_what_they_cost():
+    rows = {"LSTM": [7.0, math.nan, 100], "a": [6.5, 6.4, 2_000], "b": [7.2, 7.0, 2_000], "c": [6.6, 6.3, 2_000]}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "chosen", "parameters"])
+    told = after_search.fallen_told(table)
+    assert "fall back by **+0.20** perplexity on average (95% interval over cells +0.1" in told
+    assert "reach 6.50 to 7.20, the LSTM 7.00: 2 of 3 are better. But they have 2,000 parameters and the LSTM 100," in told
 
 
 def test_the_grid_shows_what_is_recorded():
