@@ -109,7 +109,7 @@ def fallen_told(table: pd.DataFrame) -> str:
     return said + (
         f" Trained again they reach {found.min():.2f} to {found.max():.2f}, the LSTM {lstm['mean']:.2f}: {better} of "
         f"{len(found)} are better. But they have {chosen['parameters'].max():,} parameters and the LSTM "
-        f"{int(lstm['parameters']):,}, so this does not say that they are better cells."
+        f"{lstm['parameters']:,.0f}, so this does not say that they are better cells."
     )
 
 
