@@ -77,10 +77,9 @@ def test_every_notebook_runs_at_smoke(tmp_path: Path) -> None:
     for name, process in running.items():
         output, errors = process.communicate()
         assert process.returncode == 0, f"{name} half: {output[-6000:]}{errors[-2000:]}"
-        written = {path.name for path in (tmp_path / name / "results" / "smoke").iterdir()}
-        assert {"ledger.json", "report.html"} <= written
-    first = tmp_path / "first" / "results" / "smoke"
-    assert all((first / f"s17-fig3-search-progress.{kind}").exists() for kind in ("png", "svg"))
+        assert (tmp_path / name / "results" / "smoke" / "ledger.json").exists()
+    written = {path.name for path in (tmp_path / "first" / "results" / "smoke").iterdir()}
+    assert {"report.html", "s17-fig3-search-progress.png", "s17-fig3-search-progress.svg"} <= written
 
 
 def begin_nbval(folder: Path, notebooks: list[Path]) -> "subprocess.Popen[str]":
