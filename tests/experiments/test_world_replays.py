@@ -50,6 +50,7 @@ def test_verdicts_say_level_where_the_interval_holds_zero() -> None:
 def test_there_is_no_published_table_where_it_was_not_fetched(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NASREPRO_DATA", str(tmp_path))
     monkeypatch.setenv("NASREPRO_MIRROR", str(tmp_path))
+    monkeypatch.delenv("NASREPRO_DOWNLOAD", raising=False)
     assert replays.published_table() is None
 
 
