@@ -3,7 +3,14 @@
 from typing import Any
 
 from nasrepro.errors import known
-from nasrepro.experiments import s17_language_model, s17_translation, zl17_cells, zl17_transfer, zl17_world
+from nasrepro.experiments import (
+    s17_language_model,
+    s17_translation,
+    zl17_cells,
+    zl17_convnets,
+    zl17_transfer,
+    zl17_world,
+)
 from nasrepro.experiments.experiment import Experiment
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
@@ -13,6 +20,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
         s17_translation.EXPERIMENT,
         zl17_cells.EXPERIMENT,
         zl17_world.EXPERIMENT,
+        zl17_convnets.EXPERIMENT,
         zl17_transfer.EXPERIMENT,
     )
 }

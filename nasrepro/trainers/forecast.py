@@ -14,13 +14,15 @@ from statistics import mean, median
 
 import torch
 
+from nasrepro.convnet import ConvNet
 from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell, zoo
 from nasrepro.hardware import resolve
-from nasrepro.trainers import gnmt_translation, language_model, translation
+from nasrepro.trainers import gnmt_translation, images, language_model, translation
 from nasrepro.trainers.beam import beam_search
 from nasrepro.trainers.gnmt import Gnmt
 from nasrepro.trainers.gnmt_translation import GnmtSettings
+from nasrepro.trainers.images import ImageTask
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.trainers.seq2seq import Seq2Seq, Translator
 from nasrepro.trainers.translation import Batch, TranslationSettings, TranslationTask
@@ -85,6 +87,25 @@ IWSLT2016 = PairsSize(50_000, 50_000, train=209_772, valid=993, source_length=21
 WMT14 = PairsSize(50_000, 50_000, train=4_500_000, valid=3_000, source_length=26, target_length=24)
 """What ZL17 moves its cell to (section 4.2): pairs and words of WMT'14 as Luong et al. 2015 count them, of newstest2013
 the validation pairs. There are more words than any vocabulary here keeps."""
+
+
+@dataclass(frozen=True)
+class ImagesSize:
+    """What the time of training on images depends on: their shape (C, H, W), and how many train and validate."""
+
+    shape: tuple[int, int, int]
+    train: int
+    valid: int
+
+    @classmethod
+    def of_task(cls, task: ImageTask) -> "ImagesSize":
+        """Those of a task's images: of CIFAR-10 they are known, others are loaded."""
+        if task.images == "cifar10":
+            side = task.side or 32
+            return cls((3, side, side), 45_000, 5_000)
+        found = task.corpus
+        channels, high, wide = found.train.shape[1:]
+        return cls((channels, high, wide), len(found.train), len(found.valid))
 
 
 def forecast_seconds(
@@ -181,6 +202,27 @@ def _translation_seconds(
     valid_pairs = min(text.valid, settings.valid_pairs or text.valid)
     each_epoch = train_step * train_pairs / settings.batch + valid_step * valid_pairs / settings.eval_batch
     return settings.epochs_at_most * each_epoch + beam_step * valid_pairs / settings.eval_batch
+
+
+def forecast_image_seconds(net: ConvNet, task: ImageTask, steps: int = 3, device: str = "auto") -> float:
+    """Seconds that `images.train` would take, from `steps` batches of noise, each trained on and evaluated.
+
+    Raises ConvNetError where the images are too small for the network, ValueError for no steps, DeviceError.
+    """
+    device, settings = resolve(device), task.training
+    size = ImagesSize.of_task(task)
+    noise = torch.randint(256, (settings.batch, *size.shape), dtype=torch.uint8)
+    labels = torch.zeros(settings.batch, dtype=torch.int64, device=device)
+    model = images.build(net, size.shape, seed=0, device=device)
+    step = images.ImageStep(model, images.Crops(noise, settings.upsampled, device), labels, settings)
+    order = torch.Generator().manual_seed(0)
+    shown = images.shown_crops(noise, settings, device)
+    train_step = _median_seconds(lambda: step.over_all(0.0, order), steps, device)
+    valid_step = _median_seconds(lambda: images.evaluate(model, shown, labels, settings), steps, device)
+    train_images = min(size.train, settings.train_images or size.train)
+    valid_images = min(size.valid, settings.valid_images or size.valid)
+    each_epoch = train_step * train_images + valid_step * valid_images
+    return settings.epochs * each_epoch / settings.batch
 
 
 def _median_seconds(work: Callable[[], object], repeats: int, device: str) -> float:

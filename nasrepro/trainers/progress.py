@@ -85,10 +85,11 @@ class Training:
                 is_kept = True
         self.model.load_state_dict(progress.best_weights)
 
-    def note(self, loss: float, **measured: float) -> bool:
+    def note(self, loss: float, counts: bool = True, **measured: float) -> bool:
         """Take in an epoch's validation loss, and what else its point of the curve shall hold; is it the best so far?
 
-        A loss that is not finite makes no point: the training has failed, "exploded".
+        An epoch that does not count is not compared with others. A loss that is not finite makes no point: the training
+        has failed, "exploded".
         """
         progress = self.progress
         if not math.isfinite(loss):
@@ -96,7 +97,7 @@ class Training:
             return False
         point = {"epoch": len(progress.curve) + 1, "learning_rate": progress.learning_rate}
         progress.curve.append({**point, **measured})
-        improved = loss < progress.best_loss
+        improved = counts and loss < progress.best_loss
         if improved:
             progress.best_loss, progress.best_weights = loss, _weights(self.model)
         return improved
