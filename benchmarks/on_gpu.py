@@ -72,8 +72,8 @@ import pandas as pd
 import torch
 from gpu_parts import OutOfTime, Part
 
-from nasrepro.datasets.files import damage, locate
-from nasrepro.datasets.registry import DATASETS, DataError, find
+from nasrepro.datasets.files import damage, fetch
+from nasrepro.datasets.registry import DATASETS, DataError
 from nasrepro.files import fix_environment, make_writable, user_path, write_atomically, write_json
 from nasrepro.hardware import device_name
 from nasrepro.report.provenance import commit, versions
@@ -309,8 +309,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 @cache
 def _refuse_missing(name: str) -> None:
     """Raise DataError where a file of a data set is not here or damaged."""
-    for file in find(name).files:
-        locate(find(name), file, download=False)
+    fetch(name, download=False)
 
 
 def join_parts(folder: Path) -> list[str]:
@@ -324,7 +323,8 @@ def join_parts(folder: Path) -> list[str]:
 
 
 def _join(whole: Path) -> str:
-    known = {(s.folder, f.name): f for s in DATASETS.values() for f in s.files}.get((whole.parent.name, whole.name))
+    files = {(s.folder, f.name): f for s in DATASETS.values() for f in s.files + s.archives}
+    known = files.get((whole.parent.name, whole.name))
     if known is None:
         raise DataError(f"{whole} is of no registered data set; lay the folder out as NAME/FILE.part-00")
     if whole.exists() and damage(whole, known) is None:

@@ -1,4 +1,4 @@
-"""Data sets: a registry with hashes and mirrors, readers with torchtext's names, corpora in one and two languages."""
+"""Data sets: a registry with hashes and mirrors, readers with torchtext's names, corpora, images."""
 
 from nasrepro.datasets.corpora import Corpus as Corpus
 from nasrepro.datasets.corpora import batchify as batchify
@@ -6,6 +6,8 @@ from nasrepro.datasets.corpora import corpus_from_text as corpus_from_text
 from nasrepro.datasets.corpora import load as load
 from nasrepro.datasets.files import data_root as data_root
 from nasrepro.datasets.files import fetch as fetch
+from nasrepro.datasets.images import ImageSet as ImageSet
+from nasrepro.datasets.images import load_images as load_images
 from nasrepro.datasets.nas_bench_macro import NasBenchMacro as NasBenchMacro
 from nasrepro.datasets.nas_bench_macro import load_nas_bench_macro as load_nas_bench_macro
 from nasrepro.datasets.parallel import Pairs as Pairs

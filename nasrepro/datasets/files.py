@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pooch
@@ -45,31 +46,52 @@ def data_root(root: Root = None) -> Path:
 
 
 def fetch(name: str, root: Root = None, download: bool | None = True) -> dict[str, Path]:
-    """Make every file of data set `name` present and verified.
+    """Make every file of data set `name` present and verified, or an archive that holds them all.
 
-    Returns: the path of each split's file; empty for "pydoc", which needs no files.
+    Returns: the path of each split's file; empty for a data set that needs no files, such as "pydoc".
     Raises: DataError as `locate` does.
     """
     dataset = find(name)
-    return {file.split: locate(dataset, file, root, download) for file in dataset.files}
+    return {file.split: locate(dataset, file, root, download) for file in _choice(dataset, root, download)}
+
+
+def _choice(dataset: DataSet, root: Root, download: bool | None) -> tuple[DataFile, ...]:
+    """What to read a data set from: its files or one of its archives, whichever is here whole, the files first.
+
+    Where none is, the first that can be downloaded; or, where nothing may be, what is here in part.
+    """
+
+    def merit(files: tuple[DataFile, ...]) -> tuple[bool, int, bool]:
+        here = sum(any(path.is_file() for path in _places(dataset, file, root)) for file in files)
+        return here == len(files), 0 if _allowed(download) else here, any(file.urls for file in files)
+
+    return max((dataset.files, *((archive,) for archive in dataset.archives)), key=merit)
+
+
+def _places(dataset: DataSet, file: DataFile, root: Root) -> list[Path]:
+    """Where a copy of `file` may lie, in the order in which it is looked for."""
+    places = [data_root(root) / dataset.folder / file.name]
+    if mirror := named_folder("NASREPRO_MIRROR"):
+        places.append(mirror / dataset.folder / file.name)
+    return places
+
+
+def _allowed(download: bool | None) -> bool:
+    return os.environ.get("NASREPRO_DOWNLOAD") == "1" if download is None else download
 
 
 def locate(dataset: DataSet, file: DataFile, root: Root = None, download: bool | None = None) -> Path:
     """The path of a verified copy of `file`.
 
     `download` allows or forbids the network; None asks the environment (NASREPRO_DOWNLOAD=1 allows). When it
-    is allowed, a damaged copy in the data folder is replaced; the mirror is never written to.
+    is allowed and an address is registered, a damaged copy in the data folder is replaced; the mirror is never written
+    to.
 
     Raises: DataError if there is a damaged copy or no right to write; its subclass MissingData if there is no copy
         and no address that serves one.
     """
-    if download is None:
-        download = os.environ.get("NASREPRO_DOWNLOAD") == "1"
-    local = data_root(root) / dataset.folder / file.name
-    candidates = [local]
-    if mirror := named_folder("NASREPRO_MIRROR"):
-        candidates.append(mirror / dataset.folder / file.name)
-
+    download = _allowed(download) and bool(file.urls)
+    candidates = _places(dataset, file, root)
     command = f"nasrepro data fetch {dataset.name}"
     for path in candidates:
         if not path.is_file():
@@ -86,8 +108,8 @@ def locate(dataset: DataSet, file: DataFile, root: Root = None, download: bool |
             f"Run `{command}` to download it, or let NASREPRO_MIRROR name a folder that holds "
             f"{dataset.folder}/{file.name} ({file.length})."
         )
-    _download(dataset, file, local)
-    return local
+    _download(dataset, file, candidates[0])
+    return candidates[0]
 
 
 def damage(path: Path, file: DataFile) -> str | None:
@@ -96,19 +118,20 @@ def damage(path: Path, file: DataFile) -> str | None:
     if file.size is not None and size < file.size:
         return f"is truncated: expected {file.size:,} bytes, found {size:,}"
     found = _digest(path, file)
-    if found != (file.sha256 or file.git_blob):
+    if found != (file.sha256 or file.git_blob or file.md5):
         return f"is not the registered file: expected {file.digest}, found {found}"
     return None
 
 
 def _digest(path: Path, file: DataFile) -> str:
     """The digest of the copy at `path`, of the kind by which `file` is known."""
-    if not file.sha256:
+    if file.git_blob:
         content = path.read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)  # as `git hash-object`
         return blob.hexdigest()
+    method = partial(hashlib.md5, usedforsecurity=False) if file.md5 else hashlib.sha256
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, method).hexdigest()
 
 
 def _download(dataset: DataSet, file: DataFile, local: Path) -> None:

@@ -34,6 +34,7 @@ class DataFile:
         sha256: hex digest of the whole file, or "" where git's digest alone is known.
         urls: addresses that serve exactly these bytes, tried in order.
         git_blob: hex digest that git names the content by (`git hash-object FILE`), for a file without SHA-256.
+        md5: hex digest for a file whose authors state that one alone.
     """
 
     split: str
@@ -42,10 +43,13 @@ class DataFile:
     sha256: str
     urls: tuple[str, ...]
     git_blob: str = ""
+    md5: str = ""
 
     @property
     def digest(self) -> str:
         """The digest that a copy must have, with its kind."""
+        if self.md5:
+            return f"MD5 {self.md5}"
         return f"SHA-256 {self.sha256}" if self.sha256 else f"git blob SHA-1 {self.git_blob}"
 
     @property
@@ -58,8 +62,9 @@ class DataFile:
 class DataSet:
     """One data set: what it is, what may be done with it, and its files (none if it needs none).
 
-    `pairs` says that it holds sentences in two languages, for `load_parallel`; `reader` names the function that reads
-    it where it is no text at all.
+    `archives` are further files, each of which holds the whole data set and does as well as `files` together. `pairs`
+    says that it holds sentences in two languages, for `load_parallel`; `reader` is the call that reads it where it is
+    no text at all.
     """
 
     name: str
@@ -68,6 +73,7 @@ class DataSet:
     licence: str
     citation: str
     files: tuple[DataFile, ...] = ()
+    archives: tuple[DataFile, ...] = ()
     pairs: bool = False
     reader: str = ""
 
@@ -81,7 +87,7 @@ class DataSet:
     def demand_text(self, pairs: bool) -> None:
         """Raise DataError, with what to do, unless it is text, in pairs of sentences or in one language."""
         if self.reader:
-            raise DataError(f"{self.name} holds no text: use {self.reader}().")
+            raise DataError(f"{self.name} holds no text: use {self.reader}.")
         if self.pairs and not pairs:
             raise DataError(f"{self.name} holds sentences in two languages: use load_parallel({self.name!r}).")
         if pairs and not self.pairs:
@@ -96,21 +102,28 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> DataError:
     return DataError(f"Unknown {kind}: {given!r:.100}.{hint} Known: {', '.join(names)}.")
 
 
-def _files(folders: Sequence[str], table: str) -> tuple[DataFile, ...]:
+_DIGESTS = {64: "sha256", 40: "git_blob", 32: "md5"}  # by their length in hex digits
+
+
+def _files(urls: Sequence[str] = (), files: str = "") -> tuple[DataFile, ...]:
     """The files of a table in `registry.toml`."""
-    files = []
-    for split, name, size, digest in map(str.split, table.strip().splitlines()):
+    found = []
+    for split, name, size, digest in map(str.split, files.strip().splitlines()):
         length = None if size == "-" else int(size.replace(",", ""))
-        sha256, git_blob = (digest, "") if len(digest) == 64 else ("", digest)
-        urls = tuple(f"{folder}/{name}" for folder in folders)
-        files.append(DataFile(split, name, length, sha256, urls, git_blob))
-    return tuple(files)
+        digests = {"sha256": "", _DIGESTS[len(digest)]: digest}
+        found.append(DataFile(split, name, length, urls=tuple(f"{folder}/{name}" for folder in urls), **digests))
+    return tuple(found)
 
 
 def _registered() -> dict[str, DataSet]:
     rows = tomllib.loads(resources.files("nasrepro.datasets").joinpath("registry.toml").read_text("utf-8"))
     return {
-        name: DataSet(name, files=_files(row.pop("urls", ()), row.pop("files", "")), **row)
+        name: DataSet(
+            name,
+            files=_files(row.pop("urls", ()), row.pop("files", "")),
+            archives=_files(**row.pop("archives", {})),
+            **row,
+        )
         for name, row in rows.items()
     }
 
