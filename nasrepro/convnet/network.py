@@ -254,11 +254,11 @@ def _canonical_order(net: ConvNet) -> list[int]:
         for i in net.connections[number - 1]:
             readers[i].append(number)
     output = set(net.read_by_classifier)
-    mark = {0: "image"} | {
-        n: f"{depth[n]} {replace(net.layers[n - 1], inputs=())} {n in output}" for n in alive
-    }
+    mark = {0: "image"} | {n: f"{depth[n]} {replace(net.layers[n - 1], inputs=())} {n in output}" for n in alive}
     for _ in range(len(alive)):
-        told = {n: _told(mark[n], [mark[i] for i in net.connections[n - 1]], [mark[r] for r in readers[n]]) for n in alive}
+        told = {
+            n: _told(mark[n], [mark[i] for i in net.connections[n - 1]], [mark[r] for r in readers[n]]) for n in alive
+        }
         finer = len(set(told.values())) > len({mark[n] for n in alive})
         mark |= told
         if not finer:

@@ -6,7 +6,8 @@ moved during training. On a GPU a step is replayed as one CUDA graph.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -270,17 +271,31 @@ def train(
     progress = ImageProgress(first_rate, momentum=step.momentum)
     identity = f"{net.canonical()}, {settings}, seed {seed}, data {images.hash}"
     training = Training(model, order, progress, identity, device, checkpoint, on_epoch, started)
-    for epoch in training.epochs(settings.epochs):
-        for kept, now in zip(step.momentum, progress.momentum, strict=True):
-            kept.copy_(now)  # those of a checkpoint; otherwise they are the same
-        progress.momentum = step.momentum
-        progress.learning_rate = settings.rate(epoch, first_rate)
-        train_loss = step.over_all(progress.learning_rate, order)
-        error, loss = evaluate(model, valid, valid_labels, settings) if math.isfinite(train_loss) else (math.inf,) * 2
-        counts = epoch > settings.epochs - settings.counted_epochs
-        training.note(error, counts=counts, train_loss=train_loss, valid_loss=loss, valid_error=error)
+    with _fastest_convolutions():
+        for epoch in training.epochs(settings.epochs):
+            for kept, now in zip(step.momentum, progress.momentum, strict=True):
+                kept.copy_(now)  # those of a checkpoint; otherwise they are the same
+            progress.momentum = step.momentum
+            progress.learning_rate = settings.rate(epoch, first_rate)
+            train_loss = step.over_all(progress.learning_rate, order)
+            error = loss = math.inf
+            if math.isfinite(train_loss):
+                error, loss = evaluate(model, valid, valid_labels, settings)
+            counts = epoch > settings.epochs - settings.counted_epochs
+            training.note(error, counts=counts, train_loss=train_loss, valid_loss=loss, valid_error=error)
     metrics = {"valid_error": progress.best_loss} if math.isfinite(progress.best_loss) else {}
     return training.outcome(metrics), model
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN time its ways to convolve the first time that it sees a size, and take the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,9 @@ def trainings(sizes: ConvNetSizes) -> list[Trainings]:
     """What notebook 09 compares."""
     count, make = len(COMPARED) * len(sizes.seeds), partial(_compare, sizes)
     answers = ["zl17.table1.v1.error"]
-    return [Trainings(NOTEBOOK, "Figure 7's network and its controls", sizes.task, count, make, answers, is_tested=True)]
+    return [
+        Trainings(NOTEBOOK, "Figure 7's network and its controls", sizes.task, count, make, answers, is_tested=True)
+    ]
 
 
 def _compare(sizes: ConvNetSizes, resources: Resources) -> None:
