@@ -308,7 +308,7 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 @cache
 def _refuse_missing(name: str) -> None:
-    """Raise DataError where a file of a data set is not here or damaged."""
+    """Raise DataError where a data set is not here whole, or damaged."""
     fetch(name, download=False)
 
 

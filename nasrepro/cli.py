@@ -313,7 +313,7 @@ def _data(options: argparse.Namespace) -> None:
     for split, path in found.items():
         print(f"{split:8} {path}")
     if not found:
-        print(f"{options.name} comes with Python or nasrepro: there is nothing to fetch")
+        print(f"{options.name} needs no files: there is nothing to fetch")
 
 
 def _report(options: argparse.Namespace) -> None:

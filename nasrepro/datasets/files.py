@@ -61,9 +61,11 @@ def _choice(dataset: DataSet, root: Root, download: bool | None) -> tuple[DataFi
     Where none is, the first that can be downloaded; or, where nothing may be, what is here in part.
     """
 
-    def merit(files: tuple[DataFile, ...]) -> tuple[bool, int, bool]:
+    def merit(files: tuple[DataFile, ...]) -> tuple[bool, bool, bool]:
         here = sum(any(path.is_file() for path in _places(dataset, file, root)) for file in files)
-        return here == len(files), 0 if _allowed(download) else here, any(file.urls for file in files)
+        if here == len(files):
+            return True, True, True
+        return False, here > 0 and not _allowed(download), any(file.urls for file in files)
 
     return max((dataset.files, *((archive,) for archive in dataset.archives)), key=merit)
 

@@ -169,6 +169,60 @@ def test_a_file_known_by_gits_digest_alone(monkeypatch, tmp_path):
         fetch("small", tmp_path, download=False)
 
 
+def test_a_file_known_by_md5_alone(monkeypatch, tmp_path):
+    md5 = "900150983cd24fb0d6963f7d28e17f72"  # of "abc", from RFC 1321, A.5
+    file = DataFile("all", "text.txt", 3, "", (), md5=md5)
+    monkeypatch.setitem(DATASETS, "small", DataSet("small", "small", "a test", "none", "none", (file,)))
+    path = tmp_path / "small" / "text.txt"
+    path.parent.mkdir()
+    path.write_bytes(b"abc")
+    assert fetch("small", tmp_path, download=False)["all"] == path
+    path.write_bytes(b"abd")
+    with pytest.raises(DataError, match=rf"expected MD5 {md5}, found \w{{32}}"):
+        fetch("small", tmp_path, download=False)
+
+
+@pytest.fixture
+def either(monkeypatch):
+    """Register a data set "small" of two files without an address, or an archive at the given one."""
+
+    def add(url: str) -> None:
+        files = tuple(DataFile(split, f"{split}.txt", len(CONTENT), SHA256, ()) for split in ("train", "test"))
+        archive = DataFile("all", "text.txt", len(CONTENT), SHA256, (url,))
+        monkeypatch.setitem(DATASETS, "small", DataSet("small", "small", "a test", "", "", files, (archive,)))
+
+    return add
+
+
+def test_files_or_an_archive_whichever_is_here(either, tmp_path):
+    folder = tmp_path / "small"
+    with server(whole) as url:
+        either(url)
+        assert fetch("small", tmp_path) == {"all": folder / "text.txt"}  # nothing was here, and one can be downloaded
+    (folder / "train.txt").write_bytes(CONTENT)
+    assert fetch("small", tmp_path) == {"all": folder / "text.txt"}
+    (folder / "test.txt").write_bytes(CONTENT)
+    assert fetch("small", tmp_path) == {split: folder / f"{split}.txt" for split in ("train", "test")}
+    (folder / "text.txt").unlink()
+    assert set(fetch("small", tmp_path, download=False)) == {"train", "test"}
+
+
+def test_what_is_missing_where_an_archive_would_do(either, tmp_path):
+    either("http://127.0.0.1:9/text.txt")
+    with pytest.raises(DataError, match=r"text\.txt of small is not on this machine.*nasrepro data fetch small"):
+        fetch("small", tmp_path, download=False)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "test.txt").write_bytes(CONTENT)
+    with pytest.raises(DataError, match=r"train\.txt of small is not on this machine.*nasrepro data fetch small"):
+        fetch("small", tmp_path, download=False)
+    with pytest.raises(DataError, match=r"text\.txt of small could not be downloaded"):
+        fetch("small", tmp_path)
+    (tmp_path / "small" / "train.txt").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=r"train\.txt is truncated.*delete it and run `nasrepro data fetch small`"):
+        fetch("small", tmp_path)
+    assert contents(tmp_path) == ["small/test.txt", "small/train.txt"]
+
+
 def test_ctrl_c_leaves_nothing(register, tmp_path):
     over = threading.Event()
     main = threading.main_thread().ident
