@@ -152,6 +152,7 @@ class ContrastNorm(nn.Module):
         steps = torch.arange(self.SIZE) - self.SIZE // 2
         line = torch.exp(-(steps**2) / (2 * self.SPREAD**2))
         self.register_buffer("window", torch.outer(line, line)[None, None] / line.sum() ** 2)  # (1, 1, 9, 9)
+        self.window: Tensor
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps (B, C, H, W) -> the same shape."""

@@ -55,13 +55,13 @@ class ImageSettings:
     """The share after which it is divided again."""
     drop: float = field(default=10.0, metadata=origin("inferred", "4.1", "as DenseNet's", paper="ZL17"))
     upsampled: int = field(
-        default=40, metadata=origin("guessed", "4.1", "the size that images are upsampled to", paper="ZL17")
+        default=36, metadata=origin("guessed", "4.1", "the size that images are upsampled to", paper="ZL17")
     )
     """Side in pixels that training images are upsampled to, bilinearly, before crops of their own size are cut."""
     flipped: bool = field(default=True, metadata=origin("stated", "4.1", paper="ZL17"))
     """Whether half of all crops are mirrored, left to right."""
     evaluated_on: Literal["image", "crop", "whole"] = field(
-        default="whole", metadata=origin("guessed", "4.1", "what a trained network is shown", paper="ZL17")
+        default="crop", metadata=origin("guessed", "4.1", "what a trained network is shown", paper="ZL17")
     )
     """The image as it is, the middle of the upsampled image, or all of the upsampled image."""
     counted_epochs: int = field(default=5, metadata=origin("stated", "4.1", paper="ZL17"))
@@ -132,16 +132,16 @@ class ImageStep:
 
     def __init__(self, model: ImageClassifier, crops: Crops, labels: Tensor, settings: ImageSettings) -> None:
         self.model, self.crops, self.labels, self.settings = model, crops, labels, settings
-        self.parameters = list(model.parameters())
-        self.momentum = [torch.zeros_like(each) for each in self.parameters]
+        self.weights: list[Tensor] = list(model.parameters())
+        self.momentum = [torch.zeros_like(each) for each in self.weights]
         self.rate = torch.zeros((), device=labels.device)
         self.loss = torch.zeros((), dtype=torch.float64, device=labels.device)
         self._step = RecordedFunction(self.descend)
 
     def descend(self, chosen: Tensor) -> tuple[Tensor]:
         """chosen (4, B): numbers of images, top and left pixel of their crops, mirrored or not -> the mean loss ()."""
-        for parameter in self.parameters:
-            parameter.grad = None
+        for weight in self.weights:
+            weight.grad = None
         loss = self.model_loss(self.crops.cut(*chosen), self.labels[chosen[0]])
         loss.backward()
         self._descend_gradient()
@@ -156,22 +156,22 @@ class ImageStep:
     @torch.no_grad()
     def _descend_gradient(self) -> None:
         """Nesterov's step as torch.optim.SGD takes it: v = m v + g, w -= rate (g + m v), g with the weights' decay."""
-        gradients = [each.grad for each in self.parameters]
+        gradients = [each.grad for each in self.weights if each.grad is not None]
         decay, momentum = self.settings.weight_decay, self.settings.momentum
         if self.rate.is_cuda:
             how: Any = {"weight_decay": decay, "momentum": momentum, "dampening": 0.0, "nesterov": True}
             torch._fused_sgd_(
-                self.parameters, gradients, self.momentum, lr=self.rate, maximize=False, is_first_step=False, **how
+                self.weights, gradients, self.momentum, lr=self.rate, maximize=False, is_first_step=False, **how
             )
             return
-        torch._foreach_add_(gradients, self.parameters, alpha=decay)
+        torch._foreach_add_(gradients, self.weights, alpha=decay)
         torch._foreach_mul_(self.momentum, momentum)
         torch._foreach_add_(self.momentum, gradients)
         torch._foreach_add_(gradients, self.momentum, alpha=momentum)
-        torch._foreach_add_(self.parameters, gradients, alpha=-self.rate.item())
+        torch._foreach_add_(self.weights, gradients, alpha=-self.rate.item())
 
     def over_all(self, rate: float, generator: torch.Generator) -> float:
-        """A step on every batch of an epoch, in a new order: the mean loss of all images in nats, perhaps not finite."""
+        """A step on every batch of an epoch, in a new order: the mean loss of an image in nats, perhaps not finite."""
         self.model.train()
         self.rate.fill_(rate)
         self.loss.zero_()
@@ -231,7 +231,7 @@ def build(net: ConvNet, shape: Shape, seed: int, device: str) -> ImageClassifier
     on_gpu = device.startswith("cuda")
     generator = torch.Generator().manual_seed(seed)
     model = ImageClassifier(net, shape, generator=generator, multiple=8 if on_gpu else 1)
-    return model.to(device, memory_format=torch.channels_last)
+    return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def train(

@@ -40,5 +40,6 @@ EXPERIMENT = Experiment(
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
+    shipped={"night": ("cifar10-figure-7.jsonl.gz",)},
     named=zoo,
 )
