@@ -1,7 +1,7 @@
 """ZL17's convolutional half (section 4.1): searches by its controller, and the network of Figure 7 with its controls.
 
 Notebook 08 shows how the controller writes networks, notebook 09 the rows of Table 1. Each search is a list of
-trainings of its own, so that several can be made side by side, by `nasrepro record zl17_convnets --only "digits, seed 1"`.
+trainings of its own, so that several can be made side by side: `nasrepro record zl17_convnets --only "digits, seed 1"`.
 """
 
 from functools import partial

@@ -78,8 +78,8 @@ class ConvNetSizes:
     """Seeds of each network of Table 1."""
 
 
-# A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them need smaller steps than 45,000 images do, and
-# networks with a sixth of the paper's filters: then one is trained in a second, and errors lie between 5 and 40 percent.
+# A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them are passed over in smaller batches than 45,000
+# images are. With a fifth of the paper's filters a network is trained in a second, and errors lie between 5 and 40 %.
 _DIGITS = ImageTask(
     "digits",
     training=ImageSettings(epochs=4, batch=32, upsampled=10, flipped=False, counted_epochs=1),
