@@ -38,22 +38,28 @@ TOP = (1, 5, 15)
 def replay(
     table: TokenTable, controllers: Mapping[str, PolicyGradientSettings], seeds: Sequence[int], samples: int
 ) -> dict[str, TableRuns]:
-    """Searches of every kind, one for each seed, by the kind's name: random search, evolution, and these controllers.
-
-    A controller's searches are shared out among the processor's cores.
-    """
+    """Searches of every kind, one for each seed, by its name: random search, evolution, and these controllers."""
     found = {RANDOM: random_runs(table, seeds, samples), EVOLUTION: evolution_runs(table, seeds, samples)}
-    shares = [part.tolist() for part in np.array_split(seeds, min(CORES, len(seeds)))]
-    with torch_threads(1), ThreadPoolExecutor(len(shares)) as pool:  # torch lets go of Python while it computes
-        for name, learning in controllers.items():
-            search = partial(controller_runs, table, samples=samples, learning=learning)
-            parts = [*pool.map(search, shares)]
-            found[name] = TableRuns(
-                tuple(seeds),
-                np.concatenate([part.rewards for part in parts])[:, :samples],
-                np.concatenate([part.scores for part in parts])[:, :samples],
-            )
-    return found
+    return found | {name: _by_controller(table, learning, seeds, samples) for name, learning in controllers.items()}
+
+
+_TOGETHER = 50
+"""Controllers that learn in step: of so many, what Python does between two steps is a small part."""
+
+
+def _by_controller(
+    table: TokenTable, learning: PolicyGradientSettings, seeds: Sequence[int], samples: int
+) -> TableRuns:
+    """As `controller_runs`, shared out among the processor's cores, and cut to so many samples."""
+    groups = CORES * -(-len(seeds) // (CORES * _TOGETHER))  # equally many for every core
+    shares = [part.tolist() for part in np.array_split(seeds, min(groups, len(seeds)))]
+    with torch_threads(1), ThreadPoolExecutor(CORES) as pool:  # compiled code and torch let go of Python
+        parts = [*pool.map(partial(controller_runs, table, samples=samples, learning=learning), shares)]
+    return TableRuns(
+        tuple(seeds),
+        np.concatenate([part.rewards[:, :samples] for part in parts]),
+        np.concatenate([part.scores[:, :samples] for part in parts]),
+    )
 
 
 def published_table() -> TokenTable | None:
