@@ -161,17 +161,29 @@ def progress(runs: TableRuns, at: Sequence[int], window: int = 32, top: Sequence
     the one that earned the highest reward so far, which is all that a search knows. `top5` is the mean score of the
     five with the best scores so far, as in ZL17's Figure 6: repeated draws count each time, as its models do.
 
-    Raises ValueError for a number of samples that the runs do not have.
+    A table lists fewer samples before more. Raises ValueError for a number of samples that the runs do not have.
     """
     if not at or not 0 < min(at) <= max(at) <= runs.scores.shape[1]:
         raise ValueError(f"at names numbers of samples from 1 to {runs.scores.shape[1]}, got {list(at)}")
-    tables = []
-    for count in at:
-        scores, rewards = runs.scores[:, :count], runs.rewards[:, :count]
-        best = np.where(np.isnan(rewards), -np.inf, rewards).argmax(1)  # (seeds,)
-        table = pd.DataFrame({"seed": runs.seeds, "samples": count, "window": scores[:, -window:].mean(1)})
-        table["best"] = np.take_along_axis(scores, best[:, None], 1)[:, 0]
+    tables, before = [], 0
+    leaders = np.full((len(runs.seeds), max(top, default=1)), -np.inf)  # the best scores so far, from the best down
+    earned, best = np.full(len(runs.seeds), -np.inf), runs.scores[:, 0]  # the highest reward, and what is worth so much
+    for count in sorted({*at}):
+        scores, rewards = runs.scores[:, before:count], np.nan_to_num(runs.rewards[:, before:count], nan=-np.inf)
+        first = rewards.argmax(1)[:, None]
+        is_better = np.take_along_axis(rewards, first, 1)[:, 0] > earned
+        best = np.where(is_better, np.take_along_axis(scores, first, 1)[:, 0], best)
+        earned = np.maximum(earned, rewards.max(1))
+        leaders = -_lowest(-np.concatenate([leaders, scores], 1), leaders.shape[1])
+        before = count
+        window_mean = runs.scores[:, max(0, count - window) : count].mean(1)
+        table = pd.DataFrame({"seed": runs.seeds, "samples": count, "window": window_mean, "best": best})
         for number in top:
-            table[f"top{number}"] = -np.partition(-scores, min(number, count) - 1, axis=1)[:, :number].mean(1)
+            table[f"top{number}"] = leaders[:, : min(number, count)].mean(1)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _lowest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """So many of the lowest values of each row, in their order."""
+    return np.sort(np.partition(values, count - 1, axis=1)[:, :count], axis=1)
