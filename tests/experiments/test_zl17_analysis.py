@@ -394,6 +394,9 @@ def test_comparable_is_within_the_noise_of_a_child(larger, spread, word):
     facts = analysis.comparable(table, "larger space", "scaled rate", np.float64(spread))
     json.dumps(facts)  # as the ledger writes them
     assert in_the_ledger("zl17.max_sin.comparable", facts) == word
+    said = analysis.comparable_told(facts)
+    assert f"**{facts['value']:+.3f}**" in said
+    assert ("not known yet" if np.isnan(spread) else f"{spread:.3f}") in said
 
 
 # ---- known cells, and those that were found

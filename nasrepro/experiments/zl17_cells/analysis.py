@@ -509,3 +509,14 @@ def comparable(progress: pd.DataFrame, larger: str, smaller: str, spread: float)
         "against": spread if known else None,
         "reason": f"ZL17 gives no value; comparable is below a margin of ours, the noise of a child: {margin}",
     }
+
+
+def comparable_told(facts: Facts) -> str:
+    """What `comparable` says, for people."""
+    low, high = facts["interval"] or (math.nan, math.nan)
+    margin = "not known yet" if facts["against"] is None else f"{facts['against']:.3f}"
+    return (
+        f"With more functions the best child's log perplexity is higher by **{facts['value']:+.3f}** (95% interval "
+        f"{low:+.3f} to {high:+.3f}, {facts['seeds']} searches of each kind). Comparable is what lies below the "
+        f"difference of seeds of one good cell, {margin}."
+    )
