@@ -1,8 +1,8 @@
 """ZL17's search for convolutional networks, and random search in the same space: settings of `token_search` (4.1)."""
 
 import random
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
 import torch
 
@@ -79,6 +79,10 @@ class ConvNetSearchSettings:
     def budget(self) -> int:
         """Networks to train."""
         return self.networks
+
+    def until(self, budget: int) -> Self:
+        """The same search, ending after so many networks."""
+        return replace(self, networks=budget)
 
     def proposer(self, _keep: Keep = make_anew, /) -> Propose[ConvNet]:
         """The controller learns while its search goes on; random search does not."""

@@ -17,10 +17,10 @@ rewards so far make of it, and a search that goes on works it out again, at some
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 
@@ -104,6 +104,10 @@ class TokenSearchSettings:
     def budget(self) -> int:
         """Cells to train."""
         return self.cells
+
+    def until(self, budget: int) -> Self:
+        """The same search, ending after so many cells."""
+        return replace(self, cells=budget)
 
     def proposer(self, _keep: Keep = make_anew, /) -> Propose[Cell]:
         """The controller learns while its search goes on; random search does not."""
