@@ -4,10 +4,11 @@ Notebook 08 shows how the controller writes networks, notebook 09 the rows of Ta
 trainings of its own, so that several can be made side by side: `nasrepro record zl17_convnets --only "digits, seed 1"`.
 """
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
-from nasrepro.convnet import zoo
+from nasrepro.convnet import ConvNet, zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, ConvNetSizes, row
 from nasrepro.search.convnet_search import ConvNetSearchSettings
@@ -33,8 +34,14 @@ def _search(task: ImageTask, plan: ConvNetSearchSettings, resources: Resources) 
     resources.search(task, plan)
 
 
+def network(name: str, sizes: ConvNetSizes) -> ConvNet:
+    """A network of Table 1 by its name in the zoo, with as many filters as these sizes give it."""
+    layers = tuple(replace(layer, filters=layer.filters // sizes.divisor) for layer in zoo[name].layers)
+    return replace(zoo[name], layers=layers)
+
+
 def _compare(sizes: ConvNetSizes, resources: Resources) -> None:
-    rows = {row(name, seed): Job(zoo[name], seed) for seed, name in product(sizes.seeds, COMPARED)}
+    rows = {row(name, seed): Job(network(name, sizes), seed) for seed, name in product(sizes.seeds, COMPARED)}
     for name, found in evaluate_tests(sizes.task, rows, resources.record, resources.workers).items():
         print(f"{name}: {found.reason or found.metrics}")
 
