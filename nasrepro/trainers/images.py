@@ -112,7 +112,7 @@ class Crops:
             larger[start : start + _EVALUATED] = up.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         self.pixels = larger  # (N, side, side, C)
         self.mean = torch.cat(means)  # (N, 1, 1, 1)
-        self.scale = 1 / torch.cat(deviations).clamp(min=1 / math.sqrt(images[0].numel()))  # of one grey nothing is left
+        self.scale = 1 / torch.cat(deviations).clamp(min=1 / math.sqrt(images[0].numel()))
         self.down = torch.arange(self.height, device=device)
         self.across = torch.arange(self.width, device=device)
 
@@ -279,7 +279,8 @@ def train(
     are the same on every device.
 
     Raises ConvNetError where the images are too small for the network, ValueError where there are fewer classes than
-    labels or `upsampled` is less than the images' side, CheckpointError for a checkpoint of another training, DeviceError for a device that is not here.
+    labels or `upsampled` is less than the images' side, CheckpointError for a checkpoint of another training,
+    DeviceError for a device that is not here.
     """
     settings, device = settings or ImageSettings(), resolve(device)
     if net.classes < len(images.classes):
@@ -296,7 +297,7 @@ def train(
     step = ImageStep(model, crops, labels, settings)
     first_rate = settings.learning_rate if net.learning_rate is None else net.learning_rate
     progress = ImageProgress(first_rate, momentum=step.momentum)
-    identity = f"{net.canonical()}, {settings}, seed {seed}, data {images.hash}"
+    identity = f"network {net.hash}, {settings}, seed {seed}, data {images.hash}"
     training = Training(model, order, progress, identity, device, checkpoint, on_epoch, started)
     with _fastest_convolutions():
         for epoch in training.epochs(settings.epochs):
