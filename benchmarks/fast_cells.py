@@ -1,4 +1,4 @@
-"""How fast the fused cells and the fused decoder are on this machine's processor, beside what others offer.
+"""How fast cells, the decoder and training on images are on this machine's processor, beside what others offer.
 
     python benchmarks/fast_cells.py --out results/benchmarks            # about 10 minutes, best on a quiet machine
     python benchmarks/fast_cells.py --out FOLDER --small                # the same on tiny sizes: shows that all runs
@@ -12,6 +12,7 @@ Each part writes a table as soon as it is done, so Ctrl-C loses one part at most
     decoder       decoder.csv       softmax and cross-entropy over large vocabularies
     model         model.csv         tokens per second of the whole language model in training
     children      children.csv      candidates per hour in the search of notebook 04
+    images        images.csv        images per second in training a convolutional network, on one thread
 
 What is compared runs interleaved, in turning order, and ratios are taken within rounds. device.json says for each part
 on what, when, and with what versions it was measured. Rows with JAX need `pip install jax`.
@@ -36,6 +37,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from image_epochs import noise, our_epoch, plain_epoch
 from rivals import HAS_JAX, LoopLSTM, TorchModel, jax_lstm
 from scipy.stats import quantile_test
 from torch import Tensor, nn
@@ -43,6 +45,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import nasrepro as nr
+from nasrepro.convnet import ConvNet, Layer
 from nasrepro.datasets import Corpus, DataError, batchify
 from nasrepro.dsl import Cell
 from nasrepro.experiments.s17_language_model import EXPERIMENT as LANGUAGE_MODELS
@@ -53,6 +56,8 @@ from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.provenance import provenance
 from nasrepro.rnn.fused.plan import plan_cell
 from nasrepro.rnn.timing import benchmark
+from nasrepro.threads import torch_threads
+from nasrepro.trainers.images import ImageSettings
 from nasrepro.trainers.language_model import (
     LanguageModel,
     LanguageModelSettings,
@@ -440,6 +445,31 @@ def _per_hour(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     }
 
 
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def images(options: argparse.Namespace) -> Rows:
+    """Images per second in training six layers of 36 filters of 3 x 3; `ratio` is the time over the faster rival's.
+
+    On one thread, as a worker of a search trains. A rival's images are cut in its own process, or in two more.
+    """
+    depth, filters, size, count = (2, 4, 8, 128) if options.small else (6, 36, 32, 256)
+    net = ConvNet(tuple(Layer("conv", (number,), 3, 3, filters=filters) for number in range(depth)))
+    pixels, labels = noise(count, size)
+    settings = ImageSettings(upsampled=size + 4)
+    with torch_threads(1):
+        rivals: dict[str, Work] = {
+            f"torch: DataLoader, {workers} workers": plain_epoch(net, pixels, labels, settings, "cpu", workers)
+            for workers in (0, 2)
+        }
+        variants = {**rivals, "ours": our_epoch(net, pixels, labels, settings, "cpu")}
+        seconds = interleaved("images", variants, options.rounds)
+    base = min(rivals, key=lambda name: median(seconds[name]))
+    for name, row in compared(seconds, base).items():
+        facts = {"layers": depth, "filters": filters, "pixels": size, "batch": settings.batch}
+        yield {**facts, "training": name, "images per second": 1e3 * count / row["median ms"], **row}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "layers": layers,
     "layers-tuned": layers_tuned,
@@ -447,6 +477,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "decoder": decoder,
     "model": model,
     "children": children,
+    "images": images,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast cells are on a GPU: one layer, the decoder, whole training steps, and a forecast in hours.
+"""How fast cells and images are trained on a GPU: one layer, the decoder, whole steps, and epochs over images.
 
 TF32 in cuDNN and cuBLAS is set alike, off or on as the tables say.
 """
@@ -16,16 +16,19 @@ from typing import Any
 import pandas as pd
 import torch
 from gpu_checks import tf32
+from image_epochs import noise, our_epoch, plain_epoch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nasrepro as nr
 from nasrepro.controllers import draw_cells
+from nasrepro.convnet import ConvNet, Layer, zoo
 from nasrepro.rnn import interpreter
 from nasrepro.rnn.backend import LayerState, Options
 from nasrepro.rnn.fused import cuda
 from nasrepro.rnn.layer import RNNLayer
 from nasrepro.rnn.timing import benchmark
+from nasrepro.trainers.images import ImageSettings
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
 from nasrepro.trainers.optimise import sgd_step
@@ -252,6 +255,45 @@ def _training_step(model: LanguageModel, words: int, device: str) -> Callable[[]
         sgd_step(parameters, 1e-3, settings.clip)
 
     return step
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def images(device: str, small: bool, _: Path) -> pd.DataFrame:
+    """Images per second in training ZL17's Figure 7, beside the same network from torch's own parts.
+
+    Its images are cut one by one, by 2 or by 8 processes. cuDNN times its convolutions for both.
+    """
+    net = ConvNet((Layer("conv", (), 3, 3, filters=4),)) if small else zoo["Figure 7"]
+    size, batches = (8, 2) if small else (32, 20)
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        settings = ImageSettings(upsampled=size + 4, precision=precision)
+        data = noise(batches * settings.batch, size)
+        with tf32(True), _timed_convolutions():
+            variants: dict[tuple[str, str], Callable[[], Any]] = {
+                ("torch", f"DataLoader, {workers} workers"): plain_epoch(net, *data, settings, device, workers)
+                for workers in ((0,) if small else (2, 8))
+            }
+            variants["ours", "graphs"] = our_epoch(net, *data, settings, device)
+            timed = list(_time(variants, 2 if small else 12, device))
+        count = len(data[1])
+        rows += [
+            {"precision": precision, "TF32": True, **row, "images per s": 1000 * count / row["median ms"]}
+            for row in timed
+        ]
+    return pd.DataFrame(rows)
+
+
+@contextmanager
+def _timed_convolutions() -> Iterator[None]:
+    """Let cuDNN time its ways to convolve, as training does."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 # --- how it is run ---------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ structure    The tests marked `gpu`, but for the longest; then every zoo cell, f
              relative errors of values and gradients with products in float32, TF32 and bfloat16.
 speed        One layer, forward and backward: cuDNN's LSTM and GRU, and cells fused (CUDA graphs), fused launch by
              launch, and eager; cells whose steps torch.compile has compiled. The longest test. Tokens per second of a
-             language model's training step. Linear layer and cross-entropy, fused and by torch. What a night's
-             trainings would take.
+             language model's training step. Linear layer and cross-entropy, fused and by torch. Images per second of
+             ZL17's Figure 7 in training, beside torch's own parts. What a night's trainings would take.
 profile      Kernels, launches and synchronisations of a training step, the GPU's time against the clock's; and epochs
              of translation with CUDA graphs of whole steps, of layers alone, and with none.
 night        What the experiments would train in a night (profile `night`): what answers most entries of the papers per
@@ -89,6 +89,7 @@ PARTS = (
     Part("gpu tests: values", "speed", 90, partial(checks.gpu_tests, LONGEST_TEST), gpu_only=True),
     Part("models", "speed", 10, speed.models),
     Part("decoder", "speed", 5, speed.decoder),
+    Part("images", "speed", 90, speed.images),
     Part("forecast", "speed", 30, trainings.forecast),
     *(
         Part(f"graphs of {what}", "profile", seconds, partial(profiling.graphs, what), "multi30k", gpu_only=True)
@@ -219,7 +220,7 @@ def _code() -> str:
     here = Path(__file__).resolve().parent
     package = [path for path in (here.parent / "nasrepro").rglob("*") if path.suffix in {".py", ".c", ".h", ".lark"}]
     digest = hashlib.sha256()
-    for path in sorted([*package, Path(__file__), *here.glob("gpu_*.py")]):
+    for path in sorted([*package, Path(__file__), here / "image_epochs.py", *here.glob("gpu_*.py")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

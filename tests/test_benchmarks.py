@@ -15,11 +15,13 @@ import pytest
 import torch
 
 import nasrepro as nr
+from nasrepro import convnet
 from nasrepro.controllers import draw_cells
 from nasrepro.datasets.registry import DataError, DataFile, DataSet
 from nasrepro.experiments import EXPERIMENTS
 from nasrepro.experiments.s17_translation.sizes import TABLE_3, table_3_row
 from nasrepro.rnn.recording import Recording
+from nasrepro.trainers.images import Crops, ImageSettings, build
 from nasrepro.trainers.translation import TranslationTask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +35,7 @@ COLUMNS = {
     "decoder": {"tokens", "words", "width", "decoder", *SPREAD},
     "model": {"words", "model", "tokens per second", *SPREAD},
     "children": {"cell", "seconds before", "seconds after", "children per hour before", "children per hour after"},
+    "images": {"layers", "filters", "pixels", "batch", "training", "images per second", *SPREAD},
 }
 
 
@@ -113,6 +116,30 @@ def test_the_loop_that_torch_compiles_is_an_lstm(fast_cells) -> None:
         )
     x = torch.randn(5, 3, 6)
     torch.testing.assert_close(loop(x)[0], lstm(x)[0])
+
+
+def test_images_are_timed_on_one_network_and_cut_alike(fast_cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    import image_epochs
+
+    def both(net: convnet.ConvNet) -> tuple[torch.nn.Module, torch.nn.Module]:
+        ours, theirs = build(net, (3, 8, 8), 0, "cpu"), image_epochs.PlainConvNet(net)
+        theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+        return ours, theirs
+
+    both(convnet.zoo["Figure 7"])  # its weights fit
+    layers = (convnet.Layer("conv", (0,), 3, 5, filters=4), convnet.Layer("conv", (0, 1), 1, 3, filters=5))
+    net = convnet.ConvNet((*layers, convnet.Layer("conv", (1, 2), 3, 3, filters=6), layers[0]))
+    pixels, labels = image_epochs.noise(16, 8)
+    settings = ImageSettings(upsampled=8, flipped=False, batch=16)
+    with monkeypatch.context() as unmirrored:
+        unmirrored.setattr(torch.Tensor, "flip", lambda image, *_: image)
+        cut = torch.stack([image for image, _ in image_epochs.CutOneByOne(pixels, labels, 8)])
+    torch.testing.assert_close(cut, Crops(pixels, 8, "cpu").shown(0, 16, "image"))
+    ours, theirs = both(net)
+    torch.testing.assert_close(ours(cut), theirs(cut), rtol=1e-3, atol=1e-4)
+    epoch = image_epochs.our_epoch(net, pixels, labels, settings, "cpu")
+    assert epoch() == pytest.approx(epoch(), rel=1e-3)  # a rate of 0: nothing is learned
+    assert image_epochs.plain_epoch(net, pixels, labels, settings, "cpu", 0)() > 0
 
 
 @pytest.mark.slow

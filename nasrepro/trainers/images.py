@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from nasrepro import datasets
 from nasrepro.convnet import ConvNet, parse
@@ -35,6 +37,7 @@ VERSION = 1
 ERROR = Loss("valid_error", "validation error in percent")
 
 _EVALUATED = 500  # images at a time where nothing is learned; changes no number but by rounding
+_BAR_AFTER = 3.0  # seconds after which an epoch shows how far it is
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,14 @@ class Crops:
     """Images (N, C, H, W) as bytes on the device, upsampled to `side` x `side`, whitened as they are cut.
 
     Each image's own mean is taken from it, and the rest divided by its standard deviation, as TensorFlow's "per image
-    whitening" did at the time (section 4.1: "whitening all the images"; that it is this one is guessed).
+    whitening" did at the time (section 4.1: "whitening all the images"; that it is this one is guessed). Raises
+    ValueError where `side` is less than the images'.
     """
 
     def __init__(self, images: Tensor, side: int, device: str) -> None:
         self.height, self.width = images.shape[2:]
+        if side < max(self.height, self.width):
+            raise ValueError(f"upsampled={side} is less than the {self.height} x {self.width} pixels of the images")
         pixels = images.to(device)
         means, deviations = [], []
         larger = torch.empty(len(images), side, side, images.shape[1], dtype=torch.uint8, device=device)
@@ -106,7 +112,7 @@ class Crops:
             larger[start : start + _EVALUATED] = up.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         self.pixels = larger  # (N, side, side, C)
         self.mean = torch.cat(means)  # (N, 1, 1, 1)
-        self.scale = 1 / torch.cat(deviations).clamp(min=1.0)
+        self.scale = 1 / torch.cat(deviations).clamp(min=1 / math.sqrt(images[0].numel()))
         self.down = torch.arange(self.height, device=device)
         self.across = torch.arange(self.width, device=device)
 
@@ -156,31 +162,40 @@ class ImageStep:
     @torch.no_grad()
     def _descend_gradient(self) -> None:
         """Nesterov's step as torch.optim.SGD takes it: v = m v + g, w -= rate (g + m v), g with the weights' decay."""
-        gradients = [each.grad for each in self.weights if each.grad is not None]
+        weights, gradients, moments = [], [], []
+        for weight, moment in zip(self.weights, self.momentum, strict=True):
+            if weight.grad is not None:  # nothing reads a layer whose weights have none
+                weights.append(weight)
+                gradients.append(_laid_out_as(weight, weight.grad))
+                moments.append(moment)
         decay, momentum = self.settings.weight_decay, self.settings.momentum
         if self.rate.is_cuda:
             how: Any = {"weight_decay": decay, "momentum": momentum, "dampening": 0.0, "nesterov": True}
-            torch._fused_sgd_(
-                self.weights, gradients, self.momentum, lr=self.rate, maximize=False, is_first_step=False, **how
-            )
+            kept = moments if momentum else []  # the kernel refuses to keep what it does not need
+            torch._fused_sgd_(weights, gradients, kept, lr=self.rate, maximize=False, is_first_step=False, **how)
             return
-        torch._foreach_add_(gradients, self.weights, alpha=decay)
-        torch._foreach_mul_(self.momentum, momentum)
-        torch._foreach_add_(self.momentum, gradients)
-        torch._foreach_add_(gradients, self.momentum, alpha=momentum)
-        torch._foreach_add_(self.weights, gradients, alpha=-self.rate.item())
+        torch._foreach_add_(gradients, weights, alpha=decay)
+        torch._foreach_mul_(moments, momentum)
+        torch._foreach_add_(moments, gradients)
+        torch._foreach_add_(gradients, moments, alpha=momentum)
+        torch._foreach_add_(weights, gradients, alpha=-self.rate.item())
 
-    def over_all(self, rate: float, generator: torch.Generator) -> float:
-        """A step on every batch of an epoch, in a new order: the mean loss of an image in nats, perhaps not finite."""
+    def over_all(self, rate: float, generator: torch.Generator, words: str = "") -> float:
+        """A step on every batch of an epoch, in a new order: the mean loss of an image in nats, perhaps not finite.
+
+        An epoch of more than a few seconds shows a bar, which `words` stand before.
+        """
         self.model.train()
         self.rate.fill_(rate)
         self.loss.zero_()
         order = self.draw(generator).to(self.labels.device)  # (4, N)
-        for number, chosen in enumerate(order.split(self.settings.batch, 1), 1):
-            (loss,) = self._step(chosen.contiguous())
-            self.loss += loss.double() * chosen.shape[1]
-            if number % 100 == 0 and not math.isfinite(self.loss.item()):
-                break
+        with _bar(words, order.shape[1]) as bar:
+            for number, chosen in enumerate(order.split(self.settings.batch, 1), 1):
+                (loss,) = self._step(chosen.contiguous())
+                self.loss += loss.double() * chosen.shape[1]
+                bar.update(chosen.shape[1])
+                if number % 100 == 0 and not math.isfinite(self.loss.item()):
+                    break
         return self.loss.item() / order.shape[1]
 
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -191,6 +206,18 @@ class ImageStep:
         left = torch.randint(side - self.crops.width + 1, (count,), generator=generator)
         mirrored = torch.randint(2, (count,), generator=generator) * int(self.settings.flipped)
         return torch.stack((order, top, left, mirrored))
+
+
+def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, its numbers in the order of the weight's: before torch 2.6 the fused step on a GPU asks for equal
+    strides, and those of a side of one pixel are anything."""
+    return gradient if gradient.stride() == weight.stride() else torch.empty_like(weight).copy_(gradient)
+
+
+def _bar(words: str, images: int) -> "tqdm[Any]":
+    """A bar that counts images, if they take long; none in the processes of a search, which has a bar of its own."""
+    is_worker = parent_process() is not None
+    return tqdm(total=images, desc=words, unit="image", delay=_BAR_AFTER, leave=False, disable=is_worker)
 
 
 def rounded(precision: str, device: torch.device) -> Any:
@@ -252,7 +279,8 @@ def train(
     are the same on every device.
 
     Raises ConvNetError where the images are too small for the network, ValueError where there are fewer classes than
-    labels, CheckpointError for a checkpoint of another training, DeviceError for a device that is not here.
+    labels or `upsampled` is less than the images' side, CheckpointError for a checkpoint of another training,
+    DeviceError for a device that is not here.
     """
     settings, device = settings or ImageSettings(), resolve(device)
     if net.classes < len(images.classes):
@@ -269,7 +297,7 @@ def train(
     step = ImageStep(model, crops, labels, settings)
     first_rate = settings.learning_rate if net.learning_rate is None else net.learning_rate
     progress = ImageProgress(first_rate, momentum=step.momentum)
-    identity = f"{net.canonical()}, {settings}, seed {seed}, data {images.hash}"
+    identity = f"network {net.hash}, {settings}, seed {seed}, data {images.hash}"
     training = Training(model, order, progress, identity, device, checkpoint, on_epoch, started)
     with _fastest_convolutions():
         for epoch in training.epochs(settings.epochs):
@@ -277,10 +305,12 @@ def train(
                 kept.copy_(now)  # those of a checkpoint; otherwise they are the same
             progress.momentum = step.momentum
             progress.learning_rate = settings.rate(epoch, first_rate)
-            train_loss = step.over_all(progress.learning_rate, order)
+            train_loss = step.over_all(progress.learning_rate, order, f"epoch {epoch} of {settings.epochs}")
             error = loss = math.inf
             if math.isfinite(train_loss):
                 error, loss = evaluate(model, valid, valid_labels, settings)
+            if not math.isfinite(loss):  # of scores that are no numbers one is the largest all the same
+                error = math.inf
             counts = epoch > settings.epochs - settings.counted_epochs
             training.note(error, counts=counts, train_loss=train_loss, valid_loss=loss, valid_error=error)
     metrics = {"valid_error": progress.best_loss} if math.isfinite(progress.best_loss) else {}

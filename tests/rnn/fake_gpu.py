@@ -183,7 +183,7 @@ class _Capture(TorchDispatchMode):
             return written[0] if func._schema.returns else None
         results = func(*args, **kwargs)
         if all(spec.alias_info is None for spec in func._schema.returns):  # else a view, which is no work
-            self.graph.gpu.reserved += sum(result.nbytes for result in tree_leaves(results))
+            self.graph.gpu.reserved += sum(result.nbytes for result in tree_leaves(results) if result is not None)
             self.graph.launches.append(lambda: _copy(func(*args, **kwargs), results))
         return results
 
@@ -214,7 +214,8 @@ def _is_written(spec: Any) -> bool:
 
 def _copy(results: Any, to: Any) -> None:
     for result, place in zip(tree_leaves(results), tree_leaves(to), strict=True):
-        place.copy_(result)
+        if place is not None:  # as the gradient of a bias that a convolution does not have
+            place.copy_(result)
 
 
 class CountOperators(TorchDispatchMode):
