@@ -8,6 +8,7 @@ import pandas as pd
 
 from nasrepro.convnet import zoo
 from nasrepro.experiments.arms import Facts
+from nasrepro.experiments.zl17_convnets import network
 from nasrepro.experiments.zl17_convnets.sizes import COMPARED, ConvNetSizes, row
 from nasrepro.report import papers, stats
 from nasrepro.search.record import Evaluation
@@ -67,7 +68,7 @@ def errors(found: Mapping[str, Evaluation], sizes: ConvNetSizes) -> pd.DataFrame
             "test error": sum(tested) / len(of),
             "low": edges[0],
             "high": edges[1],
-            "parameters": of[0].parameters,
+            "parameters": network(name, sizes).parameters(3 if sizes.task.images == "cifar10" else 1),
             "epochs": len(of[0].curve),
             "minutes": sum(one.seconds for one in of) / len(of) / 60,
             "device": of[0].device,
