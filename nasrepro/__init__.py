@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nasrepro import convnet as convnet
     from nasrepro import datasets as datasets
     from nasrepro import experiments as experiments
     from nasrepro import notebook as notebook
@@ -37,7 +38,7 @@ _HOME = {
     "RNN": "nasrepro.rnn",
     "Record": "nasrepro.search",
 }
-_ROOMS = ("datasets", "experiments", "notebook", "profiles", "worlds")
+_ROOMS = ("convnet", "datasets", "experiments", "notebook", "profiles", "worlds")
 
 __all__ = [*_HOME, *_ROOMS]
 

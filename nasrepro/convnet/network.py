@@ -13,6 +13,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+from nasrepro.convnet.drawing import to_svg
 from nasrepro.convnet.errors import ConvNetError
 from nasrepro.convnet.identity import canonical_order
 from nasrepro.convnet.layers import ADD as ADD
@@ -24,6 +25,7 @@ from nasrepro.convnet.layers import RELU, Layer
 from nasrepro.convnet.layers import TYPES as TYPES
 from nasrepro.convnet.layers import WINDOWED as WINDOWED
 from nasrepro.convnet.layers import Shape as Shape
+from nasrepro.convnet.pytorch import to_pytorch
 from nasrepro.convnet.structure import MAX_LAYERS as MAX_LAYERS
 from nasrepro.convnet.structure import Structure
 from nasrepro.convnet.text import to_text
@@ -64,7 +66,21 @@ class ConvNet(Structure):
         """The first 16 hex digits of the SHA-256 of the canonical form's text."""
         return sha256(str(self.canonical()).encode()).hexdigest()[:16]
 
-    # ---- JSON
+    # ---- other dresses
+
+    def to_svg(self) -> str:
+        """A drawing, the image at the bottom, skip connections as arcs (as in ZL17, Figure 7), as SVG text."""
+        return to_svg(self)
+
+    def to_pytorch(self, name: str = "GeneratedNet", channels: int = 3) -> str:
+        """Source of a standalone `torch.nn.Module` that needs nothing but torch, for images of so many channels."""
+        return to_pytorch(self, name, channels)
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg()
+
+    def _repr_html_(self) -> str:
+        return f"<div>{self.to_svg()}</div>"
 
     def to_json(self) -> str:
         """JSON text: {"format", "hash", and the fields}. `from_json` reads it back."""

@@ -106,7 +106,7 @@ class Structure:
 
     def conv_weights(self, channels: int = 3) -> int:
         """Weights of all filters, biases and batch normalisation not counted: the figure of ZL17's Table 1."""
-        shapes = self._depths(channels)
+        shapes = self.depths(channels)
         return sum(
             layer.filter_height * layer.filter_width * self.read_shape(number, shapes)[0] * layer.filters
             for number, layer in enumerate(self.layers, 1)
@@ -115,7 +115,7 @@ class Structure:
 
     def parameters(self, channels: int = 3) -> int:
         """All trained numbers: filters, a gain and a shift for each normalised map, and the classifier."""
-        shapes = self._depths(channels)
+        shapes = self.depths(channels)
         normalised = sum(shapes[n][0] for n, layer in enumerate(self.layers, 1) if layer.type in (CONV, BATCH_NORM))
         read = self.read_shape(len(self.layers) + 1, shapes)[0]
         return self.conv_weights(channels) + 2 * normalised + (read + 1) * self.classes
@@ -131,8 +131,8 @@ class Structure:
                 total += layer.filter_height * layer.filter_width * read * made * high * wide
         return total
 
-    def _depths(self, channels: int) -> list[Shape]:
-        """Shapes of which only the number of maps counts: such as images of any size have."""
+    def depths(self, channels: int) -> list[Shape]:
+        """Shapes of which only the number of maps counts, for images of any size, which are taken as one pixel."""
         found = [(channels, 1, 1)]
         for layer, inputs in zip(self.layers, self.connections, strict=True):
             found.append((layer.depth(layer.read([found[i] for i in inputs])[0]), 1, 1))
