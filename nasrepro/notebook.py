@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -240,6 +241,17 @@ class Run:
                 found += self.record.evaluations()
         made_on = _devices(one for one in found if one.task in (self.task.name, HeldOut(self.task).name))
         return ", ".join(sorted(made_on - {device_name(self._device)}))
+
+    def beside(self, experiment: str, profile: str) -> "Run":
+        """Another experiment, to look at what it ships under a profile, even where this run is fresh.
+
+        Figures, tables and findings stay this run's own.
+        """
+        other = copy(self)
+        other.profile, other.fresh, other.experiment = profiles.load(profile), False, experiments.load(experiment)
+        other.sizes = on_device(other.experiment.at(profile), self._device)
+        other._made_on, other._replayed = set(), None
+        return other
 
     # ---- searches
 

@@ -17,7 +17,7 @@ from nasrepro.report.speed import gpu_section, model_speed_table, speed_table
 
 
 def ship(folder: Path, records: Path) -> list[str]:
-    """Copy the findings of a profile's results (as shipped ones) and the README's pictures to the records' folder.
+    """Copy the findings of a profile's results (as shipped ones), and what the README shows, to the records' folder.
 
     Returns the identifiers of the findings. Raises FileNotFoundError when the folder holds no results.
     """
@@ -27,8 +27,9 @@ def ship(folder: Path, records: Path) -> list[str]:
     found = {name: replace(finding, source="shipped") for name, finding in Ledger(folder).run.items()}
     write_findings(path, {**(read_findings(path) if path.exists() else {}), **found})
     for experiment in EXPERIMENTS.values():
-        if experiment.picture and (folder / experiment.picture).exists():
-            shutil.copyfile(folder / experiment.picture, records / experiment.picture)
+        for name in filter(None, (experiment.picture, *experiment.tables)):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, records / name)
     return list(found)
 
 

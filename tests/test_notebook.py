@@ -434,6 +434,25 @@ def test_looking_into_the_shipped_record_does_not_change_the_data_in_use(run: Ru
     assert run.data is used
 
 
+def test_another_experiments_record_is_looked_at_beside_ones_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record()
+    made = run.evaluations([zoo["GRU"]], (1,))[0]
+    record.put(made)
+    record.export(tmp_path / "shipped.jsonl.gz")
+    monkeypatch.setattr(notebook, "records_folder", lambda: tmp_path)
+    monkeypatch.setenv("NASREPRO_RESULTS", str(tmp_path / "elsewhere"))
+    sizes = {"quick": TINY.sizes["smoke"]}
+    other = replace(SHIPPED, name="other", sizes=sizes, shipped={"quick": ("shipped.jsonl.gz",)})
+    monkeypatch.setattr(experiments, "load", {"other": other}.__getitem__)
+    mine = begin("03", fresh=True)
+    beside = mine.beside("other", "quick")
+    assert beside.recorded(TASK) == beside.evaluations([zoo["GRU"]], (1,)) == [made]
+    assert beside.folder == mine.folder
+    assert (mine.fresh, mine.profile, mine.experiment, mine.data) == (True, SMOKE, TINY, None)
+
+
 def test_what_records_hold_is_looked_up_without_training_or_data(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,19 +1,24 @@
 """Many token controllers that learn side by side, each alone, computed together.
 
-One search says little, and the networks are so small that a processor spends its time on everything but arithmetic. A
-hundred of them, stacked, take some ten times as long as one. Each is what `TokenAgent` and `Reinforce` would be with
-its seed: the same weights, the same draws, the same steps.
+One search says little, and the networks are so small that a processor spends its time on everything but arithmetic. So
+compiled C goes over them; torch does otherwise, stacked, where C cannot be compiled, several times slower. Each is what
+`TokenAgent` and `Reinforce` would be with its seed: the same weights, the same draws, the same steps.
 """
 
+import math
+import warnings
 from collections.abc import Sequence
-from functools import reduce
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from nasrepro.controllers.reinforce import Advantages, PolicyGradientSettings
-from nasrepro.controllers.token_agent import TokenAgent, TokenAgentSettings, draw, entropies
+from nasrepro.controllers.reinforce import PolicyGradientSettings
+from nasrepro.controllers.stacked import Networks, StackedInC, StackedInTorch
+from nasrepro.controllers.token_agent import TokenAgent, TokenAgentSettings
 from nasrepro.controllers.token_space import FixedSpace
+from nasrepro.native import NativeError
 from nasrepro.threads import torch_threads
 
 
@@ -29,20 +34,21 @@ class SideBySide:
         seeds: Sequence[int],
         settings: TokenAgentSettings | None = None,
         learning: PolicyGradientSettings | None = None,
+        compiled: bool = True,
     ) -> None:
+        """`compiled`: by compiled C, where it can be had."""
         self.space = space
         self.settings = settings or TokenAgentSettings()
         self.learning = learning or PolicyGradientSettings()
         self.children = self.learning.batch * self.learning.accumulate
         """Token strings of one step of a controller."""
         alone = [TokenAgent(space, self.settings, seed).state_dict() for seed in seeds]
-        self.weights = {name: nn.Parameter(torch.stack([each[name] for each in alone])) for name in alone[0]}
+        self._networks = _networks(space, self.settings, self.learning, alone, compiled)
+        self.weights = self._networks.weights
         """Those of `TokenAgent` by name, (controllers, ...)."""
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._advantages = [Advantages(self.learning) for _ in seeds]
-        self._optimiser = torch.optim.Adam(self.weights.values(), lr=self.learning.learning_rate)
-        self._log_probs = self._entropies = torch.empty(0)
-        self._layers: list[_Layer] = []
+        self._advantages = _Advantages(self.learning, len(alone))
+        self._is_asked = False
 
     @torch_threads(1)
     def ask(self) -> Tensor:
@@ -50,30 +56,10 @@ class SideBySide:
 
         What they teach is worked out from the very pass that drew them: the controllers do not change in between.
         """
-        count, children, places = len(self._generators), self.children, self.space.places
-        uniform = torch.stack([torch.rand(len(places), children, generator=each) for each in self._generators])
-        self._layers = [
-            _Layer([self.weights[f"lstm.{what}_l{layer}"] for what in _OF_A_LAYER], len(places), children)
-            for layer in range(self.settings.layers)
-        ]
-        embedding = self.weights["embedding.weight"]  # (controllers, rows + 1, units)
-        first_row, start = 0, embedding.shape[1] - 1
-        rows = torch.full((count, children), start)
-        tokens, picked, entropy = [], [], []
-        for place, numbers in zip(places, uniform.unbind(1), strict=True):
-            value = _rows_of(embedding, rows)  # (controllers, children, units)
-            for layer in self._layers:
-                value = layer.step(value)
-            own = slice(first_row, first_row + len(place.words))
-            out, bias = self.weights["out.weight"][:, own], self.weights["out.bias"][:, None, own]
-            policy = torch.log_softmax(torch.baddbmm(bias, value, out.mT), -1)  # (controllers, children, words)
-            tokens.append(draw(policy, numbers[..., None]))
-            picked.append(policy.gather(2, tokens[-1][..., None])[..., 0])
-            entropy.append(entropies(policy))
-            rows = first_row + tokens[-1]
-            first_row += len(place.words)
-        self._log_probs, self._entropies = torch.stack(picked).sum(0), torch.stack(entropy).mean(0)
-        return torch.stack(tokens, -1)
+        shape = len(self.space.places), self.children
+        uniform = torch.stack([torch.rand(*shape, generator=each) for each in self._generators])
+        self._is_asked = True
+        return self._networks.draw(uniform)
 
     @torch_threads(1)
     def tell(self, rewards: Tensor) -> None:
@@ -82,77 +68,71 @@ class SideBySide:
         nan where training failed. As in `Reinforce`, the baseline moves on with every batch. Raises ValueError where
         there is not one reward for each string that was asked for, or a reward is infinite.
         """
-        if rewards.shape != self._log_probs.shape:
-            raise ValueError(
-                f"rewards {tuple(rewards.shape)} for strings {tuple(self._log_probs.shape)}: "
-                "ask, then tell one for each"
-            )
-        measured = [
-            [value for batch in run.split(self.learning.batch) for value in advantages.of(_or_none(batch))[0]]
-            for run, advantages in zip(rewards, self._advantages, strict=True)
-        ]
-        gains = torch.tensor(measured) * self._log_probs + self.learning.entropy * self._entropies
-        self._optimiser.zero_grad()
-        (-gains.mean(1).sum()).backward()  # each controller's gradient is of its own mean alone
-        for layer in self._layers:
-            layer.backward()
-        self._shorten()
-        self._optimiser.step()
-        self._log_probs = self._entropies = torch.empty(0)
-
-    def _shorten(self) -> None:
-        """Limit the length of each controller's gradient."""
-        gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]  # (controllers,) each
-        share = (self.learning.clip / (reduce(torch.add, squares).sqrt() + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(share.view(-1, *[1] * (gradient.dim() - 1)))
+        strings = (len(self._generators), self.children) if self._is_asked else (0,)
+        if rewards.shape != strings:
+            raise ValueError(f"rewards {tuple(rewards.shape)} for strings {strings}: ask, then tell one for each")
+        if rewards.isinf().any():
+            raise ValueError("rewards must be finite, nan where training failed")
+        batches = np.split(rewards.double().numpy(), self.learning.accumulate, 1)
+        advantages = np.concatenate([self._advantages.of(batch) for batch in batches], 1)
+        self._networks.step(torch.from_numpy(advantages).float())
+        self._is_asked = False
 
 
-_OF_A_LAYER = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+class _Average:
+    """`reinforce.Average` of many."""
+
+    def __init__(self, decay: float, count: int) -> None:
+        self.decay = decay
+        self.total, self.weight = np.zeros(count), np.zeros(count)
+
+    def add(self, values: NDArray[np.float64], where: NDArray[np.bool_]) -> None:
+        self.total = np.where(where, self.decay * self.total + (1 - self.decay) * values, self.total)
+        self.weight = np.where(where, self.decay * self.weight + (1 - self.decay), self.weight)
+
+    def value(self, otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(self.weight > 0, self.total / np.where(self.weight > 0, self.weight, 1), otherwise)
 
 
-class _Layer:
-    """A layer of every controller's LSTM while it runs over one batch of strings.
+class _Advantages:
+    """`reinforce.Advantages` of many controllers at once: one by one would take as long as all that is compiled."""
 
-    Gradients of its weights are not summed step by step, which would cost more than all else: the steps' inputs and the
-    gradients of their gates are kept, and multiplied once.
-    """
+    def __init__(self, settings: PolicyGradientSettings, count: int) -> None:
+        self.settings = settings
+        self._baseline = _Average(settings.baseline_decay, count)
+        self._variance = _Average(settings.baseline_decay, count)
 
-    def __init__(self, weights: Sequence[Tensor], steps: int, children: int) -> None:
-        self._weights = weights
-        from_input, from_state, input_bias, state_bias = weights
-        with torch.no_grad():
-            self._matrix = torch.cat([from_input, from_state], 2).mT  # (controllers, 2 units, 4 units)
-            bias = (input_bias + state_bias)[:, None].expand(-1, children, -1)  # (controllers, children, 4 units)
-            self._biases = [bias.clone().requires_grad_() for _ in range(steps)]
-        self._inputs: list[Tensor] = []
-        self._hidden = self._memory = torch.zeros(len(from_input), children, from_state.shape[2])
-
-    def step(self, value: Tensor) -> Tensor:
-        """The next value of the layer: (controllers, children, units) both. Its gates are in torch's order."""
-        inputs = torch.cat([value, self._hidden], -1)
-        gates = torch.baddbmm(self._biases[len(self._inputs)], inputs, self._matrix)
-        self._inputs.append(inputs.detach())
-        take, keep, new, give = gates.chunk(4, -1)
-        self._memory = keep.sigmoid() * self._memory + take.sigmoid() * new.tanh()
-        self._hidden = give.sigmoid() * self._memory.tanh()
-        return self._hidden
-
-    def backward(self) -> None:
-        """Give the weights their gradients, once those of the steps are known."""
-        gates = torch.cat([bias.grad for bias in self._biases if bias.grad is not None], 1)
-        both = gates.mT @ torch.cat(self._inputs, 1)  # (controllers, 4 units, 2 units)
-        from_input, from_state, input_bias, state_bias = self._weights
-        from_input.grad, from_state.grad = both.split(from_state.shape[2], 2)
-        input_bias.grad, state_bias.grad = gates.sum(1), gates.sum(1)
+    def of(self, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The advantages of a batch of each, (controllers, batch) both; nan where training failed."""
+        failed = np.isnan(rewards)
+        good = (~failed).sum(1)  # (controllers,)
+        mean = np.where(failed, 0.0, rewards).sum(1) / np.maximum(good, 1)
+        baseline = self._baseline.value(mean)
+        squares = np.where(failed, 0.0, (rewards - baseline[:, None]) ** 2).sum(1) / np.maximum(good, 1)
+        self._variance.add(squares, good > 0)
+        self._baseline.add(mean, good > 0)
+        ahead = np.where(failed, self.settings.failed, rewards) - baseline[:, None]
+        if self.settings.scale:
+            deviation = np.sqrt(self._variance.value(np.zeros(len(rewards))))
+            ahead /= np.where(deviation > 0, deviation, 1.0)[:, None]
+        return ahead if math.isinf(self.settings.limit) else ahead.clip(-self.settings.limit, self.settings.limit)
 
 
-def _rows_of(table: Tensor, rows: Tensor) -> Tensor:
-    """Each controller's rows of its own table: (controllers, n, units), (controllers, children) -> (..., units)."""
-    begins = table.shape[1] * torch.arange(len(table))[:, None]
-    return nn.functional.embedding(begins + rows, table.flatten(0, 1))
+_failed: list[NativeError] = []  # why C could not be compiled, which is not tried again
 
 
-def _or_none(rewards: Tensor) -> list[float | None]:
-    return [None if reward != reward else reward for reward in rewards.tolist()]
+def _networks(
+    space: FixedSpace,
+    settings: TokenAgentSettings,
+    learning: PolicyGradientSettings,
+    alone: list[dict[str, Tensor]],
+    compiled: bool,
+) -> Networks:
+    if compiled and not _failed:
+        try:
+            return StackedInC(space, settings, learning, alone)
+        except NativeError as error:
+            _failed.append(error)
+            warning = f"controllers side by side run without compiled code, slower: {error}"
+            warnings.warn(warning, RuntimeWarning, stacklevel=4)
+    return StackedInTorch(space, settings, learning, alone)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nasrepro.convnet.network import BATCH_NORM, CONV, MAX_POOL, ConvNet, Layer, Shape
+from nasrepro.convnet.layers import ADD, BATCH_NORM, CONV, MAX_POOL, RELU, Layer, Shape
+from nasrepro.convnet.network import ConvNet
 
 _EPSILON = 1e-5
 """Added to the variance by batch normalisation: torch's, and DenseNet's."""
@@ -38,13 +39,11 @@ class ImageClassifier(nn.Module):
         self.read_by_classifier = network.read_by_classifier
         network.shapes(*shape)  # raises where the images are too small
         types = {layer.type for layer in network.layers}
-        self.multiple = multiple if types <= {CONV, MAX_POOL} else 1  # others would fill the maps that are added
-        depths = [_Depth.of(shape[0], self.multiple)]
+        self.multiple = multiple if types <= {CONV, MAX_POOL, ADD} else 1  # others would fill the maps that are added
+        depths = _depths(network, shape[0], self.multiple)
         layers: list[nn.Module] = []
-        for layer, inputs in zip(network.layers, network.connections, strict=True):
-            read = _Depth.joined([depths[i] for i in inputs])
-            layers.append(_module(layer, read, self.multiple, generator))
-            depths.append(_Depth.of(layer.filters, self.multiple) if layer.type == CONV else read)
+        for number, (layer, inputs) in enumerate(zip(network.layers, network.connections, strict=True), 1):
+            layers.append(_module(layer, [depths[i] for i in inputs], depths[number], generator))
         self.layers = nn.ModuleList(layers)
         read = _Depth.joined([depths[i] for i in self.read_by_classifier])
         self.classifier = nn.Linear(read.width, network.classes)
@@ -59,20 +58,10 @@ class ImageClassifier(nn.Module):
         added = -images.shape[1] % self.multiple
         maps = [F.pad(images, (0, 0, 0, 0, 0, added)) if added else images]
         for layer, inputs in zip(self.layers, self.network.connections, strict=True):
-            maps.append(layer(self._join([maps[i] for i in inputs])))
-        last = self._join([maps[i] for i in self.read_by_classifier])  # (B, C, H, W)
+            read = [maps[i] for i in inputs]
+            maps.append(layer(read if isinstance(layer, Addition) else _joined(read)))
+        last = _joined([maps[i] for i in self.read_by_classifier])  # (B, C, H, W)
         return self.classifier(last.mean((2, 3)))
-
-    def _join(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C_i, H_i, W_i) -> (B, sum of C_i, H, W), the smaller ones padded with zeros (rule 3)."""
-        if len(maps) == 1:
-            return maps[0]
-        high, wide = max(each.shape[2] for each in maps), max(each.shape[3] for each in maps)
-        padded = [
-            each if each.shape[2:] == (high, wide) else F.pad(each, (0, wide - each.shape[3], 0, high - each.shape[2]))
-            for each in maps
-        ]
-        return torch.cat(padded, 1)
 
 
 class _Depth:
@@ -94,16 +83,33 @@ class _Depth:
         return cls(width, real)
 
 
-def _module(layer: Layer, read: _Depth, multiple: int, generator: torch.Generator) -> nn.Module:
+def _depths(network: ConvNet, channels: int, multiple: int) -> list[_Depth]:
+    """The maps of the image and of each layer."""
+    depths = [_Depth.of(channels, multiple)]
+    for layer, inputs in zip(network.layers, network.connections, strict=True):
+        read = [depths[i] for i in inputs]
+        if layer.type == CONV:
+            depths.append(_Depth.of(layer.filters, multiple))
+        else:
+            depths.append(max(read, key=lambda each: len(each.real)) if layer.type == ADD else _Depth.joined(read))
+    return depths
+
+
+def _module(layer: Layer, read: list[_Depth], made: _Depth, generator: torch.Generator) -> nn.Module:
     if layer.type == CONV:
-        return Convolution(layer, read, _Depth.of(layer.filters, multiple), generator)
+        return Convolution(layer, _Depth.joined(read), made, generator)
+    if layer.type == ADD:
+        return Addition(layer, read, made)
     if layer.type == MAX_POOL:
         return MaxPool(layer)
-    return nn.BatchNorm2d(read.width, eps=_EPSILON) if layer.type == BATCH_NORM else ContrastNorm()
+    return nn.BatchNorm2d(made.width, eps=_EPSILON) if layer.type == BATCH_NORM else ContrastNorm()
 
 
 class Convolution(nn.Module):
-    """Filters, batch normalisation and a rectifier: maps (B, read, H, W) -> (B, filters, ceil(H/s), ceil(W/s))."""
+    """Filters, batch normalisation and a rectifier: maps (B, read, H, W) -> (B, filters, ceil(H/s), ceil(W/s)).
+
+    The rectifier is left out where the layer's activation is the identity.
+    """
 
     def __init__(self, layer: Layer, read: _Depth, made: _Depth, generator: torch.Generator) -> None:
         super().__init__()
@@ -116,11 +122,32 @@ class Convolution(nn.Module):
         weight[: layer.filters, read.real] = drawn
         self.weight = nn.Parameter(weight)
         self.norm = nn.BatchNorm2d(made.width, eps=_EPSILON)
+        self.is_rectified = layer.activation == RELU
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps (B, read, H, W) -> (B, filters, ceil(H/s), ceil(W/s))."""
         maps, padding = _padded(maps, self.window)
-        return F.relu(self.norm(F.conv2d(maps, self.weight, None, self.stride, padding)))
+        made = self.norm(F.conv2d(maps, self.weight, None, self.stride, padding))
+        return F.relu(made) if self.is_rectified else made
+
+
+class Addition(nn.Module):
+    """The sum of maps of several layers, padded with zeros to the largest in number and size, and a rectifier."""
+
+    def __init__(self, layer: Layer, read: Sequence[_Depth], made: _Depth) -> None:
+        super().__init__()
+        # Maps that were added to shallower inputs would meet maps of the network: they are cut off.
+        self.cut = [None if len(each.real) == len(made.real) else len(each.real) for each in read]
+        self.width = made.width
+        self.is_rectified = layer.activation == RELU
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C_i, H_i, W_i) -> (B, largest C, largest H, largest W)."""
+        high, wide = _largest(maps)
+        total = _padded_to(maps[0][:, : self.cut[0]], self.width, high, wide)
+        for each, kept in zip(maps[1:], self.cut[1:], strict=True):
+            total = total + _padded_to(each[:, :kept], self.width, high, wide)
+        return F.relu(total) if self.is_rectified else total
 
 
 class MaxPool(nn.Module):
@@ -149,9 +176,10 @@ class ContrastNorm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        steps = torch.arange(self.SIZE) - self.SIZE // 2
+        steps = torch.arange(self.SIZE, dtype=torch.float64) - self.SIZE // 2
         line = torch.exp(-(steps**2) / (2 * self.SPREAD**2))
-        self.register_buffer("window", torch.outer(line, line)[None, None] / line.sum() ** 2)  # (1, 1, 9, 9)
+        window = torch.outer(line, line)[None, None] / line.sum() ** 2  # (1, 1, 9, 9)
+        self.register_buffer("window", window, persistent=False)
         self.window: Tensor
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -163,6 +191,23 @@ class ContrastNorm(nn.Module):
     def _around(self, maps: Tensor) -> Tensor:
         """The weighted mean of all maps around each pixel, (B, 1, H, W)."""
         return F.conv2d(maps.mean(1, keepdim=True), self.window.to(maps.dtype), padding=self.SIZE // 2)
+
+
+def _joined(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C_i, H_i, W_i) -> (B, sum of C_i, H, W), the smaller ones padded with zeros (rule 3)."""
+    high, wide = _largest(maps)
+    padded = [_padded_to(each, each.shape[1], high, wide) for each in maps]
+    return torch.cat(padded, 1) if len(padded) > 1 else padded[0]
+
+
+def _largest(maps: Sequence[Tensor]) -> tuple[int, int]:
+    return max(each.shape[2] for each in maps), max(each.shape[3] for each in maps)
+
+
+def _padded_to(maps: Tensor, depth: int, high: int, wide: int) -> Tensor:
+    """Maps with zeros behind them, below them and at their right up to (B, depth, high, wide)."""
+    missing = (depth - maps.shape[1], high - maps.shape[2], wide - maps.shape[3])
+    return F.pad(maps, (0, missing[2], 0, missing[1], 0, missing[0])) if any(missing) else maps
 
 
 def _padded(maps: Tensor, window: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -9,7 +9,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from nasrepro.convnet.network import CONV, ConvNet, Layer
+from nasrepro.convnet.layers import CONV, Layer
+from nasrepro.convnet.network import ConvNet
 
 _FIGURE_7 = (
     (3, 3, 36, (0,)),
@@ -46,6 +47,12 @@ def with_all_skips(net: ConvNet) -> ConvNet:
     """The same layers, each of which reads all before it, but not the image (ZL17 section 4.1: 5.56 %)."""
     layers = tuple(replace(layer, inputs=tuple(range(1, n)) or (0,)) for n, layer in enumerate(net.layers, 1))
     return replace(net, layers=layers, output=())
+
+
+def scaled(net: ConvNet, by: float) -> ConvNet:
+    """The same layers, each with `by` times as many filters, rounded, one at least."""
+    layers = (replace(each, filters=max(1, round(each.filters * by))) for each in net.layers if each.type == CONV)
+    return replace(net, layers=tuple(next(layers) if each.type == CONV else each for each in net.layers))
 
 
 zoo: Mapping[str, ConvNet] = {

@@ -112,6 +112,8 @@ class Experiment(Generic[S]):
     """By the name of a place in the README, what stands there; made from the folder of the shipped records."""
     picture: str = ""
     """The figure that the README shows, if any: the name of its file."""
+    tables: tuple[str, ...] = ()
+    """Tables of its notebook that the README tells of: the names of their files."""
 
     def __post_init__(self) -> None:
         if "<" in self.seconds.__qualname__:  # <lambda>, <locals>

@@ -1,4 +1,4 @@
-"""ZL17's search: a controller writes token strings, their cells are trained, and it learns from the rewards.
+"""ZL17's search: a controller writes token strings, what they describe is trained, and it learns from the rewards.
 
 Here is the plan of such a search, and of random search in the same space, ZL17's second control (section 4.2);
 `loop.search` runs it. ZL17's 400 controllers worked at once, and the shared one made a step whenever ten gradients had
@@ -17,15 +17,16 @@ rewards so far make of it, and a search that goes on works it out again, at some
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 
 from nasrepro.controllers import (
     BaseB,
+    Policy,
     PolicyGradientSettings,
     Reinforce,
     TokenAgent,
@@ -37,6 +38,7 @@ from nasrepro.dsl import Cell
 from nasrepro.search.archive import dumps
 from nasrepro.search.history import Search
 from nasrepro.search.plan import Choice, History, Keep, Propose, Step, make_anew
+from nasrepro.trainers.outcome import C, Candidate
 from nasrepro.trainers.settings import origin, use_declared_types
 
 if TYPE_CHECKING:
@@ -103,71 +105,134 @@ class TokenSearchSettings:
         """Cells to train."""
         return self.cells
 
+    def until(self, budget: int) -> Self:
+        """The same search, ending after so many cells."""
+        return replace(self, cells=budget)
+
     def proposer(self, _keep: Keep = make_anew, /) -> Propose[Cell]:
         """The controller learns while its search goes on; random search does not."""
-        return partial(propose_random, self) if self.method == "random" else TokenSearch(self).propose
+        return proposer(self)
+
+    # ---- what `TokenPlan` asks
+
+    def controller(self, seed: int) -> TokenAgent:
+        """ZL17's, over the space's tokens."""
+        return TokenAgent(self.space, self.agent, seed)
+
+    def draw(self, controller: TokenAgent, step: int, generator: torch.Generator) -> list[Tokens]:  # noqa: ARG002
+        """As many strings as a step has."""
+        return [one.tokens for one in controller.sample(self.step, generator)]
+
+    def draw_uniformly(self, step: int, rng: random.Random) -> list[Tokens]:  # noqa: ARG002
+        """As many strings as a step has."""
+        return [draw_tokens(self.space, rng) for _ in range(self.step)]
+
+    def candidate(self, tokens: Tokens) -> Cell:
+        """The cell that a token string describes."""
+        return self.space.cell(tokens)
+
+    def reward(self, loss: float) -> float:
+        """ZL17's, of a recurrent cell (section 4.2)."""
+        return self.c / loss**2
 
 
-class TokenSearch:
+Described = TypeVar("Described", bound=Candidate, covariant=True)
+"""The kind of candidate that token strings describe."""
+
+
+class TokenPlan(Protocol[Described]):
+    """What a search for token strings is told by its settings."""
+
+    @property
+    def method(self) -> str:
+        """How strings are drawn: "controller" or "random"."""
+
+    @property
+    def seed(self) -> int:
+        """Of the controller's first weights, and everything drawn."""
+
+    @property
+    def reinforce(self) -> PolicyGradientSettings:
+        """How the controller learns from rewards."""
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two searches the same one."""
+
+    def controller(self, seed: int, /) -> Policy:
+        """A controller that has learned nothing yet."""
+
+    def draw(self, controller: Any, step: int, generator: torch.Generator, /) -> list[Tokens]:
+        """The strings of a step of the search, by the controller."""
+
+    def draw_uniformly(self, step: int, rng: random.Random, /) -> list[Tokens]:
+        """The strings of a step of random search."""
+
+    def candidate(self, tokens: Tokens, /) -> Described:
+        """What a token string describes."""
+
+    def reward(self, loss: float, /) -> float:
+        """What the controller is given for a candidate of that loss."""
+
+
+class TokenSearch(Generic[C]):
     """The plan of one search by a controller. What it has learned is remembered for longer histories."""
 
-    def __init__(self, settings: TokenSearchSettings) -> None:
-        self.settings = settings
-        seed = random.Random(f"{settings.seed}/controller").getrandbits(31)  # text seeds are hashed alike everywhere
-        self.agent = TokenAgent(settings.space, settings.agent, seed)
-        self._reinforce = Reinforce(self.agent, settings.reinforce, settings.reinforce.accumulate)
+    def __init__(self, plan: TokenPlan[C]) -> None:
+        self.plan = plan
+        seed = random.Random(f"{plan.seed}/controller").getrandbits(31)  # text seeds are hashed alike everywhere
+        self.agent: Any = plan.controller(seed)
+        self._reinforce = Reinforce(self.agent, plan.reinforce, plan.reinforce.accumulate)
         self.updates: list[dict[str, float | int]] = []
         """Facts of the step of the controller that each step of the search brought: of its last gradient."""
 
-    def propose(self, history: History[Cell], step: int) -> Step[Cell]:
-        """Learn from all earlier steps, draw token strings, and choose those of their cells that were not tried yet.
+    def propose(self, history: History[C], step: int) -> Step[C]:
+        """Learn from all earlier steps, draw token strings, and choose those candidates that were not tried yet.
 
-        Facts: `strings`, all that were drawn, with the hashes of their cells; `rejected`, how many of them bring
-        nothing to train; and `update`, what `Reinforce.update` told of the step before.
+        Facts: `strings`, all that were drawn, with the hashes of what they describe, under "cell"; `rejected`, how many
+        of them bring nothing to train; and `update`, what `Reinforce.update` told of the step before.
         """
         self.catch_up(history, step)
-        generator = torch.Generator().manual_seed(random.Random(f"{self.settings.seed}/{step}").getrandbits(31))
-        drawn = [one.tokens for one in self.agent.sample(self.settings.step, generator)]
+        generator = torch.Generator().manual_seed(random.Random(f"{self.plan.seed}/{step}").getrandbits(31))
+        drawn = self.plan.draw(self.agent, step, generator)
         # What the results of this step will bring is told with the next: only then are they known.
-        return _choose(drawn, self.settings, history, {"update": self.updates[-1]} if step else {})
+        return _choose(drawn, self.plan, history, {"update": self.updates[-1]} if step else {})
 
-    def catch_up(self, history: "History[Cell] | Search", step: int) -> None:
+    def catch_up(self, history: "History[C] | Search", step: int) -> None:
         """Learn from all steps before this one that it has not learned from yet."""
-        losses, batch = history.losses, self.settings.reinforce.batch
+        losses, batch = history.losses, self.plan.reinforce.batch
         for facts in [history.steps[earlier] for earlier in range(len(self.updates), step)]:
             strings = [string["tokens"] for string in facts["strings"]]
-            rewards = [_reward(losses[string["cell"]], self.settings.c) for string in facts["strings"]]
+            found = [losses[string["cell"]] for string in facts["strings"]]
+            rewards = [None if loss is None else self.plan.reward(loss) for loss in found]
             for first in range(0, len(strings), batch):
                 update = self._reinforce.update(strings[first : first + batch], rewards[first : first + batch])
             self.updates.append(update)
 
 
-def propose_random(settings: TokenSearchSettings, history: History[Cell], step: int) -> Step[Cell]:
+def proposer(plan: TokenPlan[C]) -> Propose[C]:
+    """The controller learns while its search goes on; random search does not."""
+    return partial(propose_random, plan) if plan.method == "random" else TokenSearch(plan).propose
+
+
+def propose_random(plan: TokenPlan[C], history: History[C], step: int) -> Step[C]:
     """`TokenSearch.propose` with tokens drawn uniformly, which needs no controller and tells nothing of one."""
-    rng = random.Random(f"{settings.seed}/{step}")
-    return _choose([draw_tokens(settings.space, rng) for _ in range(settings.step)], settings, history, {})
+    rng = random.Random(f"{plan.seed}/{step}")
+    return _choose(plan.draw_uniformly(step, rng), plan, history, {})
 
 
-def _choose(
-    drawn: Sequence[Tokens], settings: TokenSearchSettings, history: History[Cell], learned: dict[str, Any]
-) -> Step[Cell]:
-    """The new cells of token strings. A cell that was tried is not trained again: its loss is known."""
+def _choose(drawn: Sequence[Tokens], plan: TokenPlan[C], history: History[C], learned: dict[str, Any]) -> Step[C]:
+    """The new candidates of token strings. One that was tried is not trained again: its loss is known."""
     strings: list[dict[str, Any]] = []
-    new: dict[str, Cell] = {}
+    new: dict[str, C] = {}
     for tokens in drawn:
-        cell = settings.space.cell(tokens)
-        strings.append({"tokens": tokens, "cell": cell.hash})
-        if cell.hash not in history.losses:
-            new.setdefault(cell.hash, cell)
+        candidate = plan.candidate(tokens)
+        strings.append({"tokens": tokens, "cell": candidate.hash})
+        if candidate.hash not in history.losses:
+            new.setdefault(candidate.hash, candidate)
     rejected = Counter(duplicate=len(drawn) - len(new))
     return Step(
-        [Choice(cell, settings.method) for cell in new.values()], {**learned, "strings": strings, "rejected": rejected}
+        [Choice(one, plan.method) for one in new.values()], {**learned, "strings": strings, "rejected": rejected}
     )
-
-
-def _reward(loss: float | None, c: float) -> float | None:
-    """ZL17's reward of a recurrent cell, None where its training failed."""
-    return None if loss is None else c / loss**2
 
 
 # ---- what came of a search
@@ -207,7 +272,7 @@ def updates(search: Search) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def trained_controller(search: Search, settings: TokenSearchSettings) -> TokenSearch:
+def trained_controller(search: Search, settings: TokenPlan[C]) -> TokenSearch[C]:
     """The controller after all whole steps of a search in a record: they are made once more.
 
     Raises ValueError where the search ran under other settings, or without a controller.

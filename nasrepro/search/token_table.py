@@ -1,7 +1,7 @@
 """Searches where every token string's reward is known: what a controller can show, over hundreds of seeds.
 
 One search on real children gives one number. Where a table holds the reward of every string of a space, a search costs
-only its controller, and a hundred of them are computed side by side. So the controller is held against random search
+only its controller, and hundreds of them are computed side by side. So the controller is held against random search
 with an interval, as ZL17's Figure 6 does with one run of each.
 """
 
@@ -113,25 +113,37 @@ def evolution_runs(
     if not len(is_free):
         raise ValueError("evolution changes one token, but no place of this space has two words")
     chance = [np.random.default_rng([seed, 3]) for seed in seeds]
-    numbers = np.empty((len(seeds), samples), dtype=np.int64)
-    rewards = np.empty((len(seeds), samples))
     first = min(population, samples)
-    numbers[:, :first] = [each.integers(table.space.size, size=first) for each in chance]
-    rewards[:, :first] = _rewards(table, numbers[:, :first], chance)
+    # Children lie by sample first, so that those of one population are neighbours in memory.
+    numbers = np.empty((samples, len(seeds)), dtype=np.int64)
+    rewards = np.empty((samples, len(seeds)))
+    numbers[:first] = np.stack([each.integers(table.space.size, size=first) for each in chance], 1)
+    rewards[:first] = _rewards(table, numbers[:first].T, chance).T
+    fitness = np.full_like(rewards, -np.inf)
+    fitness[:first] = np.nan_to_num(rewards[:first], nan=-np.inf)
     below = np.append(np.cumprod(counts[::-1])[-2::-1], 1)  # (places,) what a token counts in a string's number
     runs = np.arange(len(seeds))
-    for child in range(first, samples):
-        drawn = np.stack([each.random(tournament + 3) for each in chance])  # (seeds, tournament + 3)
-        rivals = child - first + (drawn[:, 3:] * first).astype(np.int64)  # (seeds, tournament) of the youngest
-        earned = np.nan_to_num(rewards[runs[:, None], rivals], nan=-np.inf)
-        parent = numbers[runs, rivals[runs, earned.argmax(1)]]  # (seeds,)
-        place = is_free[(drawn[:, 0] * len(is_free)).astype(np.int64)]
-        token = parent // below[place] % counts[place]
-        other = (token + 1 + (drawn[:, 1] * (counts[place] - 1)).astype(np.int64)) % counts[place]
-        numbers[:, child] = parent + (other - token) * below[place]
+    for begin in range(first, samples, _BLOCK):
+        children = np.arange(begin, min(begin + _BLOCK, samples))
+        # Chance does not depend on what was found, so it is worked out for many children at once.
+        drawn = np.stack([each.random((len(children), tournament + 3)) for each in chance], 2)  # (children, ..., seeds)
+        place = is_free[(drawn[:, 0] * len(is_free)).astype(np.int64)]  # (children, seeds), as are the next two
+        other = 1 + (drawn[:, 1] * (counts[place] - 1)).astype(np.int64)
         trained_from = (drawn[:, 2] * table.rewards.shape[1]).astype(np.int64)
-        rewards[:, child] = table.rewards[numbers[:, child], trained_from]
+        rivals = (children - first)[:, None, None] + (drawn[:, 3:] * first).astype(np.int64)  # of the youngest
+        worth, choices = below[place], counts[place]
+        for at, child in enumerate(children):
+            best = fitness[rivals[at], runs].argmax(0)  # (seeds,)
+            parent = numbers[rivals[at, best, runs], runs]
+            token = parent // worth[at] % choices[at]
+            numbers[child] = parent + ((token + other[at]) % choices[at] - token) * worth[at]
+            rewards[child] = table.rewards[numbers[child], trained_from[at]]
+            fitness[child] = np.nan_to_num(rewards[child], nan=-np.inf)
+    rewards, numbers = np.ascontiguousarray(rewards.T), np.ascontiguousarray(numbers.T)
     return TableRuns(tuple(seeds), rewards, table.scores[numbers])
+
+
+_BLOCK = 256  # children of each run whose chance is drawn at once
 
 
 def _rewards(
@@ -149,17 +161,29 @@ def progress(runs: TableRuns, at: Sequence[int], window: int = 32, top: Sequence
     the one that earned the highest reward so far, which is all that a search knows. `top5` is the mean score of the
     five with the best scores so far, as in ZL17's Figure 6: repeated draws count each time, as its models do.
 
-    Raises ValueError for a number of samples that the runs do not have.
+    A table lists fewer samples before more. Raises ValueError for a number of samples that the runs do not have.
     """
     if not at or not 0 < min(at) <= max(at) <= runs.scores.shape[1]:
         raise ValueError(f"at names numbers of samples from 1 to {runs.scores.shape[1]}, got {list(at)}")
-    tables = []
-    for count in at:
-        scores, rewards = runs.scores[:, :count], runs.rewards[:, :count]
-        best = np.where(np.isnan(rewards), -np.inf, rewards).argmax(1)  # (seeds,)
-        table = pd.DataFrame({"seed": runs.seeds, "samples": count, "window": scores[:, -window:].mean(1)})
-        table["best"] = np.take_along_axis(scores, best[:, None], 1)[:, 0]
+    tables, before = [], 0
+    leaders = np.full((len(runs.seeds), max(top, default=1)), -np.inf)  # the best scores so far, from the best down
+    earned, best = np.full(len(runs.seeds), -np.inf), runs.scores[:, 0]  # the highest reward, and what is worth so much
+    for count in sorted({*at}):
+        scores, rewards = runs.scores[:, before:count], np.nan_to_num(runs.rewards[:, before:count], nan=-np.inf)
+        first = rewards.argmax(1)[:, None]
+        is_better = np.take_along_axis(rewards, first, 1)[:, 0] > earned
+        best = np.where(is_better, np.take_along_axis(scores, first, 1)[:, 0], best)
+        earned = np.maximum(earned, rewards.max(1))
+        leaders = -_lowest(-np.concatenate([leaders, scores], 1), leaders.shape[1])
+        before = count
+        window_mean = runs.scores[:, max(0, count - window) : count].mean(1)
+        table = pd.DataFrame({"seed": runs.seeds, "samples": count, "window": window_mean, "best": best})
         for number in top:
-            table[f"top{number}"] = -np.partition(-scores, min(number, count) - 1, axis=1)[:, :number].mean(1)
+            table[f"top{number}"] = leaders[:, : min(number, count)].mean(1)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def _lowest(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """So many of the lowest values of each row, in their order."""
+    return np.sort(np.partition(values, count - 1, axis=1)[:, :count], axis=1)

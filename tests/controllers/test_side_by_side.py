@@ -15,8 +15,12 @@ from nasrepro.controllers import (
     SideBySide,
     TokenAgent,
     TokenAgentSettings,
+    side_by_side,
+    stacked,
 )
+from nasrepro.native import NativeError
 from tests.controllers.token_spaces import PAIRS
+from tests.rnn.problem import needs_compiler
 
 LEARNING = PolicyGradientSettings(learning_rate=1e-2, batch=2, accumulate=2)
 EVERYTHING = replace(LEARNING, scale=True, limit=1.0, clip=0.05, entropy=0.1, failed=-1.0)
@@ -31,11 +35,12 @@ def as_tensor(rewards):
     return torch.tensor([[float("nan") if each is None else each for each in run] for run in rewards])
 
 
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
 @pytest.mark.parametrize("learning", [LEARNING, EVERYTHING])
 @pytest.mark.parametrize(("space", "layers"), [(BaseB(2).strings, 2), (PAIRS, 1), (PAIRS, 3)])
-def test_each_draws_and_learns_as_it_would_alone(space, layers, learning):
+def test_each_draws_and_learns_as_it_would_alone(space, layers, learning, compiled):
     settings, seeds = TokenAgentSettings(units=7, layers=layers, init=0.5), (3, 4, 9)
-    together = SideBySide(space, seeds, settings, learning)
+    together = SideBySide(space, seeds, settings, learning, compiled)
     alone = [Reinforce(TokenAgent(space, settings, seed), learning, accumulate=2) for seed in seeds]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(15):
@@ -50,6 +55,35 @@ def test_each_draws_and_learns_as_it_would_alone(space, layers, learning):
     for name, weights in together.weights.items():
         for run, learner in zip(weights, alone, strict=True):
             torch.testing.assert_close(run, dict(learner.agent.named_parameters())[name], rtol=1e-3, atol=1e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("base", [2, 8])
+def test_compiled_code_makes_the_steps_that_torch_makes(base):
+    learning = PolicyGradientSettings(learning_rate=1e-2, entropy=0.01, clip=0.1)
+    both = [SideBySide(BaseB(base).strings, range(3), None, learning, compiled) for compiled in (True, False)]
+    assert isinstance(both[0]._networks, stacked.StackedInC)
+    for _ in range(10):
+        first, second = (together.ask() for together in both)
+        assert torch.equal(first, second)
+        for together in both:
+            together.tell(first.double().mean(-1))
+    for name, weights in both[0].weights.items():
+        torch.testing.assert_close(weights, both[1].weights[name].detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_torch_takes_over_and_says_so_once(monkeypatch):
+    def refuse(*_, **__):
+        raise NativeError("no C compiler found")
+
+    monkeypatch.setattr(stacked, "load_products", refuse)
+    monkeypatch.setattr(side_by_side, "_failed", [])
+    stacked._library.cache_clear()
+    with pytest.warns(RuntimeWarning, match="slower: no C compiler found"):
+        slow = SideBySide(PAIRS, [1], learning=LEARNING)
+    assert slow.ask().shape == (1, 4, 2)
+    SideBySide(PAIRS, [1], learning=LEARNING)
+    stacked._library.cache_clear()
 
 
 def test_a_run_does_not_depend_on_those_beside_it():

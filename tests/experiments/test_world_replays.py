@@ -1,18 +1,26 @@
 """What notebook 12 makes of replayed searches, on searches written by hand."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import kendalltau
+from torch.utils.flop_counter import FlopCounterMode
 
-from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings
+from nasrepro.controllers import FixedSpace, Place, PolicyGradientSettings, TokenAgentSettings
 from nasrepro.datasets import corpus_from_text
-from nasrepro.experiments.zl17_world import figures, replays
+from nasrepro.datasets.nas_bench_macro import load_nas_bench_macro
+from nasrepro.experiments.zl17_world import SIZES, band, figures, readme, replays
+from nasrepro.experiments.zl17_world.replays import RANDOM
+from nasrepro.experiments.zl17_world.sizes import PAPERS_RATE, SCALED_RATE, TABLE_CONTROLLERS
 from nasrepro.report import papers
-from nasrepro.search.token_table import TableRuns, TokenTable, controller_runs
-from nasrepro.worlds import World, base_2
+from nasrepro.search.tabular import simulate_many
+from nasrepro.search.token_table import TableRuns, TokenTable, controller_runs, nas_bench_macro_table
+from nasrepro.worlds import World, base2, base_2
 
 SPACE = FixedSpace((Place("first", ("a", "b")), Place("second", ("a", "b", "c")), Place("third", ("a", "b"))))
 TABLE = TokenTable(SPACE, np.arange(12.0)[:, None], np.arange(12.0))
@@ -61,11 +69,85 @@ def test_looks_count_up_to_the_first_that_is_good_enough() -> None:
 
 def test_all_kinds_are_replayed_and_sharing_them_out_changes_nothing() -> None:
     learning = PolicyGradientSettings(learning_rate=0.01, batch=4, accumulate=2)
-    runs = replays.replay(TABLE, {"controller": learning}, range(5), 30)
-    assert [*runs] == [replays.RANDOM, replays.EVOLUTION, "controller"]
+    runs, seconds = replays.replay(TABLE, {"controller": learning}, range(5), 30)
+    assert [*runs] == [*seconds] == [replays.RANDOM, replays.EVOLUTION, "controller"]
     assert {of.scores.shape for of in runs.values()} == {(5, 30)}
     alone = controller_runs(TABLE, [3], 30, learning)
     np.testing.assert_array_equal(runs["controller"].scores[3], alone.scores[0, :30])
+
+
+def test_ranked_searches_shared_out_are_those_one_after_the_other() -> None:
+    ranked = replace(SIZES["smoke"].ranked, cells=8)
+    pool = base2().pool(60)
+    found, seconds = replays.ranked_and_random(pool, ranked, range(3))
+    alone = simulate_many(pool, {"ranked": ranked, "random": replace(ranked, method="random")}, range(3))
+    keys = ["method", "seed", "budget"]
+    pd.testing.assert_frame_equal(found.set_index(keys).sort_index(), alone.set_index(keys).sort_index())
+    assert seconds > 0
+
+
+def test_costs_are_told_by_search() -> None:
+    row = replays.cost("some search", searches=50, samples=20_000, seconds=2.0)
+    assert row["milliseconds"] == 40
+    assert "some search: 50 searches to 20,000 in 2 s, 40 ms each (" in replays.costs_told(pd.DataFrame([row]))
+
+
+def test_arithmetic_is_what_torch_counts_of_a_network_of_that_size() -> None:
+    lstm, out = torch.nn.LSTMCell(35, 35), torch.nn.Linear(35, 7)  # seven words at three places
+    with FlopCounterMode(display=False) as of_lstm:
+        hidden, _ = lstm(torch.zeros(5, 35))
+    with FlopCounterMode(display=False) as of_softmax:
+        out(hidden)
+    forward = 3 * of_lstm.get_total_flops() + of_softmax.get_total_flops()
+    assert replays.arithmetic(SPACE, 5, TokenAgentSettings(layers=1)) == 3 * forward
+    many = 10**6
+    rate = 200 * replays.arithmetic(SPACE, many) / 4 / 1e9
+    told = replays.arithmetic_told(SPACE, many, 200, {"some controller": 4.0})
+    assert f"the **some controller** made {rate:,.0f} billion a second" in told
+
+
+def test_the_readme_tells_what_the_shipped_table_says(tmp_path: Path) -> None:
+    assert "has not been shipped yet" in readme.replays_words(tmp_path)
+    pd.DataFrame([replays.cost("some search", 50, 20_000, 2.0)]).to_csv(tmp_path / readme.SECONDS, index=False)
+    assert "some search: 50 searches to 20,000 in 2 s, 40 ms each (" in readme.replays_words(tmp_path)
+
+
+# ---- the published table
+
+
+@pytest.fixture(scope="module")
+def published(mirror: Path) -> dict[str, TableRuns]:
+    table = nas_bench_macro_table(load_nas_bench_macro())
+    return replays.replay(table, TABLE_CONTROLLERS, range(100), 1_600)[0]
+
+
+def test_in_the_published_table_our_controller_learns_as_another_one_does(published: dict[str, TableRuns]) -> None:
+    held = band.held_against_band(published)
+    assert held["holds"].all(), held.to_string()
+
+
+@pytest.mark.parametrize("rate", [6e-5, 3e-4, 1.2e-3, 0.05])
+def test_a_controller_that_learns_at_another_rate_is_outside_the_band(
+    published: dict[str, TableRuns], rate: float
+) -> None:
+    table = nas_bench_macro_table(load_nas_bench_macro())
+    learning = replace(TABLE_CONTROLLERS[PAPERS_RATE], learning_rate=rate)
+    held = band.held_against_band({**published, PAPERS_RATE: controller_runs(table, range(24), 1_600, learning)})
+    assert not held["holds"].all(), held.to_string()
+    assert held[held["method"] != PAPERS_RATE]["holds"].all()
+
+
+def test_the_band_refuses_what_lies_outside_it() -> None:
+    def steady(**changed: float) -> dict[str, TableRuns]:
+        known = {RANDOM: 90.3, PAPERS_RATE: 90.3, SCALED_RATE: 92.7} | changed
+        scores = {name: np.full((3, 1_600), value) for name, value in known.items()}
+        scores[PAPERS_RATE][:, 700:] += 1.2
+        scores[PAPERS_RATE][:, 1_000:] += 1.2
+        return {name: TableRuns((0, 1, 2), values, values) for name, values in scores.items()}
+
+    assert band.held_against_band(steady())["holds"].all()
+    for name, value in ((RANDOM, 89.8), (PAPERS_RATE, 90.8), (SCALED_RATE, 91.2)):
+        assert not band.held_against_band(steady(**{name: value}))["holds"].all()
 
 
 def test_milestones_end_with_all_samples_and_begin_closer_together() -> None:
@@ -119,6 +201,8 @@ def test_figures_show_what_they_are_given() -> None:
     assert len(panels) == 3
     lines = {line.get_label(): line.get_ydata() for line in panels[0].get_lines()}
     assert lines["best 1"].tolist() == lead[lead["of"] == "best 1"]["lead"].tolist()
+    least, most = panels[0].get_ylim()
+    assert least < lead[["lead", "low"]].to_numpy().min() < lead[["lead", "high"]].to_numpy().max() < most
     hist = figures.losses([5.0, 6.0, np.nan, 60.0], {"a mark": 7.0})
     assert sum(bar.get_height() for bar in hist.axes[0].patches) == 3
     table = pd.DataFrame({"seed": [0, 1], "samples": 4, "best": [2.0, 3.0], "window": [4.0, 5.0]})

@@ -12,6 +12,7 @@ import scipy.stats
 from nasrepro import notebook, profiles
 from nasrepro.controllers import BaseB, PolicyGradientSettings, TokenAgent
 from nasrepro.dsl import parse, zoo
+from nasrepro.experiments import arms
 from nasrepro.experiments.zl17_cells import EXPERIMENT, after_search, analysis
 from nasrepro.experiments.zl17_cells.sizes import KNOWN, ON_WORDS, SIZES
 from nasrepro.notebook import Run
@@ -75,8 +76,8 @@ def test_a_search_ends_before_its_first_child_that_is_not_trained(numbers, whole
     cells = ["Tanh(MM(x_t))", "Sigmoid(MM(x_t))", "ReLU(MM(x_t))"][: len(numbers)]
     found = a_search(dict.fromkeys(cells, 5.0), numbers)
     plan = TokenSearchSettings(cells=640)
-    assert analysis.recorded_plan(found, plan).cells == whole
-    assert analysis.recorded_plan(found, plan).identity() == plan.identity()
+    assert arms.recorded_plan(found, plan).cells == whole
+    assert arms.recorded_plan(found, plan).identity() == plan.identity()
 
 
 def test_a_course_replays_the_beginning_of_every_shipped_search_and_trains_nothing(course):
@@ -86,13 +87,13 @@ def test_a_course_replays_the_beginning_of_every_shipped_search_and_trains_nothi
     for found in searches.values():
         assert [proposal.number for proposal, _ in found.trials] == list(range(len(found.trials)))
         assert 0 < len(found.trials) <= sizes.search.cells
-    tables = analysis.drawn(searches)
-    assert min(analysis.compared(tables).values()) == min(map(len, tables.values())) > 0
+    tables = arms.drawn(searches)
+    assert min(arms.compared(tables).values()) == min(map(len, tables.values())) > 0
 
 
 def test_what_is_not_recorded_is_left_out_of_a_course(course):
     sizes = SIZES["course"]
-    assert analysis.search_as_recorded(course, sizes.plan("random", seed=99)) is None
+    assert arms.search_as_recorded(course, sizes.plan("random", seed=99)) is None
     assert analysis.evaluations_as_recorded(course, [parse("Sin(MM(x_t))")], [1, 2], sizes.task) == []
     words = [zoo[name] for name in ON_WORDS]
     found = analysis.evaluations_as_recorded(course, [*words, parse("Sin(MM(x_t))")], [1, 2, 3, 99], sizes.words_task)
@@ -201,8 +202,8 @@ def test_the_first_step_of_a_search():
     assert step["tokens"].iloc[0] == analysis.tokens_of(BASE_2, EXAMPLE)
     assert step["reward"].iloc[1] == C / 4**2
     assert step["advantage"].tolist() == [0.0, 0.0]  # of a failure before all others, and of the first reward
-    assert analysis.best_tokens(children) == (0,) * 10
-    assert analysis.best_tokens(children.assign(loss=np.nan)) == step["tokens"].iloc[0]
+    assert arms.best_tokens(children) == (0,) * 10
+    assert arms.best_tokens(children.assign(loss=np.nan)) == step["tokens"].iloc[0]
 
 
 # ---- what a child's loss is worth
@@ -278,14 +279,14 @@ TABLES = {
 
 
 def test_progress_is_taken_over_as_many_children_as_all_searches_of_an_arm_and_random_ones_have():
-    assert analysis.compared(TABLES) == {"scaled rate": 18, "random": 20}
-    table = analysis.progress(TABLES, failed=20.0)
+    assert arms.compared(TABLES) == {"scaled rate": 18, "random": 20}
+    table = arms.progress(TABLES, failed=20.0)
     ends = table.groupby("arm")["samples"].agg(["min", "max"])
     assert ends.loc["scaled rate"].tolist() == [15, 18]
     assert ends.loc["random"].tolist() == [15, 20]
-    leading = analysis.leads(table)
+    leading = arms.leads(table)
     assert set(leading[leading["arm"] == "scaled rate"]["samples"]) <= set(table["samples"])
-    assert analysis.at_the_end(leading)["scaled rate", "top1"].value == 8 - 4.5
+    assert arms.at_the_end(leading)["scaled rate", "top1"].value == 8 - 4.5
     last = table[table["samples"] == 18].set_index(["arm", "seed"])
     # 18 children: 8 four times and once more, 4 as often, four failures, 6 four times.
     assert last.loc[("scaled rate", 1), "top1"] == 4
@@ -293,9 +294,9 @@ def test_progress_is_taken_over_as_many_children_as_all_searches_of_an_arm_and_r
     assert last.loc[("scaled rate", 1), "top15"] == pytest.approx((5 * 4 + 4 * 6 + 5 * 8 + 20) / 15)
     assert last.loc[("scaled rate", 1), "window"] == pytest.approx((5 * 4 + 4 * 6 + 5 * 8 + 4 * 20) / 18)
     assert last.loc[("random", 2), "window"] == pytest.approx(8.5)
-    ends = analysis.final(table, {"scaled rate": "S", "random": "R"}).set_index("search")
+    ends = arms.final(table, {"scaled rate": "S", "random": "R"}).set_index("search")
     assert ends.loc["R", ["children", "best"]].tolist() == [20, 8]
-    counted = analysis.counts(TABLES, {"scaled rate": "S", "random": "R"}, planned=30)
+    counted = arms.counts(TABLES, {"scaled rate": "S", "random": "R"}, planned=30)
     assert counted["failed"].tolist() == pytest.approx([0.25, 0, 0, 0])
     assert counted["children"].tolist() == [20, 18, 25, 20]
 
@@ -308,7 +309,7 @@ def test_what_is_compared_says_whether_the_searches_came_to_their_end():
 
 
 def test_a_few_children_are_enough_for_progress():
-    table = analysis.progress({("random", 1): children_of(5.0, 6.0)}, failed=20.0)
+    table = arms.progress({("random", 1): children_of(5.0, 6.0)}, failed=20.0)
     assert table["samples"].tolist() == [2]
     assert table["top15"].tolist() == [5.5]
 
@@ -319,11 +320,11 @@ def test_the_difference_of_two_kinds_of_search_is_welchs():
     parts = [sample.var(ddof=1) / len(sample) for sample in (ours, theirs)]
     freedom = sum(parts) ** 2 / sum(part**2 / (len(s) - 1) for part, s in zip(parts, (ours, theirs), strict=True))
     reach = scipy.stats.t.ppf(0.975, freedom) * sum(parts) ** 0.5
-    value, edges = analysis.difference(ours, theirs)
+    value, edges = arms.difference(ours, theirs)
     assert value == pytest.approx(ours.mean() - theirs.mean())
     assert edges == pytest.approx((value - reach, value + reach))
-    assert analysis.difference([1.0, 2.0], [1.0, 2.0, 3.0]) == (-0.5, None)
-    assert analysis.difference([1.0] * 3, [0.5] * 3) == (0.5, (0.5, 0.5))
+    assert arms.difference([1.0, 2.0], [1.0, 2.0, 3.0]) == (-0.5, None)
+    assert arms.difference([1.0] * 3, [0.5] * 3) == (0.5, (0.5, 0.5))
 
 
 def searched(**best):
@@ -337,36 +338,34 @@ def searched(**best):
 
 
 def test_who_is_ahead_of_random_search():
-    ends = analysis.at_the_end(analysis.leads(searched(scaled_rate=[6.0, 6.1, 6.2], random=[7.0, 7.1, 7.3])))
+    ends = arms.at_the_end(arms.leads(searched(scaled_rate=[6.0, 6.1, 6.2], random=[7.0, 7.1, 7.3])))
     assert ends["scaled rate", "top1"].value == pytest.approx(1.0333, abs=1e-4)
-    facts = analysis.lead_facts(ends, "scaled rate", "top1", 3, "ours")
+    facts = arms.lead_facts(ends, "scaled rate", "top1", 3, "ours")
     assert in_the_ledger("zl17.fig6.top1", facts) == "same direction"
-    won = analysis.wins(ends, "scaled rate", 3, "ours")
+    won = arms.wins(ends, "scaled rate", 3, "ours")
     assert "**Yes: ours.**" in analysis.winners_told({"ours": won}, 300)
     assert in_the_ledger("zl17.random.policy_gradient_wins", won) == "same direction"
-    said = analysis.told(ends, "scaled rate")
+    said = arms.told(ends, "scaled rate")
     assert said.count("ahead") == 3
     assert "last 32 +0.00 (+0.00 to +0.00: no difference shown)" in said
 
 
 def test_fewer_children_than_the_papers_reproduce_no_number_of_them():
-    assert in_the_ledger("zl17.search.ptb", analysis.children_facts(300, 640)) == "not reproduced"
+    assert in_the_ledger("zl17.search.ptb", arms.children_facts(300, 640)) == "not reproduced"
 
 
 def test_a_lead_that_chance_explains_is_none():
-    ends = analysis.at_the_end(analysis.leads(searched(scaled_rate=[6.0, 7.2, 6.2], random=[7.0, 7.1, 6.1])))
-    won = analysis.wins(ends, "scaled rate", 3, "ours")
+    ends = arms.at_the_end(arms.leads(searched(scaled_rate=[6.0, 7.2, 6.2], random=[7.0, 7.1, 6.1])))
+    won = arms.wins(ends, "scaled rate", 3, "ours")
     assert "**No: 300 children do not show it, at either rate.**" in analysis.winners_told({"a": won, "b": won}, 300)
     assert in_the_ledger("zl17.random.policy_gradient_wins", won) == "not reproduced"
     behind = {("a", "top1"): Estimate(-1, -2, -0.5), ("b", "top1"): Estimate(-1, -2, 0.5)}
-    assert [analysis.lead_facts(behind, arm, "top1", 3, "x")["supports"] for arm in "ab"] == [False, None]
-    single = analysis.at_the_end(analysis.leads(searched(scaled_rate=[6.0], random=[7.0])))
-    facts = analysis.wins(single, "scaled rate", 1, "ours")
+    assert [arms.lead_facts(behind, arm, "top1", 3, "x")["supports"] for arm in "ab"] == [False, None]
+    single = arms.at_the_end(arms.leads(searched(scaled_rate=[6.0], random=[7.0])))
+    facts = arms.wins(single, "scaled rate", 1, "ours")
     assert facts["interval"] is None
-    assert in_the_ledger("zl17.fig6.top1", analysis.lead_facts(single, "scaled rate", "top1", 1, "x")) == (
-        "not reproduced"
-    )
-    assert "no interval" in analysis.told(single, "scaled rate")
+    assert in_the_ledger("zl17.fig6.top1", arms.lead_facts(single, "scaled rate", "top1", 1, "x")) == ("not reproduced")
+    assert "no interval" in arms.told(single, "scaled rate")
 
 
 def test_the_weakest_lead_speaks_for_all():
@@ -375,9 +374,9 @@ def test_the_weakest_lead_speaks_for_all():
         ("a", "top5"): Estimate(1, -1, 3),
         ("a", "top15"): Estimate(0.5, 0.4, 0.6),
     }
-    assert analysis.wins(ends, "a", 3, "ours")["value"] == 1
+    assert arms.wins(ends, "a", 3, "ours")["value"] == 1
     unknown = {key: Estimate(one.value, np.nan, np.nan) for key, one in ends.items()}
-    assert analysis.wins(unknown, "a", 1, "ours")["value"] == 0.5
+    assert arms.wins(unknown, "a", 1, "ours")["value"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -394,6 +393,9 @@ def test_comparable_is_within_the_noise_of_a_child(larger, spread, word):
     facts = analysis.comparable(table, "larger space", "scaled rate", np.float64(spread))
     json.dumps(facts)  # as the ledger writes them
     assert in_the_ledger("zl17.max_sin.comparable", facts) == word
+    said = analysis.comparable_told(facts)
+    assert f"**{facts['value']:+.3f}**" in said
+    assert ("not known yet" if np.isnan(spread) else f"{spread:.3f}") in said
 
 
 # ---- known cells, and those that were found

@@ -7,6 +7,7 @@ from matplotlib.collections import PathCollection
 
 from nasrepro.controllers import CONTROL_1, BaseB
 from nasrepro.dsl import zoo
+from nasrepro.experiments import arms, arms_figures
 from nasrepro.experiments.zl17_cells import analysis, figures
 from nasrepro.report import papers
 from tests.report.drawn import drawn
@@ -19,7 +20,7 @@ CHANCES = pd.DataFrame({"before": np.full(34, 0.3), "after": np.full(34, 0.6)})
 LOSSES = pd.DataFrame({1: [5.0, 7.0, np.nan, 6.0], 2: [5.5, 6.5, 9.0, np.nan], 3: [5.2, 7.2, np.nan, 6.1]})
 NAMES = {"paper's rate": "at the paper's rate", "scaled rate": "at a scaled rate", "random": "random search"}
 RNG = np.random.default_rng(0)
-PROGRESS = analysis.progress(
+PROGRESS = arms.progress(
     {
         (arm, seed): pd.DataFrame({"loss": RNG.uniform(5, 9, 60), "hash": list(map(str, range(60)))})
         for arm in NAMES
@@ -27,8 +28,8 @@ PROGRESS = analysis.progress(
     },
     failed=20.0,
 )
-LEADS = analysis.leads(PROGRESS)
-ONE_SEED = analysis.leads(PROGRESS[PROGRESS["seed"] == 1])
+LEADS = arms.leads(PROGRESS)
+ONE_SEED = arms.leads(PROGRESS[PROGRESS["seed"] == 1])
 CELLS = pd.DataFrame({"name": ["LSTM", "LSTM", "NASCell"], "seed": [1, 2, 1], "valid_ppl": [6.0, 7.0, np.nan]})
 
 FIGURES = {
@@ -41,9 +42,9 @@ FIGURES = {
     "only_failures": lambda: figures.rewards([None, None], [0.0, 0.0], "T"),
     "noise": lambda: figures.noise(LOSSES, "T"),
     "one_seed_of_noise": lambda: figures.noise(LOSSES[[1]], "T"),
-    "progress": lambda: figures.progress(PROGRESS, NAMES, "T"),
-    "leads": lambda: figures.leads(LEADS, NAMES, "T"),
-    "leads_of_one_seed": lambda: figures.leads(ONE_SEED, NAMES, "T"),
+    "progress": lambda: arms_figures.progress(PROGRESS, NAMES, "perplexity", "T"),
+    "leads": lambda: arms_figures.leads(LEADS, NAMES, "perplexity", "T"),
+    "leads_of_one_seed": lambda: arms_figures.leads(ONE_SEED, NAMES, "perplexity", "T"),
     "cells": lambda: figures.cells({"characters": CELLS, "words": CELLS[:0]}, "T"),
 }
 
@@ -105,7 +106,10 @@ def test_noise_draws_every_training_that_learned_and_counts_those_that_failed():
 
 
 def test_leads_are_the_tables_and_arms_keep_their_colour():
-    fig, other = figures.leads(LEADS, NAMES), figures.progress(PROGRESS, NAMES)
+    fig, other = (
+        draw(table, NAMES, "perplexity")
+        for draw, table in ((arms_figures.leads, LEADS), (arms_figures.progress, PROGRESS))
+    )
     best = LEADS[(LEADS["statistic"] == "top1") & (LEADS["arm"] == "scaled rate")]
     line = next(line for line in fig.axes[0].lines if line.get_label() == NAMES["scaled rate"])
     assert list(line.get_ydata()) == best["lead"].tolist()

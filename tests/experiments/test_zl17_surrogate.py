@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from nasrepro.controllers import BaseB, PolicyGradientSettings, draw_tokens
 from nasrepro.dsl import parse
-from nasrepro.experiments.zl17_cells import analysis, figures, surrogate
+from nasrepro.experiments import arms, arms_figures
+from nasrepro.experiments.zl17_cells import figures, surrogate
 from nasrepro.experiments.zl17_cells.sizes import SurrogateSizes
 from nasrepro.experiments.zl17_cells.surrogate import Surrogate
 from nasrepro.ranking import RankerSettings
@@ -159,8 +160,10 @@ def test_searches_on_the_surrogate_are_drawn_beside_those_on_children():
     plans = {"scaled rate": PLAN, "random": replace(PLAN, method="random")}
     tables = surrogate.searches(stand_in(), plans, FEW)
     assert {(arm, seed) for arm, seed in tables} == {(arm, seed) for arm in plans for seed in (1, 2)}
-    leading = analysis.leads(analysis.progress(tables, 100.0))
-    fig = figures.leads(leading, {"scaled rate": "ours", "random": "random search"}, "A title", leading)
+    leading = arms.leads(arms.progress(tables, 100.0))
+    fig = arms_figures.leads(
+        leading, {"scaled rate": "ours", "random": "random search"}, "perplexity", "A title", leading
+    )
     styles = [line.get_linestyle() for line in fig.axes[0].get_lines() if len(line.get_xdata()) > 2]
     assert styles == ["-", "--"]
     assert fig.axes[0].get_xscale() == "log"

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from nasrepro.dsl import Cell, zoo
+from nasrepro.experiments.arms import Searches, difference, not_recorded
 from nasrepro.experiments.zl17_cells import best_cell
-from nasrepro.experiments.zl17_cells.analysis import Run, Searches, difference, evaluations_as_recorded, not_recorded
+from nasrepro.experiments.zl17_cells.analysis import Run, evaluations_as_recorded
 from nasrepro.experiments.zl17_cells.sizes import CellsSizes
 from nasrepro.report import stats
 from nasrepro.search.record import Evaluation

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from nasrepro.controllers import SideBySide, Tokens, draw_tokens
 from nasrepro.dsl import Cell, parse
-from nasrepro.experiments.zl17_cells.analysis import Searches
+from nasrepro.experiments.arms import Searches
 from nasrepro.experiments.zl17_cells.sizes import ARMS, SurrogateSizes
 from nasrepro.ranking import OperatorRidge, Ranker, cross_predict
 from nasrepro.search.token_search import TokenSearchSettings

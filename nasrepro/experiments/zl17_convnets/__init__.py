@@ -1,30 +1,47 @@
-"""ZL17's convolutional half (section 4.1): the network of Figure 7 and its controls on CIFAR-10."""
+"""ZL17's convolutional half (section 4.1): searches by its controller, and the network of Figure 7 with its controls.
 
+Notebook 08 shows how the controller writes networks, notebook 09 the rows of Table 1. Each search is a list of
+trainings of its own, so that several can be made side by side: `nasrepro record zl17_convnets --only "digits, seed 1"`.
+"""
+
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
-from nasrepro.convnet import zoo
+from nasrepro.convnet import ConvNet, zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, ConvNetSizes, row
+from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import forecast_image_seconds
 from nasrepro.trainers.images import ImageTask
 
-NOTEBOOK = "09"
-
 
 def trainings(sizes: ConvNetSizes) -> list[Trainings]:
-    """What notebook 09 compares."""
+    """What notebooks 08 and 09 show: the searches, and the networks of Table 1."""
+    found = []
+    for each in sizes.searches:
+        for words, plan in each.plans().items():
+            found.append(Trainings("08", words, each.task, plan.networks, partial(_search, each.task, plan)))
     count, make = len(COMPARED) * len(sizes.seeds), partial(_compare, sizes)
-    answers = ["zl17.table1.v1.error"]
-    return [
-        Trainings(NOTEBOOK, "Figure 7's network and its controls", sizes.task, count, make, answers, is_tested=True)
-    ]
+    words, answers = "Figure 7's network and its controls", ["zl17.table1.v1.error"]
+    found.append(Trainings("09", words, sizes.task, count, make, answers, is_tested=True))
+    return found
+
+
+def _search(task: ImageTask, plan: ConvNetSearchSettings, resources: Resources) -> None:
+    resources.search(task, plan)
+
+
+def network(name: str, sizes: ConvNetSizes) -> ConvNet:
+    """A network of Table 1 by its name in the zoo, with as many filters as these sizes give it."""
+    layers = tuple(replace(layer, filters=layer.filters // sizes.divisor) for layer in zoo[name].layers)
+    return replace(zoo[name], layers=layers)
 
 
 def _compare(sizes: ConvNetSizes, resources: Resources) -> None:
-    rows = {row(name, seed): Job(zoo[name], seed) for seed, name in product(sizes.seeds, COMPARED)}
+    rows = {row(name, seed): Job(network(name, sizes), seed) for seed, name in product(sizes.seeds, COMPARED)}
     for name, found in evaluate_tests(sizes.task, rows, resources.record, resources.workers).items():
         print(f"{name}: {found.reason or found.metrics}")
 
@@ -36,10 +53,10 @@ def seconds(task: ImageTask, device: str) -> float:
 
 EXPERIMENT = Experiment(
     name="zl17_convnets",
-    about="ZL17's convolutional networks: the one that was found, against its controls",
+    about="ZL17's convolutional networks: searches by its controller, and the network of Figure 7 with its controls",
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
-    shipped={"night": ("cifar10-figure-7.jsonl.gz",)},
+    shipped={"course": ("cifar10-figure-7.jsonl.gz",), "night": ("cifar10-figure-7.jsonl.gz",)},
     named=zoo,
 )

@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from nasrepro.controllers.conv_space import ConvSpace
+from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.trainers.images import ImageSettings, ImageTask
 
 COMPARED = ("Figure 7", "Figure 7, no skips", "Figure 7, all skips")
 """The network that ZL17 found and its two controls, by their names in the zoo."""
+
+SCALED_RATE = 3.5e-3
+"""The controller's learning rate for searches of hundreds of networks, where ZL17's 6e-4 moves it hardly at all."""
 
 
 def row(name: str, seed: int) -> str:
@@ -15,26 +21,119 @@ def row(name: str, seed: int) -> str:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One way to search."""
+
+    words: str
+    method: Literal["controller", "random"] = "controller"
+    learning_rate: float | None = None
+    """The controller's; None for the paper's."""
+
+
+ARMS: Mapping[str, Arm] = {
+    "paper's rate": Arm("policy gradient at the paper's rate"),
+    "scaled rate": Arm("policy gradient at a scaled rate", learning_rate=SCALED_RATE),
+    "random": Arm("random search", method="random"),
+}
+"""The searches that are compared, by a short name."""
+
+
+@dataclass(frozen=True)
+class SearchSizes:
+    """Searches on one data set."""
+
+    task: ImageTask
+    """What networks are trained and judged by."""
+    search: ConvNetSearchSettings
+    """The search with the paper's controller; the others differ from it in their arm and seed."""
+    arms: tuple[str, ...] = ("scaled rate", "random")
+    """Which of `ARMS` are searched by."""
+    seeds: tuple[int, ...] = (1,)
+    """Seeds of each arm's searches."""
+
+    def plan(self, arm: str, seed: int) -> ConvNetSearchSettings:
+        """The search of an arm from a seed."""
+        chosen, steps = ARMS[arm], self.search.reinforce
+        rate = steps.learning_rate if chosen.learning_rate is None else chosen.learning_rate
+        return replace(self.search, seed=seed, method=chosen.method, reinforce=replace(steps, learning_rate=rate))
+
+    def plans(self) -> dict[str, ConvNetSearchSettings]:
+        """All searches, by words for data, arm and seed."""
+        return {
+            f"{ARMS[arm].words} on {self.task.images}, seed {seed}": self.plan(arm, seed)
+            for seed in self.seeds
+            for arm in self.arms
+        }
+
+
+@dataclass(frozen=True)
 class ConvNetSizes:
     """How large a run is."""
 
     task: ImageTask
     """What the networks of Table 1 are trained by."""
+    searches: tuple[SearchSizes, ...]
+    """On each data set that is searched on."""
     seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds of each network."""
+    """Seeds of each network of Table 1."""
+    divisor: int = 1
+    """What the number of their filters is divided by: on digits the paper's would take minutes."""
 
 
-_DIGITS = ImageTask("digits", training=ImageSettings(epochs=20, upsampled=10, flipped=False))
+# A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them are passed over in smaller batches than 45,000
+# images are. With a fifth of the paper's filters a network is trained in a second, and errors lie between 5 and 40 %.
+_DIGITS = ImageTask(
+    "digits",
+    training=ImageSettings(epochs=4, batch=32, upsampled=10, flipped=False, counted_epochs=1),
+)
 _SMOKE = replace(_DIGITS, training=replace(_DIGITS.training, epochs=1, train_images=64, valid_images=50))
+_SMALL = ConvSpace(filters=(4, 8, 12, 16))
+_ON_DIGITS = ConvNetSearchSettings(networks=400, first_depth=4, deeper_by=1, deeper_every=200, space=_SMALL)
+
+# A network of CIFAR-10 for two cores: a quarter of the pixels, a fifteenth of the images, a third of the filters.
+_CIFAR_SMALL = ImageTask(
+    "cifar10",
+    side=16,
+    training=ImageSettings(epochs=3, batch=32, upsampled=18, counted_epochs=1, train_images=3000, valid_images=1000),
+)
+_ON_CIFAR = ConvNetSearchSettings(networks=100, deeper_by=0, space=ConvSpace(filters=(8, 12, 16, 24)))
+
 # DenseNet's 300 epochs with its schedule; the paper says only that the best networks are trained "until convergence".
 _PAPER = ImageTask("cifar10", training=ImageSettings(epochs=300))
 # A third of DenseNet's epochs: 14 minutes of an H200, on which Figure 7's network takes 7.5 seconds an epoch.
 _NIGHT = replace(_PAPER, training=replace(_PAPER.training, epochs=110, precision="bfloat16"))
+_PAPER_SEARCH = SearchSizes(ImageTask("cifar10"), ConvNetSearchSettings(), ("paper's rate", "random"))
 
 SIZES: Mapping[str, ConvNetSizes] = {
-    "smoke": ConvNetSizes(task=_SMOKE, seeds=(1,)),
-    "quick": ConvNetSizes(task=_DIGITS, seeds=(1,)),
-    "course": ConvNetSizes(task=_DIGITS),
-    "night": ConvNetSizes(task=_NIGHT, seeds=(1,)),
-    "paper": ConvNetSizes(task=_PAPER),
+    "smoke": ConvNetSizes(
+        task=_SMOKE,
+        searches=(SearchSizes(_SMOKE, replace(_ON_DIGITS, networks=10, first_depth=2, deeper_every=8)),),
+        seeds=(1,),
+        divisor=12,
+    ),
+    "quick": ConvNetSizes(
+        task=replace(_DIGITS, training=replace(_DIGITS.training, epochs=6)),
+        searches=(SearchSizes(_DIGITS, replace(_ON_DIGITS, networks=40)),),
+        seeds=(1,),
+        divisor=6,
+    ),
+    "course": ConvNetSizes(
+        task=_NIGHT,
+        searches=(
+            SearchSizes(_DIGITS, _ON_DIGITS, seeds=(1, 2, 3, 4, 5)),
+            SearchSizes(_CIFAR_SMALL, _ON_CIFAR),
+        ),
+        seeds=(1,),
+    ),
+    "night": ConvNetSizes(
+        task=_NIGHT,
+        searches=(
+            SearchSizes(
+                ImageTask("cifar10", training=ImageSettings(epochs=5, precision="bfloat16")),
+                replace(_ON_CIFAR, space=ConvSpace()),
+            ),
+        ),
+        seeds=(1,),
+    ),
+    "paper": ConvNetSizes(task=_PAPER, searches=(_PAPER_SEARCH,)),
 }

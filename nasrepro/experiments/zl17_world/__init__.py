@@ -7,7 +7,7 @@ from functools import partial
 
 from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
-from nasrepro.experiments.zl17_world.readme import world_words
+from nasrepro.experiments.zl17_world.readme import SECONDS, replays_words, world_words
 from nasrepro.experiments.zl17_world.sizes import SIZES, WorldSizes
 from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import lstm_seconds
@@ -52,5 +52,6 @@ EXPERIMENT = Experiment(
     trainings=trainings,
     seconds=lstm_seconds,
     named=zoo,
-    readme={"world": world_words},
+    readme={"world": world_words, "replays": replays_words},
+    tables=(SECONDS,),
 )

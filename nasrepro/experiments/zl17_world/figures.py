@@ -44,7 +44,8 @@ def two_orders(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str = ""
 def leads_over_random(panels: Mapping[str, pd.DataFrame], unit: str, title: str = "") -> Figure:
     """ZL17's Figure 6: a panel for each search, a line for the best 1, 5 and 15, with its 95% interval where known.
 
-    `panels` have columns samples, of ("best 1", ...) and lead, and may have low and high.
+    `panels` have columns samples, of ("best 1", ...) and lead, and may have low and high. What intervals of the first
+    hundredth of the samples span, which is much and says little, may be cut off.
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -56,6 +57,10 @@ def leads_over_random(panels: Mapping[str, pd.DataFrame], unit: str, title: str 
             if "low" in line:
                 ax.fill_between(line["samples"], line["low"], line["high"], color=colour, alpha=0.2, linewidth=0)
         ax.axhline(0, color=style.GREY, linewidth=1)
+        if "low" in table:
+            shown = table[table["of"].str.startswith("best") & (table["samples"] >= table["samples"].max() / 100)]
+            least, most = min(0.0, shown["low"].min()), max(0.0, shown["high"].max())
+            ax.set_ylim(least - 0.08 * (most - least), most + 0.08 * (most - least))
         ax.set_title(words, fontsize=9)
         ax.set_xlabel("samples")
         ax.set_ylabel(f"lead over random, {unit}", fontsize=9)

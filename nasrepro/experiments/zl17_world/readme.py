@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from nasrepro.experiments.zl17_world.replays import agreement, noise
+from nasrepro.experiments.zl17_world.replays import agreement, costs_told, noise
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 from nasrepro.worlds import base2, base_2
+
+SECONDS = "zl17-world-seconds.csv"
+"""What notebook 12 measures of its replayed searches."""
 
 
 def world_words(_: Path) -> str:
@@ -26,3 +30,11 @@ def world_words(_: Path) -> str:
         f"root mean square); with a training ten times as long {longer:.2f}, and {longer_better:.2f} among the better "
         "half of the cells."
     )
+
+
+def replays_words(records: Path) -> str:
+    """A sentence on how long replayed searches take, as measured by the run whose findings ship."""
+    path = records / SECONDS
+    if not path.exists():
+        return "How long each kind of search takes has not been shipped yet; notebook 12 measures it."
+    return f"Measured by notebook 12 at `course`, on all cores together: {costs_told(pd.read_csv(path))}."

@@ -1,21 +1,26 @@
 """Searches replayed where every reward is known, many of each kind, and what each kind is ahead of random search by."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from nasrepro.controllers import PolicyGradientSettings
+from nasrepro.controllers import FixedSpace, PolicyGradientSettings, TokenAgentSettings
 from nasrepro.datasets import Corpus
 from nasrepro.datasets.nas_bench_macro import load_nas_bench_macro
 from nasrepro.datasets.registry import MissingData
+from nasrepro.hardware import device_name
 from nasrepro.native.build import CORES
 from nasrepro.report.papers import Entry
 from nasrepro.report.stats import kendall, over_seeds, told
+from nasrepro.search.ranked_search import SearchSettings
+from nasrepro.search.tabular import Pool, simulate_many
 from nasrepro.search.token_table import (
     TableRuns,
     TokenTable,
@@ -28,6 +33,8 @@ from nasrepro.search.token_table import (
 from nasrepro.threads import torch_threads
 from nasrepro.worlds import World
 
+T = TypeVar("T")
+
 RANDOM = "random search"
 EVOLUTION = "regularised evolution"
 
@@ -37,23 +44,103 @@ TOP = (1, 5, 15)
 
 def replay(
     table: TokenTable, controllers: Mapping[str, PolicyGradientSettings], seeds: Sequence[int], samples: int
-) -> dict[str, TableRuns]:
-    """Searches of every kind, one for each seed, by the kind's name: random search, evolution, and these controllers.
+) -> tuple[dict[str, TableRuns], dict[str, float]]:
+    """Searches of every kind, one for each seed, by its name: random search, evolution, and these controllers.
 
-    A controller's searches are shared out among the processor's cores.
+    Returns also how many seconds each kind took.
     """
-    found = {RANDOM: random_runs(table, seeds, samples), EVOLUTION: evolution_runs(table, seeds, samples)}
-    shares = [part.tolist() for part in np.array_split(seeds, min(CORES, len(seeds)))]
-    with torch_threads(1), ThreadPoolExecutor(len(shares)) as pool:  # torch lets go of Python while it computes
-        for name, learning in controllers.items():
-            search = partial(controller_runs, table, samples=samples, learning=learning)
-            parts = [*pool.map(search, shares)]
-            found[name] = TableRuns(
-                tuple(seeds),
-                np.concatenate([part.rewards for part in parts])[:, :samples],
-                np.concatenate([part.scores for part in parts])[:, :samples],
-            )
-    return found
+    kinds: dict[str, Callable[[], TableRuns]] = {
+        RANDOM: lambda: random_runs(table, seeds, samples),
+        EVOLUTION: lambda: evolution_runs(table, seeds, samples),
+        **{name: partial(_by_controller, table, each, seeds, samples) for name, each in controllers.items()},
+    }
+    found, seconds = {}, {}
+    for name, run in kinds.items():
+        start = time.perf_counter()
+        found[name] = run()
+        seconds[name] = time.perf_counter() - start
+    return found, seconds
+
+
+_TOGETHER = 50
+"""Controllers that learn in step: of so many, what Python does between two steps is a small part."""
+
+
+def _by_controller(
+    table: TokenTable, learning: PolicyGradientSettings, seeds: Sequence[int], samples: int
+) -> TableRuns:
+    """As `controller_runs`, shared out among the processor's cores, and cut to so many samples."""
+    groups = CORES * -(-len(seeds) // (CORES * _TOGETHER))  # equally many for every core
+    parts = _shared_out(partial(controller_runs, table, samples=samples, learning=learning), seeds, groups)
+    return TableRuns(
+        tuple(seeds),
+        np.concatenate([part.rewards[:, :samples] for part in parts]),
+        np.concatenate([part.scores[:, :samples] for part in parts]),
+    )
+
+
+def _shared_out(search: Callable[[list[int]], T], seeds: Sequence[int], groups: int = CORES) -> list[T]:
+    """What a function of some seeds answers for groups of them, on all cores."""
+    shares = [part.tolist() for part in np.array_split(seeds, min(groups, len(seeds)))]
+    with torch_threads(1), ThreadPoolExecutor(CORES) as pool:  # compiled code and torch let go of Python
+        return [*pool.map(search, shares)]
+
+
+def ranked_and_random(pool: Pool, ranked: SearchSettings, seeds: Sequence[int]) -> tuple[pd.DataFrame, float]:
+    """S17's searches in a pool of cells and as many random ones, see `simulate_many`; and the seconds they took."""
+    variants = {"ranked": ranked, "random": replace(ranked, method="random")}
+    start = time.perf_counter()
+    pool.forest(ranked.ranker.unroll)  # once for all
+    parts = _shared_out(partial(simulate_many, pool, variants), seeds)
+    return pd.concat(parts, ignore_index=True), time.perf_counter() - start
+
+
+# ---- what it costs
+
+
+def cost(method: str, searches: int, samples: int, seconds: float) -> dict[str, Any]:
+    """A row of a table of what replayed searches took here; per search in milliseconds."""
+    per_search = 1_000 * seconds / searches
+    return {
+        "method": method,
+        "searches": searches,
+        "samples": samples,
+        "seconds": seconds,
+        "milliseconds": per_search,
+        "device": device_name(),
+    }
+
+
+def costs_told(costs: pd.DataFrame) -> str:
+    """What a table of costs says, for people."""
+    parts = [
+        f"{row['method']}: {row['searches']} searches to {row['samples']:,} in {row['seconds']:.3g} s, "
+        f"{row['milliseconds']:.3g} ms each"
+        for row in costs.to_dict("records")
+    ]
+    return f"{'; '.join(parts)} ({costs['device'].iloc[0]})"
+
+
+def arithmetic(space: FixedSpace, samples: int, agent: TokenAgentSettings | None = None) -> float:
+    """Multiplications and additions of a controller's search, if each string were worked out for itself.
+
+    Those of its matrices, for each token once to draw it and twice to learn from it.
+    """
+    agent = agent or TokenAgentSettings()
+    lstm = len(space.places) * agent.layers * 8 * agent.units**2
+    softmax = sum(len(place.words) for place in space.places) * agent.units
+    return 3.0 * 2.0 * samples * (lstm + softmax)
+
+
+def arithmetic_told(space: FixedSpace, samples: int, searches: int, seconds: Mapping[str, float]) -> str:
+    """How fast the controllers' searches were computed, for people: from the seconds that all of a kind took."""
+    alone = arithmetic(space, samples) / 1e9
+    rates = [f"the **{name}** made {searches * alone / took:,.0f} billion a second" for name, took in seconds.items()]
+    return (
+        f"One controller's search is {alone:,.1f} billion multiplications and additions, if each string is worked out "
+        f"for itself: {', '.join(rates)}. Not all had to be made: strings that begin alike share the states of their "
+        "beginnings, the more, the surer a controller is of them."
+    )
 
 
 def published_table() -> TokenTable | None:

@@ -38,7 +38,7 @@ class WorldSizes:
     """Those in the published table, which has fewer strings."""
     has_table: bool = True
     """Whether the published table is looked at, which has to be fetched."""
-    replays: int = 100
+    replays: int = 200
     """Searches of each kind, each from its own seed."""
     ranked: SearchSettings = _RANKED
     """S17's search, replayed in the world. To hold cells out would double the time of a fit."""
@@ -120,7 +120,14 @@ SIZES: Mapping[str, WorldSizes] = {
         ranked_replays=3,
     ),
     "quick": WorldSizes(
-        _TASK, _with_long(_TASK), cells=48, repeated=8, lengthened=4, samples=4_000, has_table=False, ranked_replays=12
+        _TASK,
+        _with_long(_TASK),
+        cells=48,
+        repeated=8,
+        lengthened=4,
+        has_table=False,
+        replays=100,
+        ranked_replays=12,
     ),
     "course": _WHOLE,
     # The world ships: on a GPU, which is no faster at such small cells, a sample of it will do.
