@@ -6,21 +6,27 @@ import pytest
 import torch
 
 from nasrepro import datasets
+from nasrepro.convnet import ConvNet, ConvNetError
+from nasrepro.convnet.network import Layer
 from nasrepro.datasets.parallel import ParallelCorpus, parallel_from_text
 from nasrepro.dsl import zoo
 from nasrepro.trainers import translation
 from nasrepro.trainers.forecast import (
     MULTI30K,
     WIKITEXT2,
+    ImagesSize,
     PairsSize,
     TextSize,
+    forecast_image_seconds,
     forecast_seconds,
     forecast_translation_seconds,
 )
+from nasrepro.trainers.images import ImageSettings, ImageStep, ImageTask
 from nasrepro.trainers.language_model import LanguageModelSettings, train
 from nasrepro.trainers.translation import TranslationSettings
 
 PAIRS = TranslationSettings(hidden=32, layers=1, batch=8, epochs=4, halve_from=2, eval_batch=5, fail_above=1e9)
+NET = ConvNet((Layer("conv", (), 3, 3, filters=12), Layer("conv", (1,), 3, 3, filters=12)))
 SMALL = LanguageModelSettings(hidden=32, embedding=32, batch=20, epochs=2, train_tokens=14_000, valid_tokens=7_000)
 
 
@@ -87,6 +93,42 @@ def test_what_is_timed_has_the_sizes_of_the_pairs(monkeypatch: pytest.MonkeyPatc
     assert (batch.source.shape, batch.inputs.shape, batch.words) == ((6, 8), (8, 8), 64)
 
 
+def test_a_small_training_on_images_takes_about_as_long_as_forecast() -> None:
+    task = ImageTask(training=ImageSettings(epochs=2, batch=32, upsampled=10, train_images=600))
+    before = forecast_image_seconds(NET, task)
+    seconds = task.evaluate(NET, 0).seconds
+    after = forecast_image_seconds(NET, task)
+    assert min(before, after) / 3 < seconds < max(before, after) * 3
+
+
+def test_the_time_of_images_grows_with_epochs_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that every call moves by 1 s: for 50 images of training, for 50 of evaluation."""
+    ticks = iter(range(10**6))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(ImageStep, "over_all", lambda *_: 0.0)
+    monkeypatch.setattr("nasrepro.trainers.forecast.images.evaluate", lambda *_: (0.0, 0.0))
+    training = ImageSettings(epochs=3, batch=50)
+    assert forecast_image_seconds(NET, ImageTask("cifar10", 8, training)) == 3 * (900 + 100)
+    few = replace(training, train_images=500, valid_images=250)
+    assert forecast_image_seconds(NET, ImageTask("cifar10", 8, few)) == 3 * (10 + 5)
+    many = replace(training, train_images=10**6, valid_images=10**6)
+    assert forecast_image_seconds(NET, ImageTask("cifar10", 8, many)) == 3 * (900 + 100)
+
+
+def test_what_is_timed_has_the_sizes_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        ImageStep, "over_all", lambda step, rate, _: seen.append((step.crops.pixels.shape, len(step.labels), rate))
+    )
+    forecast_image_seconds(NET, ImageTask("cifar10", training=ImageSettings(batch=6, upsampled=40)), steps=1)
+    assert seen == [((6, 40, 40, 3), 6, 0.0)] * 2  # the first to warm up
+
+
+def test_images_that_are_too_small_for_a_network_have_no_forecast() -> None:
+    with pytest.raises(ConvNetError, match="has a filter of 3 x 3 pixels and reads maps of 2 x 2"):
+        forecast_image_seconds(NET, ImageTask("cifar10", 2), steps=1)
+
+
 def test_it_leaves_global_randomness_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -101,6 +143,8 @@ def test_no_steps_are_no_forecast() -> None:
         forecast_seconds(zoo["GRU"], SMALL, WIKITEXT2, steps=0)
     with pytest.raises(ValueError, match="times 1 step or more, got 0"):
         forecast_translation_seconds(zoo["GRU"], PAIRS, MULTI30K, steps=0)
+    with pytest.raises(ValueError, match="times 1 step or more, got 0"):
+        forecast_image_seconds(NET, ImageTask("cifar10"), steps=0)
 
 
 def test_the_sizes_of_wikitext2_are_those_of_its_files(mirror: object) -> None:
@@ -109,6 +153,17 @@ def test_the_sizes_of_wikitext2_are_those_of_its_files(mirror: object) -> None:
 
 def test_the_sizes_of_multi30k_are_those_of_its_files(mirror: object) -> None:
     assert PairsSize.of(datasets.load_parallel("multi30k")) == MULTI30K
+
+
+def test_the_sizes_of_cifar10_are_those_of_its_files(mirror: object) -> None:
+    found = datasets.load_images("cifar10", 16)
+    size = ImagesSize(tuple(found.train.shape[1:]), len(found.train), len(found.valid))
+    assert ImagesSize.of_task(ImageTask("cifar10", 16)) == size
+    assert ImagesSize.of_task(ImageTask("cifar10")) == replace(size, shape=(3, 32, 32))
+
+
+def test_sizes_of_digits_are_counted() -> None:
+    assert ImagesSize.of_task(ImageTask("digits")) == ImagesSize((1, 8, 8), train=1_197, valid=300)
 
 
 def test_sizes_of_pairs_are_counted() -> None:
