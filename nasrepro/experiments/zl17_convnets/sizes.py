@@ -78,6 +78,8 @@ class ConvNetSizes:
     """Seeds of each network of Table 1."""
     divisor: int = 1
     """What the number of their filters is divided by: on digits the paper's would take minutes."""
+    workers: int = 2
+    """Processes of a notebook; 0 trains in its own, where to start others takes longer than to train."""
 
 
 # A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them are passed over in smaller batches than 45,000
@@ -110,6 +112,7 @@ SIZES: Mapping[str, ConvNetSizes] = {
         searches=(SearchSizes(_SMOKE, replace(_ON_DIGITS, networks=10, first_depth=2, deeper_every=8)),),
         seeds=(1,),
         divisor=12,
+        workers=0,
     ),
     "quick": ConvNetSizes(
         task=replace(_DIGITS, training=replace(_DIGITS.training, epochs=6)),
