@@ -12,8 +12,8 @@ from nasrepro.controllers import TokenAgentSettings
 from nasrepro.controllers.anchor_agent import AnchorAgent
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.convnet import ConvNet, Layer, zoo
-from nasrepro.experiments.zl17_convnets import EXPERIMENT, analysis, figures, network, table_1
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, row
+from nasrepro.experiments.zl17_convnets import EXPERIMENT, analysis, figures, table_1
+from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, network, row
 from nasrepro.search import Record
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import HeldOut

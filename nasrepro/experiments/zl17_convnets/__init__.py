@@ -4,13 +4,13 @@ Notebook 08 shows how the controller writes networks, notebook 09 the rows of Ta
 trainings of its own, so that several can be made side by side: `nasrepro record zl17_convnets --only "digits, seed 1"`.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
-from nasrepro.convnet import ConvNet, zoo
+from nasrepro.convnet import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, ConvNetSizes, row
+from nasrepro.experiments.zl17_convnets.readme import table
+from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, ConvNetSizes, network, row
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
@@ -34,12 +34,6 @@ def _search(task: ImageTask, plan: ConvNetSearchSettings, resources: Resources) 
     resources.search(task, plan)
 
 
-def network(name: str, sizes: ConvNetSizes) -> ConvNet:
-    """A network of Table 1 by its name in the zoo, with as many filters as these sizes give it."""
-    layers = tuple(replace(layer, filters=layer.filters // sizes.divisor) for layer in zoo[name].layers)
-    return replace(zoo[name], layers=layers)
-
-
 def _compare(sizes: ConvNetSizes, resources: Resources) -> None:
     rows = {row(name, seed): Job(network(name, sizes), seed) for seed, name in product(sizes.seeds, COMPARED)}
     for name, found in evaluate_tests(sizes.task, rows, resources.record, resources.workers).items():
@@ -59,4 +53,5 @@ EXPERIMENT = Experiment(
     seconds=seconds,
     shipped={"course": ("cifar10-figure-7.jsonl.gz",), "night": ("cifar10-figure-7.jsonl.gz",)},
     named=zoo,
+    readme={"convnets": table},
 )

@@ -17,7 +17,7 @@ def connections(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
 
     The tables are from `analysis.skip_probabilities`.
     """
-    fig, (panels,) = new_panels((3.3 * len(tables) + 0.6, 3.6), title, 1, len(tables), sharey=True)
+    fig, (panels,) = new_panels((3.3 * len(tables) + 0.6, 4.2), title, 1, len(tables), sharey=True)
     for ax, (name, table) in zip(np.atleast_1d(panels), tables.items(), strict=True):
         image = ax.imshow(table, cmap="cividis", vmin=0, vmax=1, origin="lower", extent=_around(table), aspect="equal")
         for layer, chances in enumerate(table.to_numpy(), 1):

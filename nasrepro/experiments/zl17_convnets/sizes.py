@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nasrepro.controllers.conv_space import ConvSpace
+from nasrepro.convnet import ConvNet, zoo
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.trainers.images import ImageSettings, ImageTask
 
@@ -80,6 +81,12 @@ class ConvNetSizes:
     """What the number of their filters is divided by: on digits the paper's would take minutes."""
     workers: int = 2
     """Processes of a notebook; 0 trains in its own, where to start others takes longer than to train."""
+
+
+def network(name: str, sizes: ConvNetSizes) -> ConvNet:
+    """A network of Table 1 by its name in the zoo, with as many filters as these sizes give it."""
+    layers = tuple(replace(layer, filters=layer.filters // sizes.divisor) for layer in zoo[name].layers)
+    return replace(zoo[name], layers=layers)
 
 
 # A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them are passed over in smaller batches than 45,000

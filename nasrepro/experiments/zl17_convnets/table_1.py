@@ -8,8 +8,7 @@ import pandas as pd
 
 from nasrepro.convnet import zoo
 from nasrepro.experiments.arms import Facts
-from nasrepro.experiments.zl17_convnets import network
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, ConvNetSizes, row
+from nasrepro.experiments.zl17_convnets.sizes import COMPARED, ConvNetSizes, network, row
 from nasrepro.report import papers, stats
 from nasrepro.search.record import Evaluation
 

@@ -1,0 +1,36 @@
+"""What the README says of this experiment, made from the shipped record."""
+
+from pathlib import Path
+
+from nasrepro.experiments.zl17_convnets import table_1
+from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, network, row
+from nasrepro.report import markdown
+from nasrepro.search import Record
+from nasrepro.search.held_out import HeldOut
+
+_RECORD = "cifar10-figure-7.jsonl.gz"
+
+
+def table(records: Path) -> str:
+    """Figure 7's network and its controls on CIFAR-10, Markdown: our test error beside the paper's."""
+    sizes = SIZES["night"]
+    evaluations = Record.load(records / _RECORD).evaluations()
+    made = {(one.hash, one.seed): one for one in evaluations if one.is_by(HeldOut(sizes.task))}
+    jobs = {row(name, seed): (network(name, sizes).hash, seed) for name in COMPARED for seed in sizes.seeds}
+    ours = table_1.errors({name: made[job] for name, job in jobs.items() if job in made}, sizes)
+    theirs, tested = table_1.paper_errors(), {str(name): f"{error:.2f}" for name, error in ours["test error"].items()}
+    rows = [
+        [
+            name,
+            f"{network(name, sizes).conv_weights() / 1e6:.2f}M",
+            tested.get(name, "not attempted"),
+            f"{theirs[name]:.2f}",
+        ]
+        for name in COMPARED
+    ]
+    head = ["network", "weights of filters", "test error, ours", "the paper's"]
+    devices = ", ".join(sorted({*ours["device"]}))
+    return (
+        f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {sizes.task.words()}, a third of "
+        f"DenseNet's, in {sizes.task.training.precision}, one seed, {devices}; 116 of the 60,000 images are JPEG copies."
+    )
