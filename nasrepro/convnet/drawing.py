@@ -45,7 +45,13 @@ def to_svg(net: Structure) -> str:
     height = 2 * MARGIN + HEIGHT + top * LEVEL
     level = [height - MARGIN - HEIGHT / 2 - LEVEL * number for number in range(top + 1)]
     shapes = [_line(middle, level[start], level[end]) for start, end in edges if end == start + 1]
-    shapes += [_arc(middle, box, level, start, end) for start, end in skips]
+    arriving: dict[tuple[int, int], list[int]] = {}  # box and side -> where the arcs that arrive there begin
+    for start, end in sorted(skips, reverse=True):
+        arriving.setdefault((end, _side(start)), []).append(start)
+    for (end, side), starts in arriving.items():
+        for rank, start in enumerate(starts):
+            landing = (rank + 0.5) / len(starts)
+            shapes += _arc(middle + side * box / 2, level[start], level[end], start, end, landing)
     for number, text in enumerate(words):
         kind = net.layers[number - 1].type if 0 < number < top else "end"
         shapes += _box(text, kind, middle, level[number], box)
@@ -91,17 +97,20 @@ def _line(x: float, start: float, end: float) -> str:
     return f'<path d="M{x:.1f} {start - HEIGHT / 2:.1f}V{end + HEIGHT / 2:.1f}" stroke="{FAINT}" stroke-width="1.5"/>'
 
 
-def _arc(middle: float, box: float, level: list[float], start: int, end: int) -> str:
-    side, reach = _side(start), _reach(start, end)
-    x = middle + side * box / 2
-    # Arcs leave a box above its middle and arrive below it, those from further away lower.
-    bottom, top = level[start] - 4, level[end] + 1 + 8 * (1 - 1 / (end - start))
-    curve = (
-        f"M{x:.1f} {bottom:.1f}C{x + side * reach:.1f} {bottom:.1f} {x + side * reach:.1f} {top:.1f} {x:.1f} {top:.1f}"
-    )
-    colour = ARCS[start % len(ARCS)]
-    arrow = f"M{x + side * 5:.1f} {top - 3:.1f}L{x:.1f} {top:.1f}L{x + side * 5:.1f} {top + 3:.1f}z"
-    return f'<path d="{curve}" stroke="{colour}" stroke-width="1.3" fill="none"/><path d="{arrow}" fill="{colour}"/>'
+def _arc(x: float, bottom: float, top: float, start: int, end: int, landing: float) -> list[str]:
+    """A curve between the sides of two boxes, and its arrow: it leaves above the middle of its box.
+
+    `landing` says where it arrives, from 0, a little above the middle, to 1, near the box's lower edge.
+    """
+    side, colour = _side(start), ARCS[start % len(ARCS)]
+    bottom, top, far = bottom - 5, top - 4 + 13 * landing, x + side * _reach(start, end)
+    curve = f"M{x:.1f} {bottom:.1f}C{far:.1f} {bottom:.1f} {far:.1f} {top:.1f} {x:.1f} {top:.1f}"
+    tail = x + side * 5
+    arrow = f"M{tail:.1f} {top - 2.5:.1f}L{x:.1f} {top:.1f}L{tail:.1f} {top + 2.5:.1f}z"
+    return [
+        f'<path d="{curve}" stroke="{colour}" stroke-width="1.3" fill="none"/>',
+        f'<path d="{arrow}" fill="{colour}"/>',
+    ]
 
 
 def _box(text: str, kind: str, x: float, y: float, width: float) -> list[str]:

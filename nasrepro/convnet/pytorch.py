@@ -4,6 +4,7 @@ The source is text about torch; this file does not import it.
 """
 
 from keyword import iskeyword
+from textwrap import wrap
 
 from nasrepro.convnet.errors import ConvNetError
 from nasrepro.convnet.layers import ADD, BATCH_NORM, CONTRAST_NORM, CONV, MAX_POOL, RELU, Layer
@@ -66,12 +67,7 @@ def to_pytorch(net: Structure, called: str = "GeneratedNet", channels: int = 3) 
     helpers += [_JOIN] if is_joined else []
     helpers += [_TOTAL] if ADD in types else []
     helpers += [_CONTRAST] if CONTRAST_NORM in types else []
-    lines = [
-        *(["import math", ""] if types & {CONV, MAX_POOL} else []),
-        "import torch",
-        "from torch import Tensor, nn",
-        "from torch.nn import functional as F",
-        "",
+    code = [
         *(line for helper in helpers for line in ("", *helper.strip().splitlines(), "")),
         "",
         f"class {called}(nn.Module):",
@@ -81,7 +77,15 @@ def to_pytorch(net: Structure, called: str = "GeneratedNet", channels: int = 3) 
         "",
         *_forward(net, channels),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*_imports("\n".join(code)), "", *code]) + "\n"
+
+
+def _imports(code: str) -> list[str]:
+    """The imports of what the code uses."""
+    lines = ["import math", ""] if "math." in code else []
+    lines += ["import torch"] if "torch." in code else []
+    lines += ["from torch import Tensor, nn"]
+    return lines + (["from torch.nn import functional as F"] if "F." in code else [])
 
 
 def _init(net: Structure, channels: int) -> list[str]:
@@ -119,10 +123,11 @@ def _forward(net: Structure, channels: int) -> list[str]:
             read = _call("join", inputs)
         else:
             read = _variable(inputs[0])
-        if len(read) > _LIMIT - 70:  # what is around it, and its name
-            body += [f"read = {line}" if not k else line for k, line in enumerate(_wrapped(read))]
-            read = "read"
-        body.append(f"{_variable(number)} = {_applied(layer, number, read)}")
+        line = f"{_variable(number)} = {_applied(layer, number, read)}"
+        if len(line) > _LIMIT - 8:  # its indent
+            body += _wrapped(f"read = {read}")
+            line = f"{_variable(number)} = {_applied(layer, number, 'read')}"
+        body.append(line)
     last = net.read_by_classifier
     body += _wrapped(f"last = {_call('join', last) if len(last) > 1 else _variable(last[0])}")
     body.append("return self.classifier(last.mean((2, 3)))")
@@ -140,17 +145,15 @@ def _call(function: str, inputs: tuple[int, ...]) -> str:
 
 
 def _wrapped(call: str) -> list[str]:
-    """A call over as many lines as it takes."""
-    if len(call) <= _LIMIT - 15:
+    """An assignment of a call, over as many lines as it takes."""
+    if len(call) <= _LIMIT - 8:
         return [call]
     head, _, rest = call.partition("(")
-    lines, line = [f"{head}("], ""
-    for part in rest.removesuffix(")").split(", "):
-        if len(line) + len(part) > _LIMIT - 20:
-            lines.append(line)
-            line = ""
-        line += f"{'    ' if not line else ' '}{part},"
-    return [*lines, line, ")"]
+    return [
+        f"{head}(",
+        *wrap(rest.removesuffix(")"), _LIMIT - 12, initial_indent=" " * 4, subsequent_indent=" " * 4),
+        ")",
+    ]
 
 
 def _applied(layer: Layer, number: int, read: str) -> str:

@@ -126,15 +126,15 @@ class _Halving:
         return self.pools[earlier, stage], *same
 
 
-def resnet(width: int, blocks: int = 3) -> ConvNet:
-    """He et al. 2016's network for CIFAR-10 (section 4.2) of 6 * blocks + 2 layers, the linear one counted.
+def resnet(width: int, blocks: int = 3, stages: int = 3) -> ConvNet:
+    """He et al. 2016's network for CIFAR-10 (section 4.2): of 6 * blocks + 2 layers, the linear one counted.
 
     Three stages of `blocks` pairs of 3 x 3 convolutions with width, 2 * width and 4 * width filters; the first of a
     stage but the first has stride 2. Each pair is added to what it read: where the sizes differ, to every second pixel
-    of it and zeros for the maps that it lacks (their option A).
+    of it and zeros for the maps that it lacks (their option A). Images of 8 x 8 pixels leave room for two `stages`.
     """
     layers = [Layer(CONV, (0,), 3, 3, filters=width)]
-    for stage in range(3):
+    for stage in range(stages):
         for block in range(blocks):
             stride, filters, start = 2 if stage and not block else 1, width * 2**stage, len(layers)
             layers.append(Layer(CONV, (start,), 3, 3, stride, stride, filters))
@@ -145,9 +145,9 @@ def resnet(width: int, blocks: int = 3) -> ConvNet:
     return ConvNet(tuple(layers))
 
 
-def plain(width: int, blocks: int = 3) -> ConvNet:
+def plain(width: int, blocks: int = 3, stages: int = 3) -> ConvNet:
     """The convolutions of `resnet` in a chain, as He et al. 2016 compare it with their plain network."""
-    found = (each for each in resnet(width, blocks).layers if each.type == CONV)
+    found = (each for each in resnet(width, blocks, stages).layers if each.type == CONV)
     return ConvNet(tuple(replace(each, inputs=(n,), activation=RELU) for n, each in enumerate(found)))
 
 

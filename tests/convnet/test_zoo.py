@@ -81,6 +81,8 @@ def test_the_plain_stack_is_the_resnet_without_additions():
     sizes = [(each.filter_height, each.filter_width, each.stride_height, each.filters) for each in convolutions(one)]
     assert sizes == [(each.filter_height, each.filter_width, each.stride_height, each.filters) for each in other.layers]
     assert {each.activation for each in other.layers} == {"relu"}
+    assert len(plain(8, 2, stages=2).layers) == 9
+    assert resnet(8, 2, stages=2).shapes(1, 8, 8)[-1] == plain(8, 2, stages=2).shapes(1, 8, 8)[-1] == (16, 4, 4)
     assert [*other.edges()] == [(n, n + 1) for n in range(19)]
 
 
