@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"datasets", "files", "hardware", "settings"},
     "convnet": set(),
     "rnn": {"dsl", "native"},
-    "controllers": {"dsl", "native", "settings", "threads"},
+    "controllers": {"dsl", "convnet", "native", "settings", "threads"},
     "ranking": {"dsl", "native", "settings", "threads"},
     "trainers": {"hardware", "native", "dsl", "datasets", "convnet", "rnn", "controllers", "ranking"}
     | {"deadline", "errors", "files", "settings"},
