@@ -1,7 +1,8 @@
 """How a notebook starts: parameters are checked, single cells are trained once, results have a place."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +149,17 @@ def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the device
 
 
+def _tasks_in(value: Any) -> Iterator[Any]:
+    """All tasks of an experiment's sizes, wherever they stand."""
+    if hasattr(value, "evaluate"):
+        yield value
+    elif isinstance(value, tuple | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tasks_in(each)
+    elif is_dataclass(value):
+        yield from _tasks_in(vars(value))
+
+
 def test_a_run_puts_its_device_into_every_task_and_into_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     _sees_a_gpu(monkeypatch)
     for device, meant in (("auto", "cuda"), ("cuda:0", "cuda:0"), ("cpu", "cpu")):
@@ -155,10 +167,11 @@ def test_a_run_puts_its_device_into_every_task_and_into_no_key(monkeypatch: pyte
             run, other = (
                 Run("06", profiles.load("paper"), experiment=experiment, device=one) for one in (device, "cpu")
             )
-            tasks = [task for task in vars(run.sizes).values() if hasattr(task, "evaluate")]
+            tasks = list(_tasks_in(run.sizes))
             assert run.task in tasks
             assert len(tasks) > 1
             assert {task.device for task in tasks} == {meant}
+            assert all(task.checkpoints for task in tasks if task.is_long)
             assert run.task.settings == other.task.settings
             assert experiment.sizes["paper"].task.device == "auto"
 

@@ -5,7 +5,7 @@ new experiment is a folder of its own, a notebook, and a line of registration in
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -154,11 +154,13 @@ def resumable(sizes: D, folder: Path) -> D:
 
 
 def _with_tasks(sizes: D, change: Callable[[Any], Any]) -> D:
-    """Sizes with other tasks, those in tuples and mappings too."""
+    """Sizes with other tasks, those in tuples, in mappings and in sizes of a part too."""
 
     def changed(value: Any) -> Any:
         if hasattr(value, "evaluate"):
             return change(value)
+        if is_dataclass(value) and not isinstance(value, type) and hasattr(value, "task"):
+            return _with_tasks(value, change)
         if isinstance(value, Mapping):
             return {key: changed(one) for key, one in value.items()}
         return tuple(map(changed, value)) if type(value) is tuple else value

@@ -32,5 +32,5 @@ def table(records: Path) -> str:
     devices = ", ".join(sorted({*ours["device"]}))
     return (
         f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {sizes.task.words()}, a third of "
-        f"DenseNet's, in {sizes.task.training.precision}, one seed, {devices}; 116 of the 60,000 images are JPEG copies."
+        f"DenseNet's, in {sizes.task.training.precision}, one seed, {devices}; 116 of 60,000 images are JPEG copies."
     )
