@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from multiprocessing import parent_process
 from pathlib import Path
@@ -314,7 +314,8 @@ def train(
             counts = epoch > settings.epochs - settings.counted_epochs
             training.note(error, counts=counts, train_loss=train_loss, valid_loss=loss, valid_error=error)
     metrics = {"valid_error": progress.best_loss} if math.isfinite(progress.best_loss) else {}
-    return training.outcome(metrics), model
+    # Not the module's own count: on a GPU it holds the maps that are added, too.
+    return replace(training.outcome(metrics), parameters=net.parameters(channels)), model
 
 
 @contextmanager
