@@ -39,29 +39,22 @@ def to_svg(net: Structure) -> str:
     skips = [(start, end) for start, end in edges if end != start + 1]
     box = max(len(each) for each in words) * LETTER + 40
     reach = {side: max((_reach(s, e) for s, e in skips if _side(s) == side), default=0.0) for side in (-1, 1)}
-    numbers = 24.0  # room for the numbers of layers
-    width = 2 * MARGIN + box + 0.75 * (reach[-1] + reach[1]) + 2 * numbers
-    middle = MARGIN + numbers + 0.75 * reach[-1] + box / 2
+    # A cubic curve comes as near as three quarters of the way to handles that stand equally far out.
+    width = 4 * MARGIN + box + 0.75 * (reach[-1] + reach[1])
+    middle = 2 * MARGIN + 0.75 * reach[-1] + box / 2
     height = 2 * MARGIN + HEIGHT + top * LEVEL
     level = [height - MARGIN - HEIGHT / 2 - LEVEL * number for number in range(top + 1)]
     shapes = [_line(middle, level[start], level[end]) for start, end in edges if end == start + 1]
-    arriving: dict[tuple[int, int], list[int]] = {}  # box and side -> where the arcs that arrive there begin
-    for start, end in sorted(skips, reverse=True):
-        arriving.setdefault((end, _side(start)), []).append(start)
-    for (end, side), starts in arriving.items():
-        for rank, start in enumerate(starts):
-            landing = (rank + 0.5) / len(starts)
-            shapes += _arc(middle + side * box / 2, level[start], level[end], start, end, landing)
+    shapes += _arcs(skips, middle, box, level)
     for number, text in enumerate(words):
         kind = net.layers[number - 1].type if 0 < number < top else "end"
         shapes += _box(text, kind, middle, level[number], box)
         if kind != "end":
             shapes.append(_text(str(number), middle - box / 2 + 10, level[number], FAINT, 9))
-    title = f"Network of {len(net.layers)} layers"
     size = f'width="{width:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width: 100%; height: auto"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" {size} {FONT}>',
-        f"<title>{escape(title)}</title>",
+        f"<title>Network of {len(net.layers)} layers</title>",
         f'<rect width="100%" height="100%" rx="6" fill="{BACKGROUND}"/>',
         *shapes,
         "</svg>",
@@ -95,6 +88,19 @@ def _reach(start: int, end: int) -> float:
 
 def _line(x: float, start: float, end: float) -> str:
     return f'<path d="M{x:.1f} {start - HEIGHT / 2:.1f}V{end + HEIGHT / 2:.1f}" stroke="{FAINT}" stroke-width="1.5"/>'
+
+
+def _arcs(skips: list[tuple[int, int]], middle: float, box: float, level: list[float]) -> list[str]:
+    """An arc for each connection, given the middle and the width of boxes and the height of each."""
+    arriving: dict[tuple[int, int], list[int]] = {}  # box and side -> where the arcs that arrive there begin
+    for start, end in sorted(skips, reverse=True):
+        arriving.setdefault((end, _side(start)), []).append(start)
+    shapes = []
+    for (end, side), starts in arriving.items():
+        for rank, start in enumerate(starts):
+            landing = (rank + 0.5) / len(starts)
+            shapes += _arc(middle + side * box / 2, level[start], level[end], start, end, landing)
+    return shapes
 
 
 def _arc(x: float, bottom: float, top: float, start: int, end: int, landing: float) -> list[str]:

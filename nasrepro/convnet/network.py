@@ -35,8 +35,8 @@ from nasrepro.convnet.text import to_text
 class ConvNet(Structure):
     """A convolutional network: its layers, the number of classes, and the learning rate if it is predicted too.
 
-    `output` names the layers that the classifier reads; () leaves it to rule 2. Networks compare and hash by value;
-    `convnet.parse` reads their text, `str` writes it.
+    `output` names the layers that the classifier reads; () leaves it to rule 2 of `structure`. Networks compare and
+    hash by value; `convnet.parse` reads their text, `str` writes it.
 
     Raises ConvNetError for an unknown type, sizes below 1, an input that is no earlier layer, no layer or more than
     MAX_LAYERS.

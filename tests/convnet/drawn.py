@@ -26,7 +26,7 @@ def networks(draw, most=6, types=("conv", "conv", "conv", "max_pool", "batch_nor
         high, wide = max(h for _, h, _ in reads), max(w for _, _, w in reads)
         sizes = [1, 1, 1, 1]
         if kind in ("conv", "max_pool"):
-            sizes = [draw(st.integers(1, min(most, 4))) for most in (high, wide, high, wide)]
+            sizes = [draw(st.integers(1, min(pixels, 4))) for pixels in (high, wide, high, wide)]
         filters = draw(st.integers(1, 4)) if kind == "conv" else 0
         activation = draw(st.sampled_from(["relu", "relu", "identity"])) if kind in ORDERED else "relu"
         layers.append(Layer(kind, inputs, *sizes, filters=filters, activation=activation))

@@ -177,7 +177,7 @@ def test_notebooks_show_the_drawing():
 
 def test_describing_and_drawing_need_no_torch():
     code = (
-        "import sys\nfrom nasrepro.convnet import zoo, parse\n"
+        "import sys\nimport nasrepro as nr\nzoo, parse = nr.convnet.zoo, nr.convnet.parse\n"
         "net = parse(str(zoo['Figure 7']))\nnet.to_svg(), net.to_pytorch(), net.to_json(), net.hash\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )

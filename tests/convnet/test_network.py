@@ -62,6 +62,7 @@ def test_shapes_follow_from_the_rules_and_are_those_of_the_module(net):
 
 
 @given(networks())
+@settings(max_examples=50)
 def test_parameters_are_those_of_the_module(net):
     model = ImageClassifier(net, IMAGE, generator=torch.Generator().manual_seed(0))
     assert net.parameters(IMAGE[0]) == sum(each.numel() for each in model.parameters())
@@ -100,6 +101,7 @@ def networks_renumbered(draw):
 
 
 @given(networks_renumbered())
+@settings(max_examples=50)
 def test_numbers_of_layers_do_not_matter(pair):
     net, other = pair
     assert net.canonical() == other.canonical()
@@ -107,6 +109,7 @@ def test_numbers_of_layers_do_not_matter(pair):
 
 
 @given(networks(), st.randoms(use_true_random=False))
+@settings(max_examples=50)
 def test_repeated_connections_and_their_order_do_not_matter(net, random):
     layers = []
     for layer in net.layers:
@@ -117,6 +120,7 @@ def test_repeated_connections_and_their_order_do_not_matter(net, random):
 
 
 @given(networks(), networks(most=2))
+@settings(max_examples=50)
 def test_layers_that_do_not_reach_the_classifier_do_not_matter(net, dead):
     shift = len(net.layers)
     moved = tuple(replace(each, inputs=tuple(i + shift for i in each.inputs if i)) for each in dead.layers)
@@ -126,6 +130,7 @@ def test_layers_that_do_not_reach_the_classifier_do_not_matter(net, dead):
 
 
 @given(networks())
+@settings(max_examples=50)
 def test_the_canonical_form_is_its_own(net):
     canonical = net.canonical()
     assert canonical.canonical() == canonical
@@ -208,6 +213,7 @@ def test_networks_of_shipped_records_keep_their_hashes_and_texts():
 
 
 @given(networks())
+@settings(max_examples=50)
 def test_json_is_read_back(net):
     assert ConvNet.from_json(net.to_json()) == net
 

@@ -1,7 +1,7 @@
 """The text of a network: both ways, and errors that point at the line."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from nasrepro.convnet import ConvNet, ConvNetError, Layer, parse, zoo
 from tests.convnet.drawn import networks
@@ -36,6 +36,7 @@ def test_the_papers_example_is_read_and_written_as_printed():
 
 
 @given(networks())
+@settings(max_examples=50)
 def test_texts_are_read_back(net):
     assert parse(str(net)) == net
     assert str(parse(str(net))) == str(net)
