@@ -466,7 +466,7 @@ def images(options: argparse.Namespace) -> Rows:
         seconds = interleaved("images", variants, options.rounds)
     base = min(rivals, key=lambda name: median(seconds[name]))
     for name, row in compared(seconds, base).items():
-        facts = {"layers": depth, "filters": filters, "pixels": size, "batch": settings.batch}
+        facts = {"layers": depth, "filters": filters, "pixels": size, "batch": settings.batch, "threads": 1}
         yield {**facts, "training": name, "images per second": 1e3 * count / row["median ms"], **row}
 
 

@@ -35,7 +35,7 @@ COLUMNS = {
     "decoder": {"tokens", "words", "width", "decoder", *SPREAD},
     "model": {"words", "model", "tokens per second", *SPREAD},
     "children": {"cell", "seconds before", "seconds after", "children per hour before", "children per hour after"},
-    "images": {"layers", "filters", "pixels", "batch", "training", "images per second", *SPREAD},
+    "images": {"layers", "filters", "pixels", "batch", "threads", "training", "images per second", *SPREAD},
 }
 
 

@@ -125,7 +125,7 @@ def test_what_is_timed_has_the_sizes_of_the_images(monkeypatch: pytest.MonkeyPat
 
 
 def test_images_that_are_too_small_for_a_network_have_no_forecast() -> None:
-    with pytest.raises(ConvNetError, match="has a filter of 3 x 3 pixels and reads maps of 2 x 2"):
+    with pytest.raises(ConvNetError, match="layer_1 has filter_height = 3 and reads maps of 2 x 2 pixels"):
         forecast_image_seconds(NET, ImageTask("cifar10", 2), steps=1)
 
 

@@ -24,7 +24,8 @@ def connections(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
             for other, chance in enumerate(chances[: layer - 1], 1):
                 colour = style.BLACK if chance > 0.55 else "white"
                 ax.text(other, layer, f"{chance:.2f}", ha="center", va="center", fontsize=7, color=colour)
-        ax.set(xlabel="layer that is read")
+        # The first layer reads none, and the last is read by none.
+        ax.set(xlabel="layer that is read", xlim=(0.5, len(table) - 0.5), ylim=(1.5, len(table) + 0.5))
         ax.set_title(name, fontsize=9, fontweight="normal")
         ax.grid(visible=False)
         for axis in (ax.xaxis, ax.yaxis):
@@ -52,6 +53,8 @@ def habits(tables: Mapping[str, list[pd.DataFrame]], title: str = "") -> Figure:
         "area": "pixels of a filter",
         "filters": "filters of a layer",
     }
+    first = next(iter(tables.values()))[0]
+    deepened = first.loc[first["layers"].diff() > 0, "samples"]
     fig, panels = new_panels((7.2, 5.2), title, 2, 2, sharex=True)
     for ax, (column, label) in zip(panels.flat, shown.items(), strict=True):
         for number, (name, searches) in enumerate(tables.items()):
@@ -68,15 +71,14 @@ def habits(tables: Mapping[str, list[pd.DataFrame]], title: str = "") -> Figure:
                 markevery=max(1, len(means) // 6),
                 label=name if column == "error" else None,
             )
-        deeper = next(iter(tables.values()))[0]
-        for at in deeper.loc[deeper["layers"].diff() > 0, "samples"]:
+        for at in deepened:
             ax.axvline(at, color=style.BLACK, linewidth=0.8, linestyle=(0, (2, 2)))
         ax.set_ylabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if column == "skips":
             ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     for ax in panels[-1]:
-        ax.set_xlabel("networks drawn (dashed: one layer more)")
+        ax.set_xlabel("networks drawn" + (" (dashed: one layer more)" if len(deepened) else ""))
     style.legend_for_all(fig, 2)
     return fig
 
