@@ -324,11 +324,7 @@ def test_images_that_are_too_small_and_classes_that_are_too_few_are_told_before_
     digits: ImageSet, tmp_path: Path
 ) -> None:
     large = ConvNet((Layer("conv", (), 9, 3, filters=4),))
-<<<<<<< HEAD
     with pytest.raises(ConvNetError, match="layer_1 has filter_height = 9 and reads maps of 8 x 8"):
-=======
-    with pytest.raises(ConvNetError, match="layer_1 has filter_height = 9 and reads maps of 8 x 8 pixels"):
->>>>>>> wip-trainer
         train(large, digits, TINY, checkpoint=tmp_path / "a.pt")
     with pytest.raises(ValueError, match="the network tells 9 classes apart, and digits has 10"):
         train(replace(NET, classes=9), digits, TINY, checkpoint=tmp_path / "a.pt")
