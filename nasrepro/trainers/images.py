@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from nasrepro import datasets
-from nasrepro.convnet import ConvNet, parse
+from nasrepro.convnet import ConvNet, ConvNetError, parse
 from nasrepro.convnet.module import ImageClassifier
 from nasrepro.convnet.network import Shape
 from nasrepro.datasets import ImageSet
@@ -390,6 +390,13 @@ class ImageTask(NotebookTask[ConvNet]):
         identity = (net, seed, self.settings, self.data_hash, self.version)
         with training_checkpoint(self.checkpoints, device, *identity) as path:
             return train(net, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
+
+    def evaluate(self, net: ConvNet, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
+        """What `train` says of it. A network that images of this size do not fit has failed."""
+        try:
+            return super().evaluate(net, seed, on_epoch)
+        except ConvNetError as error:
+            return Outcome("failed", reason=f"does not fit: {error.problem}")
 
     def test(self, model: ImageClassifier, split: tuple[Tensor, Tensor]) -> dict[str, float]:
         """`test_error`, in percent, on the images and labels of a test split."""

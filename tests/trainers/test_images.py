@@ -332,7 +332,7 @@ def test_images_that_are_too_small_and_classes_that_are_too_few_are_told_before_
     with Workers(TASK, count=0) as workers:
         (_, outcome), *_ = workers.map([Job(large, 1)])
     assert outcome.status == "failed"
-    assert "layer_1 has filter_height = 9" in outcome.reason
+    assert outcome.reason.startswith("does not fit: layer_1 has filter_height = 9")
 
 
 @pytest.mark.parametrize(

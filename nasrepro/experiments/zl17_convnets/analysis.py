@@ -13,7 +13,7 @@ from nasrepro.controllers.anchor_agent import AnchorAgent
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.convnet import ConvNet, Layer, parse
 from nasrepro.experiments import arms
-from nasrepro.experiments.zl17_convnets.sizes import SearchSizes
+from nasrepro.experiments.zl17_convnets.sizes import SIZES, SearchSizes
 from nasrepro.report import papers
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.history import Search
@@ -21,6 +21,9 @@ from nasrepro.trainers.images import ImageTask
 
 FAILED = 90.0
 """The error, in percent, that a network whose training failed counts with: that of guessing one of ten classes."""
+
+JPEG_COPIES = "Of CIFAR-10's 60,000 images 116 are JPEG copies in the record's data."
+"""What stands beside every number of the shipped records: their data was read from a copy that is so."""
 
 _PAPER_IMAGES = 50 * 45_000
 """Images that one network of ZL17's search is trained on, counted as often as they are seen (section 4.1)."""
@@ -44,6 +47,31 @@ def share_of_paper(task: ImageTask, networks: int) -> float:
     whole = 45_000 if task.images == "cifar10" else 1_197
     seen = networks * training.epochs * min(whole, training.train_images or whole)
     return min(1.0, seen / (paper * _PAPER_IMAGES))
+
+
+def share_of_training(task: ImageTask) -> float:
+    """The share of the training of one of ZL17's final networks, taken for DenseNet's 300 epochs: images seen.
+
+    Digits are smaller images than CIFAR-10's, so of them even this flatters.
+    """
+    whole = SIZES["paper"].task.training.epochs * 45_000
+    known = 45_000 if task.images == "cifar10" else 1_197
+    return min(1.0, task.training.epochs * min(known, task.training.train_images or known) / whole)
+
+
+def recipe_told(task: ImageTask) -> str:
+    """How the networks of Table 1 are trained, for people, from the settings."""
+    chosen = task.training
+    mirrored = ", half of them mirrored" if chosen.flipped else ""
+    last = "the last epoch's" if chosen.counted_epochs == 1 else f"the best of the last {chosen.counted_epochs} epochs'"
+    return (
+        f"All of them by one recipe. As ZL17 states it: Nesterov's momentum of {chosen.momentum:g}, a learning rate of "
+        f"{chosen.learning_rate:g}, a weight decay of {chosen.weight_decay:g}, random crops of upsampled images{mirrored}."
+        f" As DenseNet, whose settings ZL17 takes: batches of {chosen.batch}, the rate divided by {chosen.drop:g} after "
+        f"{chosen.first_drop:.0%} and {chosen.second_drop:.0%} of the epochs. Ours: images are upsampled to "
+        f"{chosen.upsampled} pixels a side, and {task.words()} make a training. The weights are {last} by validation "
+        "images; then the test images are read, once for each row."
+    )
 
 
 # ---- tokens

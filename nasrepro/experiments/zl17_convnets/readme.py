@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nasrepro.experiments.zl17_convnets import table_1
+from nasrepro.experiments.zl17_convnets import analysis, table_1
 from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, network, row
 from nasrepro.report import markdown
 from nasrepro.search import Record
@@ -30,7 +30,10 @@ def table(records: Path) -> str:
     ]
     head = ["network", "weights of filters", "test error, ours", "the paper's"]
     devices = ", ".join(sorted({*ours["device"]}))
+    seeds = ", ".join(map(str, sorted({*ours["seeds"]})))
+    share = analysis.share_of_training(sizes.task)
     return (
-        f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {sizes.task.words()}, a third of "
-        f"DenseNet's, in {sizes.task.training.precision}, one seed, {devices}; 116 of 60,000 images are JPEG copies."
+        f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {sizes.task.words()}, {share:.0%} of the "
+        f"paper's images (taken for DenseNet's), in {sizes.task.training.precision}, from {seeds} seed, {devices}. "
+        f"{analysis.JPEG_COPIES}"
     )
