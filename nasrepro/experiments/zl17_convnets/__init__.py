@@ -51,7 +51,10 @@ EXPERIMENT = Experiment(
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
-    shipped={"course": ("cifar10-figure-7.jsonl.gz",), "night": ("cifar10-figure-7.jsonl.gz",)},
+    shipped={
+        "course": ("digits-convnets.jsonl.gz", "cifar10-convnets.jsonl.gz", "cifar10-figure-7.jsonl.gz"),
+        "night": ("cifar10-figure-7.jsonl.gz",),
+    },
     named=zoo,
     readme={"convnets": table},
 )

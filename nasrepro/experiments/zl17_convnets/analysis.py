@@ -66,11 +66,11 @@ def recipe_told(task: ImageTask) -> str:
     last = "the last epoch's" if chosen.counted_epochs == 1 else f"the best of the last {chosen.counted_epochs} epochs'"
     return (
         f"All of them by one recipe. As ZL17 states it: Nesterov's momentum of {chosen.momentum:g}, a learning rate of "
-        f"{chosen.learning_rate:g}, a weight decay of {chosen.weight_decay:g}, random crops of upsampled images{mirrored}."
-        f" As DenseNet, whose settings ZL17 takes: batches of {chosen.batch}, the rate divided by {chosen.drop:g} after "
-        f"{chosen.first_drop:.0%} and {chosen.second_drop:.0%} of the epochs. Ours: images are upsampled to "
-        f"{chosen.upsampled} pixels a side, and {task.words()} make a training. The weights are {last} by validation "
-        "images; then the test images are read, once for each row."
+        f"{chosen.learning_rate:g}, a weight decay of {chosen.weight_decay:g}, random crops of upsampled "
+        f"images{mirrored}. As DenseNet, whose settings ZL17 takes: batches of {chosen.batch}, the rate divided by "
+        f"{chosen.drop:g} after {chosen.first_drop:.0%} and {chosen.second_drop:.0%} of the epochs. Ours: images are "
+        f"upsampled to {chosen.upsampled} pixels a side, and {task.words()} make a training. The weights are {last} by "
+        "validation images; then the test images are read, once for each row."
     )
 
 
