@@ -18,9 +18,11 @@ from nasrepro.controllers.token_agent import TokenAgentSettings
 from nasrepro.ranking import RankerSettings
 from nasrepro.report.settings_table import open_questions, settings_table
 from nasrepro.search.agent_search import AgentSearchSettings
+from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.ranked_search import SearchSettings
 from nasrepro.search.token_search import TokenSearchSettings
 from nasrepro.trainers.gnmt_translation import GnmtSettings
+from nasrepro.trainers.images import ImageSettings
 from nasrepro.trainers.language_model import LanguageModelSettings
 from nasrepro.trainers.settings import origin, origins
 from nasrepro.trainers.translation import TranslationSettings
@@ -28,7 +30,7 @@ from nasrepro.trainers.translation import TranslationSettings
 KINDS = [
     LanguageModelSettings, TranslationSettings, SearchSettings, GrowthSettings, RankerSettings, AgentSearchSettings,
     AgentSettings, ReinforceSettings, PriorSettings, TokenAgentSettings, PolicyGradientSettings, TokenSearchSettings,
-    GnmtSettings,
+    GnmtSettings, ImageSettings, ConvNetSearchSettings,
 ]  # fmt: skip
 
 
@@ -96,6 +98,8 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         PolicyGradientSettings: {"baseline_decay", "scale", "limit", "failed", "entropy", "clip"},
         TokenSearchSettings: {"child_seed"},
         GnmtSettings: {"dropout", "epochs", "clip", "init_range", "beam", "longest", "vocab_size"},
+        ImageSettings: {"batch", "first_drop", "second_drop", "drop", "upsampled", "evaluated_on"},
+        ConvNetSearchSettings: {"child_seed"},
     }  # fmt: skip
     assert open_ends == {
         LanguageModelSettings: {"anneal", "clip", "embedding_range", "fail_above"},
@@ -111,6 +115,8 @@ def test_every_ambiguity_is_told_by_its_setting() -> None:
         PolicyGradientSettings: {"accumulate"},
         TokenSearchSettings: {"method", "cells"},
         GnmtSettings: {"hidden", "dropout", "batch", "sgd_rate", "halve_from", "beam", "vocab_size"},
+        ImageSettings: {"batch", "momentum", "first_drop", "second_drop", "drop", "upsampled", "evaluated_on"},
+        ConvNetSearchSettings: {"method"},
     }
 
 
