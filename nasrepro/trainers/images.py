@@ -51,12 +51,15 @@ class ImageSettings:
     learning_rate: float = field(default=0.1, metadata=origin("stated", "4.1", paper="ZL17"))
     """Of the first epochs, for a network that does not say its own."""
     momentum: float = field(default=0.9, metadata=origin("stated", "4.1", "Nesterov's", paper="ZL17"))
+    """The share of its past that a step keeps."""
     weight_decay: float = field(default=1e-4, metadata=origin("stated", "4.1", paper="ZL17"))
+    """The share of each weight that is added to its gradient."""
     first_drop: float = field(default=0.5, metadata=origin("inferred", "4.1", "as DenseNet's", paper="ZL17"))
     """The share of the epochs after which the learning rate is divided by `drop`."""
     second_drop: float = field(default=0.75, metadata=origin("inferred", "4.1", "as DenseNet's", paper="ZL17"))
     """The share after which it is divided again."""
     drop: float = field(default=10.0, metadata=origin("inferred", "4.1", "as DenseNet's", paper="ZL17"))
+    """What the learning rate is divided by, both times."""
     upsampled: int = field(
         default=36, metadata=origin("guessed", "4.1", "the size that images are upsampled to", paper="ZL17")
     )
