@@ -123,7 +123,7 @@ SIZES: Mapping[str, ConvNetSizes] = {
     ),
     "quick": ConvNetSizes(
         task=replace(_DIGITS, training=replace(_DIGITS.training, epochs=5)),
-        searches=(SearchSizes(_DIGITS, replace(_ON_DIGITS, networks=48, deeper_every=24)),),
+        searches=(SearchSizes(_DIGITS, replace(_ON_DIGITS, networks=200, deeper_every=160)),),
         seeds=(1,),
         divisor=8,
     ),
