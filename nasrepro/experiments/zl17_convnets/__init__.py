@@ -9,7 +9,7 @@ from itertools import product
 
 from nasrepro.convnet import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
-from nasrepro.experiments.zl17_convnets.readme import table
+from nasrepro.experiments.zl17_convnets.readme import on_digits, table
 from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, ConvNetSizes, network, row
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import evaluate_tests
@@ -56,5 +56,5 @@ EXPERIMENT = Experiment(
         "night": ("cifar10-figure-7.jsonl.gz",),
     },
     named=zoo,
-    readme={"convnets": table},
+    readme={"convnets": table, "digits": on_digits},
 )

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from nasrepro.experiments import arms
 from nasrepro.experiments.zl17_convnets import analysis, table_1
 from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, network, row
 from nasrepro.report import markdown
-from nasrepro.search import Record
+from nasrepro.search import Record, replay
+from nasrepro.search.archive import dumps
 from nasrepro.search.held_out import HeldOut
 
-_RECORD = "cifar10-figure-7.jsonl.gz"
+_RECORD, _DIGITS = "cifar10-figure-7.jsonl.gz", "digits-convnets.jsonl.gz"
 
 
 def table(records: Path) -> str:
@@ -36,4 +38,19 @@ def table(records: Path) -> str:
         f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {sizes.task.words()}, {share:.0%} of the "
         f"paper's images (taken for DenseNet's), in {sizes.task.training.precision}, from {seeds} seed, {devices}. "
         f"{analysis.JPEG_COPIES}"
+    )
+
+
+def on_digits(records: Path) -> str:
+    """How far the controller is ahead of random search on digits, in words."""
+    sizes = SIZES["course"].searches[0]
+    record = Record.load(records / _DIGITS)
+    planned = {dumps(sizes.plan(arm, seed).identity()): (arm, seed) for arm in sizes.arms for seed in sizes.seeds}
+    searches = {planned[dumps(known["search"])]: replay(record, id_) for id_, known in record.searches().items()}
+    children = arms.drawn(searches)
+    ends = arms.at_the_end(arms.leads(arms.progress(children, analysis.FAILED)))
+    each, seeds = min(arms.compared(children).values()), len(searches) // len(sizes.arms)
+    return (
+        f"After {each} networks of each of {seeds} searches, trained for {sizes.task.words()}, the controller is ahead "
+        f"of random search by so many points of error: {arms.told(ends, sizes.arms[0])}."
     )

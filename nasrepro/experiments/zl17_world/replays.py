@@ -115,7 +115,7 @@ def costs_told(costs: pd.DataFrame) -> str:
     """What a table of costs says, for people."""
     parts = [
         f"{row['method']}: {row['searches']} searches to {row['samples']:,} in {row['seconds']:.3g} s, "
-        f"{row['milliseconds']:.3g} ms each"
+        f"{float(f'{row["milliseconds"]:.3g}'):,g} ms each"
         for row in costs.to_dict("records")
     ]
     return f"{'; '.join(parts)} ({costs['device'].iloc[0]})"
