@@ -115,10 +115,15 @@ def costs_told(costs: pd.DataFrame) -> str:
     """What a table of costs says, for people."""
     parts = [
         f"{row['method']}: {row['searches']} searches to {row['samples']:,} in {row['seconds']:.3g} s, "
-        f"{float(f'{row["milliseconds"]:.3g}'):,g} ms each"
+        f"{_rounded(row['milliseconds'])} ms each"
         for row in costs.to_dict("records")
     ]
     return f"{'; '.join(parts)} ({costs['device'].iloc[0]})"
+
+
+def _rounded(value: float) -> str:
+    """A number with three significant digits, never as a power of ten: 1,690."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def arithmetic(space: FixedSpace, samples: int, agent: TokenAgentSettings | None = None) -> float:
