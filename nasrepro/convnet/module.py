@@ -46,7 +46,7 @@ class ImageClassifier(nn.Module):
             layers.append(_module(layer, [depths[i] for i in inputs], depths[number], generator))
         self.layers = nn.ModuleList(layers)
         read = _Depth.joined([depths[i] for i in self.read_by_classifier])
-        self.classifier = nn.Linear(read.width, network.classes)
+        self.classifier = nn.utils.skip_init(nn.Linear, read.width, network.classes)  # drawn below, from the generator
         reach = 1 / math.sqrt(len(read.real))
         with torch.no_grad():
             drawn = torch.empty(network.classes, len(read.real)).uniform_(-reach, reach, generator=generator)

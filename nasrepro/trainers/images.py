@@ -82,6 +82,11 @@ class ImageSettings:
     def __post_init__(self) -> None:
         use_declared_types(self)
         require_counts(self, "epochs", "batch", "upsampled", "counted_epochs", "train_images", "valid_images")
+        if not (0 <= self.momentum < 1 and self.weight_decay >= 0 and self.learning_rate >= 0 and self.drop > 0):
+            raise ValueError(
+                f"momentum={self.momentum} is at least 0 and below 1, learning_rate={self.learning_rate} and "
+                f"weight_decay={self.weight_decay} are not negative, and drop={self.drop} is positive"
+            )
         for name, known in (("precision", ("float32", "bfloat16")), ("evaluated_on", ("image", "crop", "whole"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r:.100}")

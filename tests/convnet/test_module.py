@@ -210,3 +210,12 @@ def test_the_generator_alone_decides():
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_weights_are_drawn_from_the_generator_alone():
+    before = torch.get_rng_state()
+    first, again = (
+        ImageClassifier(zoo["Figure 7, no skips"], generator=torch.Generator().manual_seed(1)) for _ in "ab"
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.classifier.weight, again.classifier.weight)
