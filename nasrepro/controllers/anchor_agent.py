@@ -18,6 +18,7 @@ from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.controllers.token_agent import (
     DrawnTokens,
     TokenAgentSettings,
+    begin_uniform,
     draw,
     entropies,
     legal_rows,
@@ -47,10 +48,7 @@ class AnchorAgent(nn.Module):
             self.previous = nn.Linear(units, units, bias=False)  # W_prev
             self.current = nn.Linear(units, units, bias=False)  # W_curr
             self.score = nn.Linear(units, 1, bias=False)  # v
-        self.to_empty(device="cpu")
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -self.settings.init, self.settings.init, generator)
+        begin_uniform(self, self.settings.init, seed)
         self.register_buffer("_legal", legal_rows(space.choices), persistent=False)
         self._legal: Tensor
 

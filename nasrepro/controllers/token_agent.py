@@ -67,10 +67,7 @@ class TokenAgent(nn.Module):
             self.embedding = nn.Embedding(self._start + 1, units)
             self.lstm = nn.LSTM(units, units, self.settings.layers)
             self.out = nn.Linear(units, self._start)
-        self.to_empty(device="cpu")
-        generator = torch.Generator().manual_seed(seed)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -self.settings.init, self.settings.init, generator)
+        begin_uniform(self, self.settings.init, seed)
         self.register_buffer("_legal", legal_rows(space.places), persistent=False)
         self._legal: Tensor
 
@@ -144,6 +141,14 @@ class TokenAgent(nn.Module):
     def _policy(self, hidden: Tensor, places: Tensor) -> Tensor:
         """Log probability of each row at each place: (..., units), (...) -> (..., rows), -inf where not legal."""
         return torch.log_softmax(self.out(hidden).masked_fill(~self._legal[places], -torch.inf), dim=-1)
+
+
+def begin_uniform(network: nn.Module, reach: float, seed: int) -> None:
+    """Bring a network off the meta device, all its weights uniform between minus and plus `reach`, from the seed."""
+    network.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        nn.init.uniform_(parameter, -reach, reach, generator)
 
 
 def legal_rows(places: Sequence[Place]) -> Tensor:

@@ -1,6 +1,5 @@
 """ZL17's convolutional half: what is trained at every size, its tables, figures and exercises."""
 
-import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +61,9 @@ def test_an_arm_differs_from_the_search_in_its_method_and_rate_alone():
 
 def test_a_divisor_thins_every_layer_and_keeps_connections():
     thin = network("Figure 7", SIZES["quick"])
-    assert [layer.filters for layer in thin.layers] == [layer.filters // 8 for layer in zoo["Figure 7"].layers]
+    assert [layer.filters for layer in thin.layers] == [
+        max(1, round(layer.filters / 8)) for layer in zoo["Figure 7"].layers
+    ]
     assert thin.connections == zoo["Figure 7"].connections
     assert network("Figure 7", SIZES["night"]) == zoo["Figure 7"]
 
@@ -86,8 +87,6 @@ def test_the_probabilities_of_connections_are_the_controllers():
     assert table.loc[2, 1] == choices[6][1]
     assert table.loc[3].tolist()[:2] == [choices[10][1], choices[11][1]]
     assert table.isna().sum().sum() == 9 - 3
-    by_token = analysis.chances({"it": agent}, tokens)["it"]
-    assert by_token.map(math.log).sum() == pytest.approx(agent.evaluate([tokens])[0].item(), abs=1e-4)
 
 
 def test_habits_are_means_over_the_networks_of_a_step():

@@ -102,16 +102,6 @@ def skip_probabilities(agent: AnchorAgent, tokens: Sequence[int]) -> pd.DataFram
     return found.rename_axis(index="layer", columns="input")
 
 
-def chances(agents: Mapping[str, AnchorAgent], tokens: Sequence[int]) -> pd.DataFrame:
-    """How likely each agent finds each token of a string, given the tokens before: a row a token, a column an agent."""
-    return pd.DataFrame(
-        {
-            name: [choices[token] for choices, token in zip(agent.choices(tokens), tokens, strict=True)]
-            for name, agent in agents.items()
-        }
-    )
-
-
 # ---- what a search draws
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.convnet import ConvNet, zoo
+from nasrepro.convnet.zoo import scaled
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.trainers.images import ImageSettings, ImageTask
 
@@ -85,8 +86,7 @@ class ConvNetSizes:
 
 def network(name: str, sizes: ConvNetSizes) -> ConvNet:
     """A network of Table 1 by its name in the zoo, with as many filters as these sizes give it."""
-    layers = tuple(replace(layer, filters=layer.filters // sizes.divisor) for layer in zoo[name].layers)
-    return replace(zoo[name], layers=layers)
+    return scaled(zoo[name], 1 / sizes.divisor)
 
 
 # A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them are passed over in smaller batches than 45,000
@@ -109,7 +109,7 @@ _ON_CIFAR = ConvNetSearchSettings(networks=100, deeper_by=0, space=ConvSpace(fil
 
 # DenseNet's 300 epochs with its schedule; the paper says only that the best networks are trained "until convergence".
 _PAPER = ImageTask("cifar10", training=ImageSettings(epochs=300))
-# A third of DenseNet's epochs: 14 minutes of an H200, on which Figure 7's network takes 7.5 seconds an epoch.
+# About a third of DenseNet's epochs: what an H200 does in half an hour, with the control beside it.
 _NIGHT = replace(_PAPER, training=replace(_PAPER.training, epochs=110, precision="bfloat16"))
 _PAPER_SEARCH = SearchSizes(ImageTask("cifar10"), ConvNetSearchSettings(), ("paper's rate", "random"))
 
