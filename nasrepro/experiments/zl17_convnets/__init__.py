@@ -4,13 +4,14 @@ Notebook 08 shows how the controller writes networks, notebook 09 the rows of Ta
 trainings of its own, so that several can be made side by side: `nasrepro record zl17_convnets --only "digits, seed 1"`.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 
 from nasrepro.convnet import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.zl17_convnets.readme import on_digits, table
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, ConvNetSizes, network, row
+from nasrepro.experiments.zl17_convnets.sizes import SIZES, Comparison, ConvNetSizes, SearchSizes
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
@@ -24,19 +25,46 @@ def trainings(sizes: ConvNetSizes) -> list[Trainings]:
     for each in sizes.searches:
         for words, plan in each.plans().items():
             found.append(Trainings("08", words, each.task, plan.networks, partial(_search, each.task, plan)))
-    count, make = len(COMPARED) * len(sizes.seeds), partial(_compare, sizes)
     words, answers = "Figure 7's network and its controls", ["zl17.table1.v1.error"]
-    found.append(Trainings("09", words, sizes.task, count, make, answers, is_tested=True))
+    found.append(_tested(words, sizes.table, sizes.seeds, answers))
+    if (small := sizes.small) is not None:
+        for seed in small.seeds:  # one by one, so that as many are made as there is time for
+            found.append(_tested(f"these and their rivals at a small size, seed {seed}", small, (seed,)))
+    for each in sizes.searches:
+        found += _trained_again(each)
     return found
+
+
+def _tested(words: str, chosen: Comparison, seeds: tuple[int, ...], answers: Sequence[str] = ()) -> Trainings:
+    """Networks of a comparison from these seeds."""
+    rows = chosen.rows(seeds)
+    make = partial(_compare, chosen.task, rows)
+    return Trainings("09", words, chosen.task, len(rows), make, answers, is_tested=True)
+
+
+def _trained_again(each: SearchSizes) -> list[Trainings]:
+    """The networks of a search that are trained once more."""
+    if (again := each.again) is None:
+        return []
+    others = [Job(net, seed) for net, seed in product(each.sample(again.networks), again.seeds)]
+    longer = [Job(net, again.seeds[0]) for net in each.sample(again.longer_networks)]
+    groups = (("from other seeds", each.task, others), ("for longer", again.longer, longer))
+    return [
+        Trainings("08", f"random networks on {task.images} {words}", task, len(jobs), partial(_train, task, jobs))
+        for words, task, jobs in groups
+    ]
 
 
 def _search(task: ImageTask, plan: ConvNetSearchSettings, resources: Resources) -> None:
     resources.search(task, plan)
 
 
-def _compare(sizes: ConvNetSizes, resources: Resources) -> None:
-    rows = {row(name, seed): Job(network(name, sizes), seed) for seed, name in product(sizes.seeds, COMPARED)}
-    for name, found in evaluate_tests(sizes.task, rows, resources.record, resources.workers).items():
+def _train(task: ImageTask, jobs: Sequence[Job], resources: Resources) -> None:
+    resources.train(task, jobs)
+
+
+def _compare(task: ImageTask, rows: Mapping[str, Job], resources: Resources) -> None:
+    for name, found in evaluate_tests(task, rows, resources.record, resources.workers).items():
         print(f"{name}: {found.reason or found.metrics}")
 
 

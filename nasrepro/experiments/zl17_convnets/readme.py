@@ -4,39 +4,35 @@ from pathlib import Path
 
 from nasrepro.experiments import arms
 from nasrepro.experiments.zl17_convnets import analysis, table_1
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, network, row
+from nasrepro.experiments.zl17_convnets.sizes import SIZES
 from nasrepro.report import markdown
 from nasrepro.search import Record, replay
 from nasrepro.search.archive import dumps
-from nasrepro.search.held_out import HeldOut
 
 _RECORD, _DIGITS = "cifar10-figure-7.jsonl.gz", "digits-convnets.jsonl.gz"
 
 
 def table(records: Path) -> str:
     """Figure 7's network and its controls on CIFAR-10, Markdown: our test error beside the paper's."""
-    sizes = SIZES["night"]
-    evaluations = Record.load(records / _RECORD).evaluations()
-    made = {(one.hash, one.seed): one for one in evaluations if one.is_by(HeldOut(sizes.task))}
-    jobs = {row(name, seed): (network(name, sizes).hash, seed) for name in COMPARED for seed in sizes.seeds}
-    ours = table_1.errors({name: made[job] for name, job in jobs.items() if job in made}, sizes)
+    chosen = SIZES["night"].table
+    ours = table_1.errors(table_1.recorded(Record.load(records / _RECORD), chosen), chosen)
     theirs, tested = table_1.paper_errors(), {str(name): f"{error:.2f}" for name, error in ours["test error"].items()}
     rows = [
         [
             name,
-            f"{network(name, sizes).conv_weights() / 1e6:.2f}M",
+            f"{chosen.network(name).conv_weights() / 1e6:.2f}M",
             tested.get(name, "not attempted"),
             f"{theirs[name]:.2f}",
         ]
-        for name in COMPARED
+        for name in chosen.names
     ]
     head = ["network", "weights of filters", "test error, ours", "the paper's"]
     devices = ", ".join(sorted({*ours["device"]}))
     seeds = ", ".join(map(str, sorted({*ours["seeds"]})))
-    share = analysis.share_of_training(sizes.task)
+    share = analysis.share_of_training(chosen.task)
     return (
-        f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {sizes.task.words()}, {share:.0%} of the "
-        f"paper's images (taken for DenseNet's), in {sizes.task.training.precision}, from {seeds} seed, {devices}. "
+        f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {chosen.task.words()}, {share:.0%} of the "
+        f"paper's images (taken for DenseNet's), in {chosen.task.training.precision}, from {seeds} seed, {devices}. "
         f"{analysis.JPEG_COPIES}"
     )
 

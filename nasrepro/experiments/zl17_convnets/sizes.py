@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.convnet import ConvNet, zoo
 from nasrepro.convnet.zoo import scaled
 from nasrepro.search.convnet_search import ConvNetSearchSettings
+from nasrepro.search.plan import ByHand
+from nasrepro.search.workers import Job
 from nasrepro.trainers.images import ImageSettings, ImageTask
 
 COMPARED = ("Figure 7", "Figure 7, no skips", "Figure 7, all skips")
@@ -17,9 +20,37 @@ SCALED_RATE = 3.5e-3
 """The controller's learning rate for searches of hundreds of networks: ZL17's 6e-4 is made for 12,800 of them."""
 
 
-def row(name: str, seed: int) -> str:
-    """What a record calls the row for which it reads the test split."""
-    return f"ZL17 section 4.1: {name}, seed {seed}"
+RIVALS = (*COMPARED, "ResNet, 20 layers", "plain, 20 layers")
+"""And two networks of people's design, as wide as it takes to have about as many weights in filters."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks of the zoo trained by one recipe, each from the same seeds, and measured on the test split."""
+
+    task: ImageTask
+    """What they are trained and judged by."""
+    names: tuple[str, ...] = COMPARED
+    """Which networks, by their names in the zoo."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    """Seeds of each."""
+    divisor: int = 1
+    """What the number of their filters is divided by: on one processor the paper's would take hours."""
+    words: str = "ZL17 section 4.1"
+    """What the rows of this comparison are called in a record."""
+
+    def row(self, name: str, seed: int) -> str:
+        """What a record calls the row for which it reads the test split."""
+        return f"{self.words}: {name}, seed {seed}"
+
+    def network(self, name: str) -> ConvNet:
+        """A network by its name in the zoo, with as many filters as it has here."""
+        return scaled(zoo[name], 1 / self.divisor)
+
+    def rows(self, seeds: tuple[int, ...] | None = None) -> dict[str, Job]:
+        """What is trained, seed by seed: by row, which network from which seed. Of these seeds alone, if given."""
+        chosen = self.seeds if seeds is None else seeds
+        return {self.row(name, seed): Job(self.network(name), seed) for seed, name in product(chosen, self.names)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +72,24 @@ ARMS: Mapping[str, Arm] = {
 
 
 @dataclass(frozen=True)
+class Again:
+    """The first networks of random search, which are a sample of the space, trained once more: what is one error worth?
+
+    From other seeds that says how much of it is chance, and for longer what it tells of a longer training. The longer
+    one is from a seed of its own too: two trainings from one seed begin alike.
+    """
+
+    longer: ImageTask
+    """A longer training by which they are judged."""
+    seeds: tuple[int, ...] = (1, 2)
+    """Seeds besides the search's."""
+    networks: int = 20
+    """How many are trained from other seeds."""
+    longer_networks: int = 30
+    """How many are trained for longer, from the first of the seeds."""
+
+
+@dataclass(frozen=True)
 class SearchSizes:
     """Searches on one data set."""
 
@@ -52,12 +101,23 @@ class SearchSizes:
     """Which of `ARMS` are searched by."""
     seeds: tuple[int, ...] = (1,)
     """Seeds of each arm's searches."""
+    again: Again | None = None
+    """What some networks of random search are trained for once more."""
 
     def plan(self, arm: str, seed: int) -> ConvNetSearchSettings:
         """The search of an arm from a seed."""
         chosen, steps = ARMS[arm], self.search.reinforce
         rate = steps.learning_rate if chosen.learning_rate is None else chosen.learning_rate
         return replace(self.search, seed=seed, method=chosen.method, reinforce=replace(steps, learning_rate=rate))
+
+    def sample(self, count: int) -> list[ConvNet]:
+        """The first networks that random search draws, whatever becomes of them."""
+        by_hand = ByHand(self.plan("random", self.seeds[0]).until(count))
+        found: list[ConvNet] = []
+        while asked := by_hand.ask():
+            by_hand.tell([None] * len(asked))
+            found += asked
+        return found
 
     def plans(self) -> dict[str, ConvNetSearchSettings]:
         """All searches, by words for data, arm and seed."""
@@ -76,6 +136,8 @@ class ConvNetSizes:
     """What the networks of Table 1 are trained by."""
     searches: tuple[SearchSizes, ...]
     """On each data set that is searched on."""
+    small: Comparison | None = None
+    """The networks of Table 1 and their rivals at a size that one processor pays."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of each network of Table 1."""
     divisor: int = 1
@@ -83,10 +145,10 @@ class ConvNetSizes:
     workers: int = 2
     """Processes of a notebook; 0 trains in its own, where to start others takes longer than to train."""
 
-
-def network(name: str, sizes: ConvNetSizes) -> ConvNet:
-    """A network of Table 1 by its name in the zoo, with as many filters as these sizes give it."""
-    return scaled(zoo[name], 1 / sizes.divisor)
+    @property
+    def table(self) -> Comparison:
+        """The networks of Table 1."""
+        return Comparison(self.task, COMPARED, self.seeds, self.divisor)
 
 
 # A digit has 8 x 8 pixels, and mirrored it is none. A thousand of them are passed over in smaller batches than 45,000
@@ -106,6 +168,13 @@ _CIFAR_SMALL = ImageTask(
     training=ImageSettings(epochs=3, batch=32, upsampled=18, counted_epochs=1, train_images=3000, valid_images=1000),
 )
 _ON_CIFAR = ConvNetSearchSettings(networks=100, deeper_by=0, space=ConvSpace(filters=(8, 12, 16, 24)))
+
+# Four times as long, as far as its schedule goes: of everything else one training is like the other.
+_CIFAR_LONGER = replace(_CIFAR_SMALL, training=replace(_CIFAR_SMALL.training, epochs=12))
+# Five networks in a quarter of an hour of one core: a quarter of the filters and pixels, an eighth of the images.
+_CIFAR_TABLE = replace(
+    _CIFAR_SMALL, training=replace(_CIFAR_SMALL.training, epochs=6, train_images=6000, valid_images=2000)
+)
 
 # DenseNet's 300 epochs with its schedule; the paper says only that the best networks are trained "until convergence".
 _PAPER = ImageTask("cifar10", training=ImageSettings(epochs=300))
@@ -130,10 +199,16 @@ SIZES: Mapping[str, ConvNetSizes] = {
     "course": ConvNetSizes(
         task=_NIGHT,
         searches=(
-            SearchSizes(_DIGITS, _ON_DIGITS, seeds=(1, 2, 3, 4, 5)),
-            SearchSizes(_CIFAR_SMALL, _ON_CIFAR),
+            SearchSizes(
+                _DIGITS,
+                _ON_DIGITS,
+                seeds=(1, 2, 3, 4, 5),
+                again=Again(replace(_DIGITS, training=replace(_DIGITS.training, epochs=16))),
+            ),
+            SearchSizes(_CIFAR_SMALL, _ON_CIFAR, again=Again(_CIFAR_LONGER)),
         ),
         seeds=(1,),
+        small=Comparison(_CIFAR_TABLE, RIVALS, seeds=(1, 2, 3, 4, 5), divisor=4, words="ZL17 section 4.1, small"),
     ),
     "night": ConvNetSizes(
         task=_NIGHT,

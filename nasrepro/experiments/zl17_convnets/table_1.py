@@ -8,9 +8,10 @@ import pandas as pd
 
 from nasrepro.convnet import zoo
 from nasrepro.experiments.arms import Facts, difference
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, ConvNetSizes, network, row
+from nasrepro.experiments.zl17_convnets.sizes import COMPARED, Comparison
 from nasrepro.report import papers, stats
-from nasrepro.search.record import Evaluation
+from nasrepro.search.held_out import HeldOut
+from nasrepro.search.record import Evaluation, Record
 
 ENTRIES = {
     "Figure 7": "zl17.table1.v1.error",
@@ -47,15 +48,15 @@ def table(ours: pd.DataFrame) -> pd.DataFrame:
     return found.astype({"depth": "Int64", "parameters": float, "error": float, "ours": float})
 
 
-def errors(found: Mapping[str, Evaluation], sizes: ConvNetSizes) -> pd.DataFrame:
+def errors(found: Mapping[str, Evaluation], chosen: Comparison) -> pd.DataFrame:
     """Our test errors, from `Run.test_evaluations`: a row for each network that has one, by its name in the zoo.
 
     Columns: seeds, validation error, test error (means over seeds, percent), low and high (of the test error: bootstrap
     95% interval over seeds, nan for fewer than three), parameters, epochs, minutes, device.
     """
     rows = {}
-    for name in COMPARED:
-        of = trained(found, sizes, name)
+    for name in chosen.names:
+        of = trained(found, chosen, name)
         if not of:
             continue
         tested = [one.metrics["test_error"] for one in of]
@@ -66,7 +67,7 @@ def errors(found: Mapping[str, Evaluation], sizes: ConvNetSizes) -> pd.DataFrame
             "test error": sum(tested) / len(of),
             "low": edges[0],
             "high": edges[1],
-            "parameters": network(name, sizes).parameters(3 if sizes.task.images == "cifar10" else 1),
+            "parameters": chosen.network(name).parameters(3 if chosen.task.images == "cifar10" else 1),
             "epochs": len(of[0].curve),
             "minutes": sum(one.seconds for one in of) / len(of) / 60,
             "device": ", ".join(sorted({one.device for one in of})),
@@ -75,19 +76,26 @@ def errors(found: Mapping[str, Evaluation], sizes: ConvNetSizes) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("network")
 
 
-def trained(found: Mapping[str, Evaluation], sizes: ConvNetSizes, name: str) -> list[Evaluation]:
+def recorded(record: Record, chosen: Comparison) -> dict[str, Evaluation]:
+    """What a record holds of a comparison, by row."""
+    made = {(one.hash, one.seed): one for one in record.evaluations() if one.is_by(HeldOut(chosen.task))}
+    jobs = {row: (job.cell.hash, job.seed) for row, job in chosen.rows().items()}
+    return {row: made[job] for row, job in jobs.items() if job in made}
+
+
+def trained(found: Mapping[str, Evaluation], chosen: Comparison, name: str) -> list[Evaluation]:
     """The trainings of a network that came to their end, seed by seed."""
-    of = [found[row(name, seed)] for seed in sizes.seeds if row(name, seed) in found]
+    of = [found[one] for seed in chosen.seeds if (one := chosen.row(name, seed)) in found]
     return [one for one in of if one.status == "ok"]
 
 
-def curves(found: Mapping[str, Evaluation], sizes: ConvNetSizes) -> pd.DataFrame:
+def curves(found: Mapping[str, Evaluation], chosen: Comparison) -> pd.DataFrame:
     """The learning curves of the first seed. Columns: name, and those of the curve's points."""
     points = [
         {"name": name, **point}
-        for name in COMPARED
-        if row(name, sizes.seeds[0]) in found
-        for point in found[row(name, sizes.seeds[0])].curve
+        for name in chosen.names
+        if (first := chosen.row(name, chosen.seeds[0])) in found
+        for point in found[first].curve
     ]
     return pd.DataFrame(points)
 
@@ -134,13 +142,13 @@ def error_facts(ours: pd.DataFrame, name: str, on_cifar: bool) -> Facts:
     }
 
 
-def skips_facts(found: Mapping[str, Evaluation], sizes: ConvNetSizes) -> Facts:
+def skips_facts(found: Mapping[str, Evaluation], chosen: Comparison) -> Facts:
     """What taking all skip connections out of Figure 7's network costs, for the ledger.
 
     The interval is Welch's over seeds, None for fewer than three of either network.
     """
     tested = [
-        [one.metrics["test_error"] for one in trained(found, sizes, name)]
+        [one.metrics["test_error"] for one in trained(found, chosen, name)]
         for name in ("Figure 7, no skips", "Figure 7")
     ]
     gain, edges = difference(*tested)
