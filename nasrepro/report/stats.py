@@ -67,6 +67,18 @@ def kendall(pred: ArrayLike, true: ArrayLike) -> float:
     return tau
 
 
+def parts_of_variance(values: ArrayLike) -> dict[str, float]:
+    """What makes measurements (n, seeds) of n things differ, in a balanced layout with one random factor.
+
+    within: standard deviation over the seeds of one thing; between: over things, of what is their own, 0 where seeds
+    alone explain more; share: of the variance of one measurement that is the thing's own.
+    """
+    table = np.asarray(values, dtype=float)
+    within = float(table.var(axis=1, ddof=1).mean())
+    between = max(0.0, float(table.mean(axis=1).var(ddof=1)) - within / table.shape[1])
+    return {"within": within**0.5, "between": between**0.5, "share": between / max(within + between, 1e-300)}
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A statistic with its interval."""

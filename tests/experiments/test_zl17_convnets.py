@@ -13,7 +13,7 @@ from nasrepro.controllers.anchor_agent import AnchorAgent
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.convnet import ConvNet, Layer, zoo
 from nasrepro.experiments.zl17_convnets import EXPERIMENT, analysis, figures, table_1
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES, network, row
+from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES
 from nasrepro.search import Record
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import HeldOut

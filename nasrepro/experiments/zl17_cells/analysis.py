@@ -215,9 +215,7 @@ def _spread(table: pd.DataFrame) -> dict[str, float]:
     cells, seeds = table.shape
     found = dict.fromkeys(("within", "between", "share", "tau", "low", "high"), np.nan)
     if cells >= _FEWEST and seeds > 1:
-        within = float(table.var(axis=1).mean())
-        between = max(0.0, float(table.mean(axis=1).var()) - within / seeds)
-        found |= {"within": within**0.5, "between": between**0.5, "share": between / max(within + between, 1e-300)}
+        found |= stats.parts_of_variance(table)
         tau = stats.kendall_interval([table[seed] for seed in table.columns[1:]], table.iloc[:, 0])
         found |= {"tau": tau.value, "low": tau.low, "high": tau.high}
     return {"cells": cells, **found}

@@ -27,9 +27,9 @@ def trainings(sizes: ConvNetSizes) -> list[Trainings]:
             found.append(Trainings("08", words, each.task, plan.networks, partial(_search, each.task, plan)))
     words, answers = "Figure 7's network and its controls", ["zl17.table1.v1.error"]
     found.append(_tested(words, sizes.table, sizes.seeds, answers))
-    if (small := sizes.small) is not None:
-        for seed in small.seeds:  # one by one, so that as many are made as there is time for
-            found.append(_tested(f"these and their rivals at a small size, seed {seed}", small, (seed,)))
+    if (small := sizes.small) is not None:  # seed by seed, so that as many are made as there is time for
+        words = "these and their rivals at a small size, seed {}"
+        found += [_tested(words.format(seed), small, (seed,)) for seed in small.seeds]
     for each in sizes.searches:
         found += _trained_again(each)
     return found

@@ -4,17 +4,20 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
+import torch
 
 from nasrepro.controllers.anchor_agent import AnchorAgent
 from nasrepro.controllers.conv_space import ConvSpace
+from nasrepro.controllers.reinforce import Advantages
 from nasrepro.convnet import ConvNet, Layer, parse
 from nasrepro.experiments import arms
-from nasrepro.experiments.zl17_convnets.sizes import SIZES, SearchSizes
-from nasrepro.report import papers
+from nasrepro.experiments.zl17_convnets.sizes import ARMS, SIZES, SearchSizes
+from nasrepro.report import ledger, papers
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.history import Search
 from nasrepro.trainers.images import ImageTask
@@ -88,18 +91,60 @@ def read_tokens(space: ConvSpace, tokens: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "place", "choices", "token", "choice"])
 
 
+def writing(agent: AnchorAgent, tokens: Sequence[int]) -> pd.DataFrame:
+    """A token string as the controller writes it: `read_tokens`, and at each place how likely it finds each choice.
+
+    Columns besides: words (of all choices) and chances (their probabilities, given all tokens before).
+    """
+    read = read_tokens(agent.space, tokens)
+    sizes = {place.name: place.words for place in agent.space.choices}
+    read["words"] = pd.Series([sizes.get(place, ("no", "yes")) for place in read["place"]], dtype=object)
+    read["chances"] = pd.Series(agent.choices(tokens), dtype=object)
+    return read
+
+
 def skip_probabilities(agent: AnchorAgent, tokens: Sequence[int]) -> pd.DataFrame:
     """How likely the controller finds each connection of a token string, given all tokens before it.
 
     A row for each layer that reads, a column for each that is read; nan where there is none to choose.
     """
-    read, choices = read_tokens(agent.space, tokens), agent.choices(tokens)
+    read = writing(agent, tokens)
     depth = int(read["layer"].max())
     found = pd.DataFrame(np.nan, index=range(1, depth + 1), columns=range(1, depth + 1))
-    for (_, row), chances in zip(read.iterrows(), choices, strict=True):
+    for _, row in read.iterrows():
         if row["place"].startswith("layer "):
-            found.loc[row["layer"], int(row["place"].split()[1])] = chances[1]
+            found.loc[row["layer"], int(row["place"].split()[1])] = row["chances"][1]
     return found.rename_axis(index="layer", columns="input")
+
+
+# ---- the loop
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one network brings the controller in the first turn of ZL17's loop (Figure 1)."""
+
+    tokens: tuple[int, ...]
+    log_prob: float
+    """Of the string, by the controller that drew it, in nats."""
+    error: float
+    """Of the network, in percent."""
+    reward: float
+    baseline: float
+    """What its reward is measured against: of the first step, the mean of its own rewards."""
+
+
+def first_turn(children: pd.DataFrame, agent: AnchorAgent, plan: ConvNetSearchSettings) -> Turn:
+    """The best network of a search's first step, from `token_search.samples`; the agent has learned nothing yet."""
+    step = children.head(plan.step)
+    losses = [None if np.isnan(loss) else float(loss) for loss in step["loss"]]
+    rewards = [None if loss is None else plan.reward(loss) for loss in losses]
+    _, measured = Advantages(plan.reinforce).of(rewards)
+    tokens = arms.best_tokens(step)
+    error = min(FAILED if loss is None else loss for loss in losses)
+    with torch.inference_mode():
+        log_prob = agent.evaluate([tokens])[0].item()
+    return Turn(tokens, log_prob, error, plan.reward(error), measured["baseline"])
 
 
 # ---- what a search draws
@@ -142,6 +187,22 @@ def best_network(searches: Mapping[tuple[str, int], Search], arm: str) -> tuple[
         return None
     loss, text = min(trained)
     return parse(text), loss
+
+
+def claim_told(ends: arms.Ends, arm: str, seeds: int, data: str) -> str:
+    """ZL17's claim that policy gradient beats random search, held against networks on this data, for people.
+
+    The claim is of recurrent cells, so no entry of the ledger is answered; the verdict is that of its rules on a run
+    that is scaled down and on other data.
+    """
+    facts = arms.wins(ends, arm, seeds, ARMS[arm].words, "points of error")
+    entry = papers.load()["zl17.random.policy_gradient_wins"]
+    judged = ledger.verdict(entry, ledger.Finding(entry.id, data=data, scaled=True, **facts))
+    return (
+        f"Does policy gradient beat random search on {data}? ZL17 says so of cells (section 4.2), and by the ledger's "
+        f"rules networks on {data} say: **{judged.word}** ({judged.why}). Judged is {facts['reason']}: "
+        f"{facts['value']:+.2f} points of error, from {seeds} seed{'s' if seeds > 1 else ''} of each."
+    )
 
 
 # ---- the exercise

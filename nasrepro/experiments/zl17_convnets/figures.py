@@ -1,14 +1,128 @@
 """The figures of ZL17's convolutional half: functions from tables to matplotlib figures, as in `report.figures`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from nasrepro.report import style
+from nasrepro.experiments.zl17_convnets.analysis import Turn
+from nasrepro.report import stats, style
 from nasrepro.report.style import new_axes, new_panels, styled
+
+
+@styled
+def loop(turn: Turn, sizes: str, title: str = "") -> Figure:
+    """ZL17 Figure 1: the controller draws a network, its accuracy is a reward, which updates the controller.
+
+    The numbers are those of one network, `turn`; `sizes` says in a few words what was drawn.
+    """
+    fig = Figure(figsize=(7.2, 3.1))
+    fig.set_layout_engine("none")  # the boxes stand where they are put
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 100), ylim=(0, 43))
+    ax.axis("off")
+    ax.set_title(title, y=0.9, x=0.02)
+    boxes = {
+        (4, style.BLUE): "the controller\n(an LSTM)",
+        (70, style.GREEN): f"trains the network\nto an accuracy of {100 - turn.error:.1f} %",
+    }
+    for (left, colour), words in boxes.items():
+        look: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=1.5", "facecolor": f"{colour}22"}
+        ax.add_patch(FancyBboxPatch((left, 15), 26, 11, edgecolor=colour, **look))
+        ax.text(left + 13, 20.5, words, ha="center", va="center", fontsize=9)
+    arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "color": style.BLACK, "linewidth": 1.2}
+    for start, end, bend in (((17, 26.5), (83, 26.5), -0.13), ((83, 14.5), (17, 14.5), -0.13)):
+        ax.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **arrow))
+    drawn = f"draws architecture A with probability p = {math.exp(turn.log_prob):.1g}\n{sizes}"
+    reward = f"reward R = {turn.reward:.2f}, baseline b = {turn.baseline:.2f}"
+    gradient = f"moves by the gradient of log p, times R - b = {turn.reward - turn.baseline:+.2f}"
+    ax.text(50, 28.5, drawn, ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
+    ax.text(50, 12, f"{reward}\n{gradient}", ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
+    return fig
+
+
+@styled
+def writing(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
+    """ZL17 Figure 2: a network written token by token, a column a token, a square a choice, as dark as it is likely.
+
+    A panel for each controller, by its words; tables are from `analysis.writing`, all of one token string. Framed is
+    what was chosen.
+    """
+    first = next(iter(tables.values()))
+    most = max(len(words) for words in first["words"])
+    size = (max(7.2, 0.32 * len(first) + 1.2), 0.9 + 1.75 * len(tables))
+    fig, panels = new_panels(size, title, len(tables), 1, sharex=True)
+    shades = mpl.colormaps["Blues"]
+    for ax, (name, table) in zip(panels[:, 0], tables.items(), strict=True):
+        for column, (_, row) in enumerate(table.iterrows()):
+            for choice, (word, chance) in enumerate(zip(row["words"], row["chances"], strict=True)):
+                is_chosen = choice == row["token"]
+                look = {"edgecolor": style.RED if is_chosen else "white", "linewidth": 1.8 if is_chosen else 0.6}
+                square = Rectangle((column, choice), 0.94, 0.94, facecolor=shades(chance), **look)
+                ax.add_patch(square).set_zorder(3 if is_chosen else 2)
+                colour = "white" if chance > 0.6 else style.BLACK
+                ax.text(
+                    column + 0.47, choice + 0.45, word, ha="center", va="center", fontsize=7, color=colour, zorder=4
+                )
+        for layer, part in table.reset_index().groupby("layer"):
+            ax.text(part["index"].min() + 0.05, most + 0.15, f"layer {layer}", fontsize=7.5, color=style.GREY)
+            if layer > 1:
+                ax.axvline(part["index"].min() - 0.03, color=style.GREY, linewidth=0.8)
+        ax.set_title(name, fontsize=9, fontweight="normal")
+        ax.set(xlim=(-0.1, len(table) + 0.05), ylim=(-0.1, most + 0.7), yticks=[])
+        ax.grid(visible=False)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+    short = {"filter height": "height", "filter width": "width", "number of filters": "filters"}
+    labels = [
+        short.get(place, place.replace("layer ", "reads ").replace(" is an input", "?")) for place in first["place"]
+    ]
+    panels[-1, 0].set_xticks(np.arange(len(first)) + 0.47, labels, rotation=90, fontsize=7)
+    bar = fig.colorbar(ScalarMappable(Normalize(0, 1), shades), ax=list(panels[:, 0]), label="probability", aspect=30)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return fig
+
+
+@styled
+def again(from_seeds: pd.DataFrame, both: pd.DataFrame, title: str = "") -> Figure:
+    """Networks trained once more, from `again`: from each seed, the best on average first; and for longer."""
+    fig, ((spread, order),) = new_panels((7.2, 3.9), title, 1, 2, width_ratios=[3, 2])
+    ranked = from_seeds.loc[from_seeds.mean(axis=1).sort_values().index]
+    places = np.arange(1, len(ranked) + 1)
+    for seed, marker, colour in zip(ranked, style.MARKERS, style.PALETTE, strict=False):
+        look: dict[str, Any] = {"s": 20, "marker": marker, "color": colour, "alpha": 0.85, "linewidths": 0}
+        spread.scatter(places, ranked[seed], label=f"seed {seed}", **look)
+    spread.plot(places, ranked.mean(axis=1), color=style.BLACK, linewidth=1, label="mean", zorder=0)
+    spread.set(xlabel="random networks, from best to worst", ylabel="validation error, percent")
+    spread.xaxis.set_major_locator(MaxNLocator(integer=True))
+    order.scatter(both["short"], both["longer"], s=20, color=style.PURPLE, alpha=0.85, linewidths=0)
+    order.set(xlabel="error by the search's training, percent", ylabel="error by the longer training, percent")
+    style.legend_for_all(fig, 5)
+    return fig
+
+
+@styled
+def compared(tested: Mapping[str, Sequence[float]], title: str = "") -> Figure:
+    """Test errors of networks side by side: a point a seed, a bar the mean, a line its bootstrap interval."""
+    fig, ax = new_axes((7.2, 1.2 + 0.42 * len(tested)), "test error, percent", "", title)
+    for place, (errors, colour) in enumerate(zip(tested.values(), style.PALETTE, strict=False)):
+        mean, edges = float(np.mean(errors)), stats.interval(errors)
+        if edges is not None:
+            ax.plot(edges, [place, place], color=style.BLACK, linewidth=1.2, zorder=2)
+        ax.plot([mean, mean], [place - 0.26, place + 0.26], color=style.BLACK, linewidth=2, zorder=3)
+        ax.scatter(errors, np.full(len(errors), place), s=26, color=colour, linewidths=0, alpha=0.85, zorder=4)
+    ax.set_yticks(range(len(tested)), list(tested))
+    ax.set_ylim(len(tested) - 0.5, -0.5)
+    ax.grid(axis="y", visible=False)
+    return fig
 
 
 @styled

@@ -158,6 +158,7 @@ _DIGITS = ImageTask(
     training=ImageSettings(epochs=4, batch=32, upsampled=10, flipped=False, counted_epochs=1),
 )
 _SMOKE = replace(_DIGITS, training=replace(_DIGITS.training, epochs=1, train_images=64, valid_images=50))
+_SMOKE_LONGER = replace(_SMOKE, training=replace(_SMOKE.training, epochs=2))
 _SMALL = ConvSpace(filters=(4, 8, 12, 16))
 _ON_DIGITS = ConvNetSearchSettings(networks=400, first_depth=4, deeper_by=1, deeper_every=200, space=_SMALL)
 
@@ -172,9 +173,7 @@ _ON_CIFAR = ConvNetSearchSettings(networks=100, deeper_by=0, space=ConvSpace(fil
 # Four times as long, as far as its schedule goes: of everything else one training is like the other.
 _CIFAR_LONGER = replace(_CIFAR_SMALL, training=replace(_CIFAR_SMALL.training, epochs=12))
 # Five networks in a quarter of an hour of one core: a quarter of the filters and pixels, an eleventh of the images.
-_CIFAR_TABLE = replace(
-    _CIFAR_SMALL, training=replace(_CIFAR_SMALL.training, epochs=6, train_images=4000)
-)
+_CIFAR_TABLE = replace(_CIFAR_SMALL, training=replace(_CIFAR_SMALL.training, epochs=6, train_images=4000))
 
 # DenseNet's 300 epochs with its schedule; the paper says only that the best networks are trained "until convergence".
 _PAPER = ImageTask("cifar10", training=ImageSettings(epochs=300))
@@ -185,9 +184,16 @@ _PAPER_SEARCH = SearchSizes(ImageTask("cifar10"), ConvNetSearchSettings(), ("pap
 SIZES: Mapping[str, ConvNetSizes] = {
     "smoke": ConvNetSizes(
         task=_SMOKE,
-        searches=(SearchSizes(_SMOKE, replace(_ON_DIGITS, networks=10, first_depth=2, deeper_every=8)),),
+        searches=(
+            SearchSizes(
+                _SMOKE,
+                replace(_ON_DIGITS, networks=10, first_depth=2, deeper_every=8),
+                again=Again(_SMOKE_LONGER, seeds=(1,), networks=4, longer_networks=4),
+            ),
+        ),
         seeds=(1,),
         divisor=12,
+        small=Comparison(_SMOKE_LONGER, seeds=(1,), divisor=12, words="ZL17 section 4.1, small"),
         workers=0,
     ),
     "quick": ConvNetSizes(
