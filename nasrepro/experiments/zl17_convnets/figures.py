@@ -65,17 +65,16 @@ def writing(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
         for column, (_, row) in enumerate(table.iterrows()):
             for choice, (word, chance) in enumerate(zip(row["words"], row["chances"], strict=True)):
                 is_chosen = choice == row["token"]
-                look = {"edgecolor": style.RED if is_chosen else "white", "linewidth": 1.8 if is_chosen else 0.6}
+                look: dict[str, Any] = {"edgecolor": style.RED if is_chosen else "white", "linewidth": 1.8 if is_chosen else 0.6}
                 square = Rectangle((column, choice), 0.94, 0.94, facecolor=shades(chance), **look)
                 ax.add_patch(square).set_zorder(3 if is_chosen else 2)
                 colour = "white" if chance > 0.6 else style.BLACK
                 ax.text(
                     column + 0.47, choice + 0.45, word, ha="center", va="center", fontsize=7, color=colour, zorder=4
                 )
-        for layer, part in table.reset_index().groupby("layer"):
-            ax.text(part["index"].min() + 0.05, most + 0.15, f"layer {layer}", fontsize=7.5, color=style.GREY)
-            if layer > 1:
-                ax.axvline(part["index"].min() - 0.03, color=style.GREY, linewidth=0.8)
+        for layer, start in table.reset_index().groupby("layer")["index"].min().items():
+            ax.text(start + 0.05, most + 0.15, f"layer {layer}", fontsize=7.5, color=style.GREY)
+            ax.axvline(start - 0.03, color=style.GREY, linewidth=0.8 if start else 0)
         ax.set_title(name, fontsize=9, fontweight="normal")
         ax.set(xlim=(-0.1, len(table) + 0.05), ylim=(-0.1, most + 0.7), yticks=[])
         ax.grid(visible=False)
@@ -87,7 +86,7 @@ def writing(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
     ]
     panels[-1, 0].set_xticks(np.arange(len(first)) + 0.47, labels, rotation=90, fontsize=7)
     bar = fig.colorbar(ScalarMappable(Normalize(0, 1), shades), ax=list(panels[:, 0]), label="probability", aspect=30)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return fig
 
 

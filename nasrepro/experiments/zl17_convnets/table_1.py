@@ -103,7 +103,7 @@ def _our_rows(
     rows: list[dict[str, Any]] = []
     for name in names:
         if name in errors.index:
-            found: dict[str, Any] = errors.loc[[name]].to_dict("records")[0]
+            found: Any = errors.loc[[name]].to_dict("records")[0]
             sizes = {"depth": sum(layer.type == CONV for layer in chosen.network(name).layers)}
             numbers = {"parameters": found["parameters"] / 1e6, "error": found["test error"]}
             kept = {key: found[key] for key in ("low", "high", "seeds", "device")}
@@ -255,7 +255,7 @@ def judged(entry: papers.Entry, facts: Facts) -> ledger.Verdict:
 
 def order_shown(apart: pd.DataFrame) -> str:
     """Whether the paper's order shows (found, all skips, no skips), from `differences`, for people."""
-    told: dict[str, Any] = apart.to_dict("index")
+    told: Any = apart.to_dict("index")
     parts = []
     for name in DIFFERENCES:
         if name in told:
