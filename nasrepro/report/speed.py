@@ -29,6 +29,19 @@ def model_speed_table(folder: Path) -> str:
     return f"{table}\n\n{_when_and_where(folder, 'model')}"
 
 
+def image_speed_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of training on images: per second, and over the faster rival's."""
+    images = pd.read_csv(folder / "images.csv")
+    speeds = _speeds(images["images per second"], images["ratio"])
+    first = images.iloc[0]
+    head = (
+        f"{first['layers']:.0f} layers of {first['filters']:.0f} filters, {first['pixels']:.0f} x "
+        f"{first['pixels']:.0f} pixels, one thread"
+    )
+    table = markdown.table([head, "images per second"], zip(images["training"], speeds, strict=True))
+    return f"{table}\n\n{_when_and_where(folder, 'images')}"
+
+
 def _speeds(tokens: Iterable[float], over: Iterable[float]) -> list[str]:
     """Tokens per second and, in brackets, how many times as many as the first's, over which the times are given."""
     return [f"{speed:,.0f} ({1 / ratio:.2f})" for speed, ratio in zip(tokens, over, strict=True)]

@@ -10,7 +10,7 @@ from itertools import product
 
 from nasrepro.convnet import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
-from nasrepro.experiments.zl17_convnets.readme import on_digits, table
+from nasrepro.experiments.zl17_convnets.readme import on_digits, small_table, table, worth
 from nasrepro.experiments.zl17_convnets.sizes import SIZES, Comparison, ConvNetSizes, SearchSizes
 from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import evaluate_tests
@@ -80,9 +80,14 @@ EXPERIMENT = Experiment(
     trainings=trainings,
     seconds=seconds,
     shipped={
-        "course": ("digits-convnets.jsonl.gz", "cifar10-convnets.jsonl.gz", "cifar10-figure-7.jsonl.gz"),
+        "course": (
+            "digits-convnets.jsonl.gz",
+            "cifar10-convnets.jsonl.gz",
+            "cifar10-figure-7.jsonl.gz",
+            "cifar10-small-table.jsonl.gz",
+        ),
         "night": ("cifar10-figure-7.jsonl.gz",),
     },
     named=zoo,
-    readme={"convnets": table, "digits": on_digits},
+    readme={"convnets": table, "convnets-small": small_table, "digits": on_digits, "convnets-worth": worth},
 )

@@ -1,16 +1,19 @@
 """What one error of a search is worth: networks trained once more, from other seeds and for longer (notebook 08)."""
 
 from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nasrepro import profiles
 from nasrepro.convnet import ConvNet
 from nasrepro.experiments.zl17_convnets.analysis import FAILED
 from nasrepro.experiments.zl17_convnets.sizes import SearchSizes
 from nasrepro.report import stats
-from nasrepro.search.record import Evaluation
+from nasrepro.search.record import Evaluation, Record
 from nasrepro.trainers.images import ImageTask
 
 FEWEST = 4
@@ -57,6 +60,16 @@ def _whole(evaluations: Sequence[Evaluation], nets: Sequence[ConvNet]) -> pd.Dat
     table = pd.DataFrame(rows, columns=["network", "seed", "error"]).drop_duplicates(["network", "seed"])
     wide = table.pivot(index="network", columns="seed", values="error").dropna()
     return wide.reindex([net.hash for net in nets if net.hash in wide.index])
+
+
+def of_record(record: Record, chosen: SearchSizes) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`from_seeds` and `for_longer` of what a record holds."""
+    run = SimpleNamespace(fresh=False, profile=profiles.load("course"), recorded=partial(_recorded, record))
+    return from_seeds(run, chosen), for_longer(run, chosen)
+
+
+def _recorded(record: Record, task: ImageTask) -> list[Evaluation]:
+    return [one for one in record.evaluations() if one.is_by(task)]
 
 
 # ---- what they say

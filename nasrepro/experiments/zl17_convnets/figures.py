@@ -65,7 +65,10 @@ def writing(tables: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
         for column, (_, row) in enumerate(table.iterrows()):
             for choice, (word, chance) in enumerate(zip(row["words"], row["chances"], strict=True)):
                 is_chosen = choice == row["token"]
-                look: dict[str, Any] = {"edgecolor": style.RED if is_chosen else "white", "linewidth": 1.8 if is_chosen else 0.6}
+                look: dict[str, Any] = {
+                    "edgecolor": style.RED if is_chosen else "white",
+                    "linewidth": 1.8 if is_chosen else 0.6,
+                }
                 square = Rectangle((column, choice), 0.94, 0.94, facecolor=shades(chance), **look)
                 ax.add_patch(square).set_zorder(3 if is_chosen else 2)
                 colour = "white" if chance > 0.6 else style.BLACK

@@ -1,15 +1,17 @@
 """What the README says of this experiment, made from the shipped record."""
 
 from pathlib import Path
+from typing import Any
 
 from nasrepro.experiments import arms
-from nasrepro.experiments.zl17_convnets import analysis, table_1
+from nasrepro.experiments.zl17_convnets import again, analysis, table_1
 from nasrepro.experiments.zl17_convnets.sizes import SIZES
 from nasrepro.report import markdown
 from nasrepro.search import Record, replay
 from nasrepro.search.archive import dumps
 
-_RECORD, _DIGITS = "cifar10-figure-7.jsonl.gz", "digits-convnets.jsonl.gz"
+_RECORD, _SMALL = "cifar10-figure-7.jsonl.gz", "cifar10-small-table.jsonl.gz"
+_DIGITS, _CIFAR = "digits-convnets.jsonl.gz", "cifar10-convnets.jsonl.gz"
 
 
 def table(records: Path) -> str:
@@ -35,6 +37,39 @@ def table(records: Path) -> str:
         f"paper's images (taken for DenseNet's), in {chosen.task.training.precision}, from {seeds} seed, {devices}. "
         f"{analysis.JPEG_COPIES}"
     )
+
+
+def small_table(records: Path) -> str:
+    """Figure 7's network, its controls and two networks of people's design at a size that a processor pays."""
+    chosen = SIZES["course"].small
+    if chosen is None or not (records / _SMALL).exists():
+        return "Not recorded yet."
+    found = table_1.recorded(Record.load(records / _SMALL), chosen)
+    ours, apart = table_1.errors(found, chosen), table_1.differences(found, chosen).to_dict("index")
+    rows = []
+    for name, error in ours["test error"].items():
+        over: Any = apart.get(name, {"verdict": ""})
+        apart_told = "{worse by:+.2f} ({low:+.2f} to {high:+.2f})".format_map(over) if "low" in over else ""
+        weights = f"{chosen.network(str(name)).conv_weights() / 1e6:.2f}M"
+        rows.append([name, weights, f"{error:.2f}", apart_told, over["verdict"]])
+    head = ["network", "weights of filters", "test error", "over Figure 7's (95% interval)", "the paper's order"]
+    devices, seeds = ", ".join(sorted({*ours["device"]})), ", ".join(map(str, sorted({*ours["seeds"]})))
+    return (
+        f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {table_1.budget_told(chosen)}; {seeds} "
+        f"seeds each, {devices}. Verdicts are the ledger's, of a run that is scaled down. {analysis.JPEG_COPIES}"
+    )
+
+
+def worth(records: Path) -> str:
+    """What one error of the searches is worth, in words: of other seeds, and beside a longer training."""
+    said = []
+    for chosen, name in zip(SIZES["course"].searches, (_DIGITS, _CIFAR), strict=True):
+        from_seeds, both = again.of_record(Record.load(records / name), chosen)
+        if len(from_seeds) >= again.FEWEST:
+            said.append(again.noise_told(from_seeds, chosen.task))
+        if len(both) >= again.FEWEST:
+            said.append(again.longer_told(both, chosen))
+    return "\n\n".join(said) or "Not recorded yet."
 
 
 def on_digits(records: Path) -> str:
