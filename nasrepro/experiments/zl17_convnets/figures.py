@@ -29,7 +29,7 @@ def loop(turn: Turn, sizes: str, title: str = "") -> Figure:
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, 100), ylim=(0, 43))
     ax.axis("off")
-    ax.set_title(title, y=0.9, x=0.02)
+    ax.set_title(title, y=0.92, x=0.02)
     boxes = {
         (4, style.BLUE): "the controller\n(an LSTM)",
         (70, style.GREEN): f"trains the network\nto an accuracy of {100 - turn.error:.1f} %",
@@ -39,13 +39,13 @@ def loop(turn: Turn, sizes: str, title: str = "") -> Figure:
         ax.add_patch(FancyBboxPatch((left, 15), 26, 11, edgecolor=colour, **look))
         ax.text(left + 13, 20.5, words, ha="center", va="center", fontsize=9)
     arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "color": style.BLACK, "linewidth": 1.2}
-    for start, end, bend in (((17, 26.5), (83, 26.5), -0.13), ((83, 14.5), (17, 14.5), -0.13)):
+    for start, end, bend in (((17, 26.5), (83, 26.5), -0.09), ((83, 14.5), (17, 14.5), -0.09)):
         ax.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **arrow))
     drawn = f"draws architecture A with probability p = {math.exp(turn.log_prob):.1g}\n{sizes}"
     reward = f"reward R = {turn.reward:.2f}, baseline b = {turn.baseline:.2f}"
     gradient = f"moves by the gradient of log p, times R - b = {turn.reward - turn.baseline:+.2f}"
-    ax.text(50, 28.5, drawn, ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
-    ax.text(50, 12, f"{reward}\n{gradient}", ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
+    ax.text(50, 33.5, drawn, ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
+    ax.text(50, 7.5, f"{reward}\n{gradient}", ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
     return fig
 
 
