@@ -12,15 +12,19 @@ from nasrepro.controllers import TokenAgentSettings
 from nasrepro.controllers.anchor_agent import AnchorAgent
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.convnet import ConvNet, Layer, zoo
-from nasrepro.experiments.zl17_convnets import EXPERIMENT, analysis, figures, table_1
-from nasrepro.experiments.zl17_convnets.sizes import COMPARED, SIZES
-from nasrepro.search import Record
+from nasrepro.experiments import arms
+from nasrepro.experiments.zl17_convnets import EXPERIMENT, again, analysis, figures, table_1
+from nasrepro.experiments.zl17_convnets.sizes import SIZES, Comparison
+from nasrepro.report import stats
+from nasrepro.search import Record, replay
 from nasrepro.search.convnet_search import ConvNetSearchSettings
-from nasrepro.search.held_out import HeldOut
+from nasrepro.search.record import Evaluation
 from nasrepro.trainers.images import ImageSettings
+from nasrepro.trainers.outcome import Outcome
 
 RECORDS = Path(__file__).parents[2] / "results" / "records"
 SPACE = ConvSpace((1, 3), (1, 3), filters=(4, 8))
+NIGHT = SIZES["night"].table
 PLAN = ConvNetSearchSettings(space=SPACE, first_depth=2)
 
 
@@ -48,7 +52,7 @@ def test_shares_grow_from_profile_to_profile():
 def test_words_of_trainings_tell_them_apart(profile):
     words = [each.words for each in EXPERIMENT.trainings(SIZES[profile])]
     assert len({*words}) == len(words)
-    assert words[-1] == "Figure 7's network and its controls"
+    assert "Figure 7's network and its controls" in words
 
 
 def test_an_arm_differs_from_the_search_in_its_method_and_rate_alone():
@@ -60,12 +64,28 @@ def test_an_arm_differs_from_the_search_in_its_method_and_rate_alone():
 
 
 def test_a_divisor_thins_every_layer_and_keeps_connections():
-    thin = network("Figure 7", SIZES["quick"])
+    thin = SIZES["quick"].table.network("Figure 7")
     assert [layer.filters for layer in thin.layers] == [
         max(1, round(layer.filters / 8)) for layer in zoo["Figure 7"].layers
     ]
     assert thin.connections == zoo["Figure 7"].connections
-    assert network("Figure 7", SIZES["night"]) == zoo["Figure 7"]
+    assert SIZES["night"].table.network("Figure 7") == zoo["Figure 7"]
+
+
+def test_rows_are_made_seed_by_seed_so_that_as_many_are_whole_as_there_is_time_for():
+    chosen = Comparison(SIZES["smoke"].task, ("Figure 7", "Figure 7, no skips"), (1, 2), words="W")
+    assert [*chosen.rows()] == [
+        "W: Figure 7, seed 1", "W: Figure 7, no skips, seed 1", "W: Figure 7, seed 2", "W: Figure 7, no skips, seed 2",
+    ]  # fmt: skip
+    assert [job.seed for job in chosen.rows((2,)).values()] == [2, 2]
+
+
+def test_the_sample_is_what_random_search_trains_first():
+    record = Record.load(RECORDS / "cifar10-convnets.jsonl.gz")
+    chosen = SIZES["course"].searches[1]
+    (name,) = (name for name, found in record.searches().items() if found["search"]["method"] == "random")
+    trained = [evaluation.hash for _, evaluation in replay(record, name).trials]
+    assert [net.hash for net in chosen.sample(30)] == trained[:30]
 
 
 # ---- notebook 08
@@ -124,6 +144,72 @@ def test_the_exercise_on_weights():
         table_1.check_weights(lambda layers, reads: solution(layers, [of[-1:] for of in reads]))
 
 
+def test_a_string_is_written_with_the_controllers_probabilities():
+    agent = AnchorAgent(SPACE, TokenAgentSettings(units=5, init=1.0), seed=1)
+    tokens = SPACE.draw(3, random.Random(0))
+    written = analysis.writing(agent, tokens)
+    assert written["chances"].tolist() == agent.choices(tokens)
+    likely = np.prod([chances[token] for chances, token in zip(written["chances"], written["token"], strict=True)])
+    assert np.log(likely) == pytest.approx(agent.evaluate([tokens])[0].item(), abs=1e-5)
+    assert [*map(len, written["words"])] == [*map(len, written["chances"])]
+
+
+def test_the_first_turn_of_the_loop_is_that_of_its_best_network():
+    agent = AnchorAgent(SPACE, seed=1)
+    strings = [SPACE.draw(2, random.Random(seed)) for seed in range(9)]
+    losses = [50.0, 20.0, np.nan, 30.0, 40.0, 60.0, 70.0, 80.0, 1.0]  # a step has eight
+    table = pd.DataFrame({"step": [0] * 8 + [1], "tokens": [" ".join(map(str, each)) for each in strings]})
+    turn = analysis.first_turn(table.assign(loss=losses), agent, PLAN)
+    assert (turn.tokens, turn.error) == (strings[1], 20.0)
+    assert turn.reward == pytest.approx(0.8**3)
+    assert turn.baseline == pytest.approx(np.mean([(1 - x / 100) ** 3 for x in losses[:8] if x == x]))
+    assert turn.log_prob == pytest.approx(-7 * np.log(2), abs=0.1)  # seven tokens of two choices, nothing learned
+
+
+# ---- networks trained once more
+
+
+def test_noise_is_told_apart_from_networks():
+    rng = np.random.default_rng(0)
+    own = rng.normal(60, 3, size=(4000, 1))
+    table = pd.DataFrame(own + rng.normal(0, 1, size=(4000, 3)))
+    parts = stats.parts_of_variance(table)
+    assert parts["within"] == pytest.approx(1, rel=0.03)
+    assert parts["between"] == pytest.approx(3, rel=0.03)
+    assert parts["share"] == pytest.approx(0.9, rel=0.02)
+    found = again.noise(table.head(60))
+    assert 0 < found["low"] < found["tau"] < found["high"] < 1
+    assert np.isnan(again.noise(table.head(3))["tau"])
+
+
+def test_networks_that_lack_a_seed_are_left_out_and_a_failure_counts():
+    chosen = SIZES["smoke"].searches[0]
+    nets, record = chosen.sample(4), Record()
+    for net, error in zip(nets, (10.0, 20.0, None, 40.0), strict=True):
+        for seed in (0, 1)[: 1 if error == 20.0 else 2]:
+            outcome = Outcome("failed", "x") if error is None else Outcome("ok", metrics={"valid_error": error + seed})
+            record.put(Evaluation.of(chosen.task, net, seed, outcome))
+    record.put(Evaluation.of(chosen.again.longer, nets[3], 1, Outcome("ok", metrics={"valid_error": 5.0})))
+    from_seeds, both = again.of_record(record, chosen)
+    assert from_seeds.to_numpy().tolist() == [[10.0, 11.0], [90.0, 90.0], [40.0, 41.0]]
+    assert both.to_dict("index") == {nets[3].hash: {"short": 40.0, "longer": 5.0}}
+    assert "too few" in again.noise_told(from_seeds, chosen.task)
+    assert "too few" in again.longer_told(both, chosen)
+
+
+def test_a_longer_training_that_keeps_the_order_has_tau_1():
+    chosen = SIZES["course"].searches[1]
+    both = pd.DataFrame({"short": np.arange(60.0, 70.0), "longer": np.arange(50.0, 60.0)})
+    assert again.longer_tau(both).value == pytest.approx(1)
+    assert "trained 4 times as long" in again.longer_told(both, chosen)
+
+
+@pytest.mark.parametrize(("low", "word"), [(0.5, "same direction"), (-0.5, "not reproduced")])
+def test_the_claim_on_policy_gradient_is_judged_by_the_ledgers_rules(low, word):
+    ends = {("scaled rate", name): stats.Estimate(1.0, low, 2.0) for name in arms.STATISTICS}
+    assert f"**{word}**" in analysis.claim_told(ends, "scaled rate", 5, "digits")
+
+
 def test_figures_name_their_axes():
     agent = AnchorAgent(SPACE, seed=1)
     table = analysis.skip_probabilities(agent, SPACE.draw(3, random.Random(0)))
@@ -134,6 +220,8 @@ def test_figures_name_their_axes():
         {"samples": [8, 16], "layers": [2, 3], "skips": [0.4, 0.6], "area": [4.0, 5.0], "filters": [6.0, 7.0],
          "error": [50.0, 40.0]}
     )  # fmt: skip
+    written = figures.writing({"before": analysis.writing(agent, SPACE.draw(3, random.Random(0)))}, "T")
+    assert [tick.get_text() for tick in written.axes[0].get_xticklabels()][-3:] == ["filters", "reads 1?", "reads 2?"]
     drawn = figures.habits({"ours": [steps], "random": [steps]}, "T")
     assert [ax.get_ylabel() for ax in drawn.axes][:2] == ["mean error, percent", "connections chosen"]
 
@@ -143,16 +231,12 @@ def test_figures_name_their_axes():
 
 @pytest.fixture(scope="module")
 def shipped():
-    record = Record.load(RECORDS / "cifar10-figure-7.jsonl.gz")
-    sizes = SIZES["night"]
-    by_job = {(one.hash, one.seed): one for one in record.evaluations() if one.is_by(HeldOut(sizes.task))}
-    jobs = {row(name, seed): (network(name, sizes).hash, seed) for name in COMPARED for seed in sizes.seeds}
-    return {name: by_job[job] for name, job in jobs.items() if job in by_job}
+    return table_1.recorded(Record.load(RECORDS / "cifar10-figure-7.jsonl.gz"), NIGHT)
 
 
 def test_the_shipped_record_holds_figure_7_and_the_hash_of_its_text(shipped):
     assert zoo["Figure 7"].hash == "1a7e036a73440c08"
-    ours = table_1.errors(shipped, SIZES["night"])
+    ours = table_1.errors(shipped, NIGHT)
     assert [*ours.index] == ["Figure 7", "Figure 7, no skips"]
     assert ours["epochs"].tolist() == [110, 110]
     assert ours["parameters"].tolist() == [4_201_630, 809_134]  # the maps that a GPU adds are not the network's
@@ -161,51 +245,100 @@ def test_the_shipped_record_holds_figure_7_and_the_hash_of_its_text(shipped):
 
 
 def test_learning_curves_end_at_the_error_that_counts(shipped):
-    curves = table_1.curves(shipped, SIZES["night"])
+    curves = table_1.curves(shipped, NIGHT)
     last = curves[curves["epoch"] > 105].groupby("name")["valid_error"].min()
-    ours = table_1.errors(shipped, SIZES["night"])
+    ours = table_1.errors(shipped, NIGHT)
     assert last.to_dict() == pytest.approx(ours["validation error"].to_dict())
     assert set(curves["learning_rate"].round(6)) == {0.1, 0.01, 0.001}
 
 
-def test_table_1_is_the_papers_with_ours_in_one_row(shipped):
-    whole = table_1.table(table_1.errors(shipped, SIZES["night"])).set_index("model")
-    v1 = whole.loc["NAS v1 no stride or pooling"]
+def test_table_1_is_the_papers_with_ours_under_the_same_network(shipped, seeds):
+    ours = [(NIGHT, table_1.errors(shipped, NIGHT)), (SMALL, table_1.errors(seeds, SMALL))]
+    whole = table_1.table(ours)
+    papers, own = whole[whole["by"] == "the paper"].set_index("model"), whole[whole["by"] == "ours"]
+    v1 = papers.loc["NAS v1 no stride or pooling"]
     assert (v1["depth"], v1["parameters"], v1["error"]) == (15, 4.2, 5.5)
-    assert whole["ours"].notna().sum() == 1
-    assert whole.loc["NAS v3 max pooling + more filters", "error"] == whole["error"].nsmallest(2).iloc[-1] == 3.65
-    assert len(whole) == 23
+    assert papers.loc["NAS v3 max pooling + more filters", "error"] == papers["error"].nsmallest(2).iloc[-1] == 3.65
+    assert papers.loc["Figure 7, no skips", "error"] == 7.97
+    assert len(papers) == 23 + 2
+    place = whole.index[whole["model"] == "NAS v1 no stride or pooling"]
+    assert (whole["by"][place].tolist(), [*place]) == (["the paper", "ours", "ours"], [*range(place[0], place[0] + 3)])
+    assert own[["budget", "data", "device"]].ne("").all(axis=None)
+    assert own.set_index(["model", "seeds"])["low"].notna().tolist() == [False, True, False, True]
+    assert own["data"].unique().tolist() == ["cifar10", "cifar10 at 16 x 16"]
 
 
 def test_what_is_missing_is_called_not_attempted(shipped):
-    told = table_1.order_told(table_1.errors(shipped, SIZES["night"]))
+    told = table_1.order_told(table_1.errors(shipped, NIGHT))
     assert "Figure 7, all skips: not attempted (5.56 % in the paper)" in told
     assert "1 seed a network" in told
 
 
 def test_findings_say_value_unit_and_seeds(shipped):
-    ours = table_1.errors(shipped, SIZES["night"])
+    ours = table_1.errors(shipped, NIGHT)
     facts = table_1.error_facts(ours, "Figure 7", on_cifar=True)
     assert (facts["unit"], facts["seeds"], facts["interval"]) == ("% error", 1, None)
     assert facts["supports"] is False  # 8.04 against 5.50, tolerance 0.3
     assert table_1.error_facts(ours, "Figure 7", on_cifar=False)["supports"] is None
-    skips = table_1.skips_facts(shipped, SIZES["night"])
+    skips = table_1.difference_facts(shipped, NIGHT, "Figure 7, no skips")
     assert (skips["supports"], skips["interval"], skips["seeds"]) == (True, None, 1)
     assert skips["value"] == pytest.approx(ours["test error"]["Figure 7, no skips"] - facts["value"])
 
 
-def test_three_seeds_give_an_interval(shipped):
-    sizes = replace(SIZES["night"], seeds=(1, 2, 3))
-    found = {
-        row(name, seed): replace(one, metrics={**one.metrics, "test_error": one.metrics["test_error"] + seed / 10})
-        for name in ("Figure 7", "Figure 7, no skips")
-        for seed in sizes.seeds
-        for one in [shipped[row(name, 1)]]
+@pytest.fixture(scope="module")
+def seeds(shipped):
+    """Three seeds of two networks, 0.1 points apart."""
+    return {
+        SMALL.row(name, seed): replace(
+            one, metrics={**one.metrics, "test_error": one.metrics["test_error"] + seed / 10}
+        )
+        for name in SMALL.names
+        for seed in SMALL.seeds
+        for one in [shipped[NIGHT.row(name, 1)]]
     }
-    skips = table_1.skips_facts(found, sizes)
-    low, high = skips["interval"]
-    assert 0 < low < skips["value"] < high
-    assert table_1.errors(found, sizes)["seeds"].tolist() == [3, 3]
+
+
+SMALL = Comparison(replace(NIGHT.task, side=16), ("Figure 7", "Figure 7, no skips"), (1, 2, 3), words="small")
+
+
+def test_three_seeds_give_an_interval(seeds):
+    skips = table_1.difference_facts(seeds, SMALL, "Figure 7, no skips")
+    assert skips["value"] == pytest.approx(11.25 - 8.04)
+    # Welch's interval of two samples of three with variance 0.01 each: four degrees of freedom.
+    half = 2.7764451 * np.sqrt(2 * 0.01 / 3)
+    assert skips["interval"] == pytest.approx((skips["value"] - half, skips["value"] + half))
+    assert table_1.errors(seeds, SMALL)["seeds"].tolist() == [3, 3]
+
+
+def test_differences_are_judged_by_the_ledgers_rules_and_one_seed_decides_nothing(shipped, seeds):
+    assert table_1.differences(seeds, SMALL)["verdict"].to_dict() == {"Figure 7, no skips": "same direction"}
+    assert table_1.differences(shipped, NIGHT)["verdict"].to_dict() == {"Figure 7, no skips": "not reproduced"}
+    both = [(NIGHT, shipped), (SMALL, seeds)]
+    assert table_1.evidence(both, "Figure 7, no skips") is SMALL
+    assert table_1.evidence(both[:1], "Figure 7, no skips") is NIGHT
+    assert table_1.evidence(both, "Figure 7, all skips") is None
+
+
+def test_the_order_shows_only_as_a_whole(seeds):
+    apart = table_1.differences(seeds, SMALL)
+    assert "**Not as a whole.**" in table_1.order_shown(apart)
+    assert "Figure 7, all skips: not attempted" in table_1.order_shown(apart)
+    row = apart.loc["Figure 7, no skips"]
+    assert "**Yes.**" in table_1.order_shown(pd.DataFrame(dict.fromkeys(table_1.DIFFERENCES, row)).T)
+    level = row.copy()
+    level["shown"] = "no difference shown"
+    mixed = pd.DataFrame({"Figure 7, no skips": row, "Figure 7, all skips": level}).T
+    assert "**Not as a whole.**" in table_1.order_shown(mixed)
+
+
+def test_the_public_remake_is_told_from_the_record(shipped):
+    told = table_1.remake_told(shipped, NIGHT)
+    curve = shipped[NIGHT.row("Figure 7", 1)].curve
+    before = min(point["valid_error"] for point in curve if point["learning_rate"] == 0.1)
+    assert "90.35 % accuracy" in told
+    assert f"below {before:.1f} %" in told
+    assert f"divided it is {next(p for p in curve if p['learning_rate'] < 0.1)['valid_error']:.1f} %" in told
+    assert table_1.remake_told({}, NIGHT) == ""
 
 
 def test_the_recipe_is_told_from_the_settings():
