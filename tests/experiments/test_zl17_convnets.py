@@ -193,6 +193,9 @@ def test_networks_that_lack_a_seed_are_left_out_and_a_failure_counts():
     from_seeds, both = again.of_record(record, chosen)
     assert from_seeds.to_numpy().tolist() == [[10.0, 11.0], [90.0, 90.0], [40.0, 41.0]]
     assert both.to_dict("index") == {nets[3].hash: {"short": 40.0, "longer": 5.0}}
+    nothing = again.of_record(Record(), chosen)
+    assert [*map(len, nothing)] == [0, 0]
+    assert "too few" in again.noise_told(nothing[0], chosen.task)
     assert "too few" in again.noise_told(from_seeds, chosen.task)
     assert "too few" in again.longer_told(both, chosen)
 

@@ -39,9 +39,11 @@ def for_longer(run: Any, chosen: SearchSizes) -> pd.DataFrame:
     if chosen.again is None:
         return pd.DataFrame(columns=["short", "longer"], dtype=float)
     nets = chosen.sample(chosen.again.longer_networks)
-    short = _whole(_known(run, chosen.task, nets, (chosen.search.child_seed,)), nets)
-    longer = _whole(_known(run, chosen.again.longer, nets, chosen.again.seeds[:1]), nets)
-    columns = {"short": short.squeeze("columns"), "longer": longer.squeeze("columns")}
+    trained = {
+        "short": _known(run, chosen.task, nets, (chosen.search.child_seed,)),
+        "longer": _known(run, chosen.again.longer, nets, chosen.again.seeds[:1]),
+    }
+    columns = {name: _whole(each, nets).mean(axis=1) for name, each in trained.items()}  # of one seed, its own error
     return pd.DataFrame(columns, index=[net.hash for net in nets]).dropna()
 
 
