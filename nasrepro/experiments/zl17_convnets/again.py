@@ -27,8 +27,8 @@ def from_seeds(run: Any, chosen: SearchSizes) -> pd.DataFrame:
     """
     if chosen.again is None:
         return pd.DataFrame()
-    nets = chosen.sample(chosen.again.networks)
-    return _whole(_known(run, chosen.task, nets, (chosen.search.child_seed, *chosen.again.seeds)), nets)
+    nets, seeds = chosen.sample(chosen.again.networks), (chosen.search.child_seed, *chosen.again.seeds)
+    return _whole(_known(run, chosen.task, nets, seeds), nets, seeds)
 
 
 def for_longer(run: Any, chosen: SearchSizes) -> pd.DataFrame:
@@ -39,11 +39,13 @@ def for_longer(run: Any, chosen: SearchSizes) -> pd.DataFrame:
     if chosen.again is None:
         return pd.DataFrame(columns=["short", "longer"], dtype=float)
     nets = chosen.sample(chosen.again.longer_networks)
-    trained = {
-        "short": _known(run, chosen.task, nets, (chosen.search.child_seed,)),
-        "longer": _known(run, chosen.again.longer, nets, chosen.again.seeds[:1]),
+    trainings = {
+        "short": (chosen.task, chosen.search.child_seed),
+        "longer": (chosen.again.longer, chosen.again.seeds[0]),
     }
-    columns = {name: _whole(each, nets).mean(axis=1) for name, each in trained.items()}  # of one seed, its own error
+    columns = {
+        name: _whole(_known(run, task, nets, (seed,)), nets, (seed,))[seed] for name, (task, seed) in trainings.items()
+    }
     return pd.DataFrame(columns, index=[net.hash for net in nets]).dropna()
 
 
@@ -56,11 +58,11 @@ def _known(run: Any, task: ImageTask, nets: Sequence[ConvNet], seeds: Sequence[i
     return [one for one in run.recorded(task) if (one.hash, one.seed) in wanted]
 
 
-def _whole(evaluations: Sequence[Evaluation], nets: Sequence[ConvNet]) -> pd.DataFrame:
-    """Errors by network, in their order, and seed, of those networks that have all seeds."""
+def _whole(evaluations: Sequence[Evaluation], nets: Sequence[ConvNet], seeds: Sequence[int]) -> pd.DataFrame:
+    """Errors by network, in their order, and seed, of those networks that have all of the seeds."""
     rows = [(one.hash, one.seed, one.metrics["valid_error"] if one.status == "ok" else FAILED) for one in evaluations]
     table = pd.DataFrame(rows, columns=["network", "seed", "error"]).drop_duplicates(["network", "seed"])
-    wide = table.pivot(index="network", columns="seed", values="error").dropna()
+    wide = table.pivot(index="network", columns="seed", values="error").reindex(columns=[*seeds]).dropna()
     return wide.reindex([net.hash for net in nets if net.hash in wide.index])
 
 
@@ -95,7 +97,7 @@ def noise_told(errors: pd.DataFrame, task: ImageTask) -> str:
     """What `noise` says, for people."""
     found = noise(errors)
     if np.isnan(found["tau"]):
-        return f"Of {task.images}, {len(errors)} networks were trained from several seeds: too few to say anything."
+        return f"On {task.images}, {len(errors)} networks were trained from several seeds: too few to say anything."
     networks, seeds = errors.shape
     return (
         f"**Seeds.** {networks} random networks on {task.images}, each trained from {seeds} seeds ({task.words()}): "
@@ -114,7 +116,7 @@ def longer_told(both: pd.DataFrame, chosen: SearchSizes) -> str:
     """What `longer_tau` says, for people."""
     tau = longer_tau(both)
     if tau is None or chosen.again is None:
-        return f"Of {chosen.task.images}, {len(both)} networks were trained for longer: too few to say anything."
+        return f"On {chosen.task.images}, {len(both)} networks were trained for longer: too few to say anything."
     times = chosen.again.longer.training.epochs / chosen.task.training.epochs
     return (
         f"**Budget.** {len(both)} random networks on {chosen.task.images}, trained {times:g} times as long and from "

@@ -41,7 +41,7 @@ def loop(turn: Turn, sizes: str, title: str = "") -> Figure:
     arrow: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "color": style.BLACK, "linewidth": 1.2}
     for start, end, bend in (((17, 26.5), (83, 26.5), -0.09), ((83, 14.5), (17, 14.5), -0.09)):
         ax.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **arrow))
-    drawn = f"draws architecture A with probability p = {math.exp(turn.log_prob):.1g}\n{sizes}"
+    drawn = f"draws architecture A with probability $p = 10^{{{turn.log_prob / math.log(10):.1f}}}$\n{sizes}"
     reward = f"reward R = {turn.reward:.2f}, baseline b = {turn.baseline:.2f}"
     gradient = f"moves by the gradient of log p, times R - b = {turn.reward - turn.baseline:+.2f}"
     ax.text(50, 33.5, drawn, ha="center", va="center", fontsize=8.5, color=style.GREY, linespacing=1.5)
