@@ -10,7 +10,7 @@ from nasrepro.experiments.s17_language_model.sizes import SIZES
 from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.speed import gpu_section, model_speed_table, speed_table
+from nasrepro.report.speed import gpu_section, image_speed_table, model_speed_table, speed_table
 from nasrepro.search import Record
 from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
@@ -86,6 +86,17 @@ def gpu_files(folder: Path, rows: list[dict], **states: str) -> Path:
     write_json(folder / "gpu.json", {"parts": {name: {"state": state, **where} for name, state in parts.items()}})
     pd.DataFrame(rows).to_csv(folder / "gpu.csv", index=False)
     return folder
+
+
+def test_the_table_of_images_says_how_many_times_as_fast_as_the_faster_rival(tmp_path: Path) -> None:
+    rows = ["layers,filters,pixels,training,images per second,ratio", "6,36,32,torch,40,1", "6,36,32,ours,60,0.5"]
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
+    write_json(tmp_path / "device.json", {"images": {**measured, "load before": 0.5}})
+    lines = image_speed_table(tmp_path).splitlines()
+    assert lines[0] == "| 6 layers of 36 filters, 32 x 32 pixels, one thread | images per second |"
+    assert lines[2:4] == ["| torch | 40 (1.00) |", "| ours | 60 (2.00) |"]
+    assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
 
 
 def test_the_section_on_gpus_gives_speeds_and_how_steps_are_launched(tmp_path: Path) -> None:

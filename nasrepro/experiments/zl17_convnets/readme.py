@@ -48,8 +48,8 @@ def small_table(records: Path) -> str:
     ours, apart = table_1.errors(found, chosen), table_1.differences(found, chosen).to_dict("index")
     rows = []
     for name, error in ours["test error"].items():
-        over: Any = apart.get(name, {"verdict": ""})
-        apart_told = "{worse by:+.2f} ({low:+.2f} to {high:+.2f})".format_map(over) if "low" in over else ""
+        over: Any = apart.get(name, {"verdict": "", "seeds": 0})
+        apart_told = "{worse by:+.2f} ({low:+.2f} to {high:+.2f})".format_map(over) if over["seeds"] > 2 else ""
         weights = f"{chosen.network(str(name)).conv_weights() / 1e6:.2f}M"
         rows.append([name, weights, f"{error:.2f}", apart_told, over["verdict"]])
     head = ["network", "weights of filters", "test error", "over Figure 7's (95% interval)", "the paper's order"]
@@ -82,6 +82,6 @@ def on_digits(records: Path) -> str:
     ends = arms.at_the_end(arms.leads(arms.progress(children, analysis.FAILED)))
     each, seeds = min(arms.compared(children).values()), len(searches) // len(sizes.arms)
     return (
-        f"After {each} networks of each of {seeds} searches, trained for {sizes.task.words()}, the controller is ahead "
+        f"After {each} networks of each search, {seeds} of a kind, trained for {sizes.task.words()}, the controller is ahead "
         f"of random search by so many points of error: {arms.told(ends, sizes.arms[0])}."
     )
