@@ -55,6 +55,8 @@ class LanguageModelSettings:
     """Units per layer."""
     embedding: int = field(default=200, metadata=origin("inferred", "B.1"))
     """Width of the embedding, and of the last layer, which is tied to it."""
+    tied: bool = field(default=True, metadata=origin("stated", "B.1"))
+    """Whether the softmax shares the embedding's weights; if not, its own start from the same range."""
     dropout: float = field(default=0.2, metadata=origin("stated", "B.1"))
     """Rate on the embeddings and on every layer's outputs, drawn anew at each element."""
     batch: int = field(default=20, metadata=origin("inferred", "B.1"))
@@ -100,10 +102,11 @@ class LanguageModelSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes two trainings the same. float32 is left out, as in what was written before there was a choice."""
+        """What makes two trainings the same. What was written before there was a choice is left out."""
         fields = asdict(self)
-        if self.product_dtype == "float32":
-            del fields["product_dtype"]
+        for name, only in (("product_dtype", "float32"), ("tied", True)):
+            if fields[name] == only:
+                del fields[name]
         return fields
 
 
@@ -121,10 +124,18 @@ class LanguageModel(nn.Module):
         E, H, L, reach = settings.embedding, settings.hidden, settings.layers, settings.embedding_range
         generator = torch.Generator().manual_seed(seed)
         self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=generator))
+        self.own_softmax: nn.Parameter | None = None
+        if not settings.tied:
+            self.own_softmax = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=generator))
         self.bias = nn.Parameter(torch.zeros(words))
         self.rnn = RNN(
             cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=generator
         )
+
+    @property
+    def softmax(self) -> Tensor:
+        """The softmax's weights (words, embedding)."""
+        return self.embedding if self.own_softmax is None else self.own_softmax
 
     def forward(
         self, tokens: Tensor, state: State | None = None, generator: torch.Generator | None = None
@@ -139,7 +150,7 @@ class LanguageModel(nn.Module):
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of features (T, B, embedding) against targets (T, B), in nats: ()."""
         rows, words = features.flatten(0, 1), targets.flatten()
-        return linear_cross_entropy(rows, self.embedding, self.bias, words, product_dtype=self.product_dtype)
+        return linear_cross_entropy(rows, self.softmax, self.bias, words, product_dtype=self.product_dtype)
 
 
 def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
