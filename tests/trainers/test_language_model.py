@@ -462,8 +462,10 @@ def test_a_softmax_of_its_own_is_trained_beside_the_embedding() -> None:
     corpus = datasets.load("pydoc", level="char")
     outcome, model = train(zoo["LSTM"], corpus, replace(TINY, tied=False, train_tokens=4_000, valid_tokens=1_000))
     begun = LanguageModel(zoo["LSTM"], len(corpus.vocab), replace(TINY, tied=False), seed=0)
-    assert outcome.status == "ok" and not torch.equal(model.softmax, model.embedding)
-    assert not torch.equal(model.softmax, begun.softmax) and not torch.equal(model.embedding, begun.embedding)
+    assert outcome.status == "ok"
+    assert not torch.equal(model.softmax, model.embedding)
+    assert not torch.equal(model.softmax, begun.softmax)
+    assert not torch.equal(model.embedding, begun.embedding)
 
 
 def test_bfloat16_products_learn_as_well_and_are_another_task() -> None:
