@@ -337,25 +337,29 @@ class Run:
         """A single row of `test_evaluations`."""
         return self.test_evaluations({row: Job(cell, seed)})[row]
 
-    def test_evaluations(self, rows: Mapping[str, Job]) -> dict[str, Evaluation]:
+    def test_evaluations(
+        self, rows: Mapping[str, Job], task: NotebookTask[Any] | None = None, workers: int = WORKERS
+    ) -> dict[str, Evaluation]:
         """Models that validation has chosen, on the test split, by their rows: which cell and seed each row reports.
 
+        They are trained by the notebook's task, or another one.
         From the shipped record, or this machine's, or trained, and the split read once for each row. A profile that
         only replays long trainings leaves out those that the shipped record lacks, and says so. Raises DataError where
         a row has to be trained and the data is not here: without it, the keys of this machine's record, which hold the
         data's hash, cannot be told.
         """
-        found = self._shipped_evaluations(HeldOut(self.task), rows.values())
-        data: Data | None = _recorded_data(list(found.values()), self.task) if found else None
+        task = task or self.task
+        found = self._shipped_evaluations(HeldOut(task), rows.values())
+        data: Data | None = _recorded_data(list(found.values()), task) if found else None
         missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
         made = {}
-        if missing and found and self.profile.only_replays and self.task.is_long:
+        if missing and found and self.profile.only_replays and task.is_long:
             print(f"Not recorded, so left out: {', '.join(missing)}. FRESH = True trains all rows here, for hours.")
             rows = {row: job for row, job in rows.items() if row not in missing}
         elif missing:
-            data = self.task.corpus
+            data = task.corpus
             # A single model is sooner trained here than another process is begun.
-            made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
+            made = evaluate_tests(task, missing, self.record, workers if len(missing) > 1 else 0)
         answers = {row: made.get(row) or found[job.cell.hash, job.seed] for row, job in rows.items()}
         self._use(data, answers.values())
         return answers
