@@ -177,9 +177,14 @@ def leads(progress: pd.DataFrame, against: str = "random") -> pd.DataFrame:
 
 def at_the_end(leading: pd.DataFrame) -> Ends:
     """The leads after all children that are compared, by arm and statistic, from `leads`."""
-    last = leading[leading["samples"] == leading.groupby("arm")["samples"].transform("max")]
+    last = ends_table(leading)
     keys = zip(last["arm"], last["statistic"], strict=True)
     return dict(zip(keys, map(stats.Estimate, last["lead"], last["low"], last["high"]), strict=True))
+
+
+def ends_table(leading: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `leads` after all children that are compared: columns as there."""
+    return leading[leading["samples"] == leading.groupby("arm")["samples"].transform("max")].reset_index(drop=True)
 
 
 def final(progress: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:

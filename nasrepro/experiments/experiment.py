@@ -97,7 +97,7 @@ class Trainings:
     ) -> Self:
         """Searches by one task, and candidates that were chosen."""
         count = sum(plan.budget for plan in plans) + len(jobs)
-        make, held = (partial(each, task, plans, jobs) for each in (_make, _held))
+        make, held = partial(_make, task, plans, jobs), partial(_held, task, plans, jobs)
         return cls(notebook, words, task, count, make, answers, held=held)
 
     def left(self, records: Sequence[Record]) -> int:

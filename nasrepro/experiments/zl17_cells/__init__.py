@@ -9,6 +9,7 @@ from functools import partial
 
 from nasrepro.dsl import Cell, parse, zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings, most_recorded, recorded_jobs
+from nasrepro.experiments.zl17_cells.readme import LEADS, table
 from nasrepro.experiments.zl17_cells.sizes import KNOWN, ON_WORDS, SIZES, CellsSizes
 from nasrepro.search.history import Search, has_ended
 from nasrepro.search.record import Record
@@ -108,4 +109,6 @@ EXPERIMENT = Experiment(
         "night": ("ptb-words-cells.jsonl.gz",),
     },
     named=zoo,
+    readme={"cells": table},
+    tables=(LEADS,),
 )
