@@ -435,8 +435,8 @@ def long_told(searches: LongSearches, planned: Iterable[tuple[str, int]] = ()) -
         if one.cells < one.planned
     ]
     missing = [f"{kind}, seed {seed}" for kind, seed in planned if searches and (kind, seed) not in searches]
-    for words, names in {"Begun and not finished": begun, "Planned and not recorded": missing}.items():
-        lines += [f"\n{words}: {'; '.join(names)}."] if names else []
+    for state, names in {"Begun and not finished": begun, "Planned and not recorded": missing}.items():
+        lines += [f"\n{state}: {'; '.join(names)}."] if names else []
     return "\n".join(lines)
 
 
