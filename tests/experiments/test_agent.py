@@ -11,6 +11,7 @@ from nasrepro.controllers import AgentSettings, TreeAgent, draw_well_formed
 from nasrepro.dsl import parse, zoo
 from nasrepro.dsl.constraints import has_memory_place, must_use, no_repeated_operator, translation_priors
 from nasrepro.experiments.s17_translation import agent
+from nasrepro.experiments.s17_translation.sizes import SIZES
 from nasrepro.report import papers
 from nasrepro.report.ledger import Finding, verdict
 from nasrepro.rnn import RNN
@@ -502,8 +503,11 @@ def test_the_direction_of_extended_words_is_that_of_every_long_search(orders: li
     assert (later["interval"] is None) == (len(orders) < 3), "over searches, so from three on"
     assert found["s17.fig4"]["seeds"] == found["s17.fig6"]["seeds"] == len(orders)
     assert found["s17.fig6"]["value"] == 5.0
+    spent = agent.long_spent(searches, SIZES["course"].long_task)
+    assert "agent, seed 0: 40 trees" in spent["budget_words"]
+    assert "random" not in spent["budget_words"]
     for name, facts in found.items():
-        Finding(name, **facts)
+        Finding(name, **facts, **spent)
 
 
 def test_without_a_long_search_nothing_rests_on_it():

@@ -484,13 +484,16 @@ def long_findings(searches: LongSearches) -> dict[str, Facts]:
     }
 
 
-def long_spent(searches: LongSearches, task: TranslationTask, budget_words: str) -> dict[str, Any]:
+def long_spent(searches: LongSearches, task: TranslationTask) -> dict[str, Any]:
     """What the agent's long searches took, each for itself, beside S17's search: as `Run.finding` takes it."""
-    own = [one for (kind, _), one in searches.items() if kind == LONG[0]]
+    own = {key: one for key, one in searches.items() if key[0] == LONG[0]}
     paper = papers.load()["s17.search.mt.architectures"].value
-    share = share_of_translation(task, min(one.cells for one in own), of=int(paper or 0))
-    devices = ", ".join(sorted(set().union(*(one.devices for one in own))))
-    return {"budget": share, "budget_words": budget_words, "data": task.data_words, "device": devices}
+    return {
+        "budget": share_of_translation(task, min(one.cells for one in own.values()), of=int(paper or 0)),
+        "budget_words": long_words(own, task),
+        "data": task.data_words,
+        "device": ", ".join(sorted(set().union(*(one.devices for one in own.values())))),
+    }
 
 
 _ALL_WORDS = words("core", "extended")
