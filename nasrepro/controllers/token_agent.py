@@ -104,7 +104,7 @@ class TokenAgent(nn.Module):
         All tokens of all strings are worked out together, each string being fed to the network as it is. Raises
         ValueError for a string that is not of the space, and for none at all.
         """
-        if not strings:
+        if len(strings) == 0:  # of a table too
             raise ValueError("there is no token string to work out: pass one or more")
         places, rows, exists = self._forced(strings)  # (tokens, strings) each
         policy = self._along(places, rows)  # (tokens, strings, rows)
