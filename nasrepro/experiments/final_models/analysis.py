@@ -31,10 +31,10 @@ from nasrepro.trainers.final_model import FinalModelTask, parameters, with_param
 from nasrepro.trainers.final_settings import WordModelSettings
 
 TABLES = {
-    "s17.table1": "S17's Table 1, Penn Treebank",
-    "s17.table2": "S17's Table 2, WikiText-2",
-    "zl17.table2": "ZL17's Table 2, Penn Treebank",
-    "zl17.table3": "ZL17's Table 3, characters of Penn Treebank",
+    "s17.table1": "S17's Table 1",
+    "s17.table2": "S17's Table 2",
+    "zl17.table2": "ZL17's Table 2",
+    "zl17.table3": "ZL17's Table 3",
 }
 """What the tables are called."""
 
@@ -50,6 +50,11 @@ GAINS = {
 
 _TOKENS = {("ptb", "word"): 929_589, ("wikitext2", "word"): 2_088_628, ("ptb", "char"): 5_059_550}
 _VOCABULARY = {("ptb", "word"): PTB_WORDS, ("wikitext2", "word"): WIKITEXT2_WORDS, ("ptb", "char"): PTB_CHARACTERS}
+
+
+def title(sizes: FinalSizes, table: str) -> str:
+    """A table's name and the data that ours are trained on: "S17's Table 1, on ptb"."""
+    return f"{TABLES[table]}, on {sizes.tables[table][0].task.data_words}"
 
 
 def in_bits(table: str) -> bool:
