@@ -14,7 +14,7 @@ from torch import Tensor
 from nasrepro.dsl import zoo
 from nasrepro.experiments import final_models
 from nasrepro.experiments.experiment import Resources, on_device, resumable
-from nasrepro.experiments.final_models import analysis, figures
+from nasrepro.experiments.final_models import analysis, figures, parity
 from nasrepro.experiments.final_models.sizes import SIZES, FinalSizes, row
 from nasrepro.report import papers
 from nasrepro.search import Record
@@ -260,3 +260,19 @@ def test_an_empty_table_stays_empty() -> None:
     runs = analysis.flat({}, COURSE, "s17.table1")
     assert runs.empty
     assert isinstance(analysis.means(runs, COURSE, "s17.table1"), pd.DataFrame)
+
+
+# ---- the published log
+
+
+def test_the_example_is_pytorchs(found: dict[str, Evaluation]) -> None:
+    """Whose defaults are 2 layers of 200 units, a rate of 20, clipping at 0.25, dropout of 0.2 and windows of 35."""
+    chosen = parity.TASK.training
+    assert (chosen.layers, chosen.hidden, chosen.embedding, chosen.batch, chosen.bptt) == (2, 200, 200, 20, 35)
+    assert (chosen.learning_rate, chosen.clip, chosen.dropout, chosen.tied) == (20.0, 0.25, 0.2, False)
+    assert (chosen.embedding_range, chosen.eval_batch, chosen.train_tokens) == (0.1, 10, None)
+    assert "Not recorded at this profile. The published log: 252.9" in parity.told([])
+    told = parity.told([one for name, one in found.items() if "BC3" in name])  # validation 61, 62, 63
+    assert "ours 61.0 (seed 1), 62.0 (seed 2), 63.0 (seed 3); mean **62.0**, -75.5%" in told
+    (examples,) = [one for one in final_models.trainings(COURSE) if "PyTorch" in one.words]
+    assert (examples.notebook, examples.count, examples.is_tested) == ("05", 3, False)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from nasrepro.dsl import zoo
+from nasrepro.experiments.final_models import parity
 from nasrepro.trainers.final_model import FinalModelTask, with_parameters
 from nasrepro.trainers.final_settings import CharacterModelSettings, FinalModelSettings, WordModelSettings
+from nasrepro.trainers.language_model import LanguageModelTask
 
 PTB_WORDS, WIKITEXT2_WORDS, PTB_CHARACTERS = 10_000, 33_278, 50
 """Sizes of the vocabularies, by which models are made equally large without loading the data."""
@@ -36,6 +38,8 @@ class FinalSizes:
     """By the table's name among the papers' entries, such as "s17.table1", what is trained for it."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of each model."""
+    examples: tuple[LanguageModelTask, ...] = ()
+    """PyTorch's example, where the trainer of candidates is held against its published log."""
     workers: int = 2
     """Processes that train the seeds of a model; 0 where it takes less time than to begin a process."""
 
@@ -188,7 +192,7 @@ _SMALL_CHARACTERS = replace(
 
 def _compared(tables: Mapping[str, tuple[FinalModelTask, int, int, tuple[tuple[str, str], ...]]]) -> FinalSizes:
     made = {name: _equal(*given) for name, given in tables.items()}
-    return FinalSizes(next(iter(tables.values()))[0], made)
+    return FinalSizes(next(iter(made.values()))[0].task, made)
 
 
 # Some 1.4 million weights for words, 0.5 million for characters. A fifth of Penn Treebank, so that a training takes two
@@ -238,7 +242,7 @@ _CUT = {name: tuple(map(_cut, models)) for name, models in _QUICK.tables.items()
 SIZES: Mapping[str, FinalSizes] = {
     "smoke": FinalSizes(_CUT["s17.table1"][0].task, _CUT, seeds=(1, 2), workers=0),
     "quick": _QUICK,
-    "course": _COURSE,
-    "night": FinalSizes(_with(_ON_PTB, _BC3), _published(), seeds=(1,)),
-    "paper": FinalSizes(_with(_ON_PTB, _BC3), _published()),
+    "course": replace(_COURSE, examples=(parity.TASK,)),
+    "night": FinalSizes(_with(_ON_PTB, _BC3), _published(), seeds=(1,), examples=(parity.TASK,)),
+    "paper": FinalSizes(_with(_ON_PTB, _BC3), _published(), examples=(parity.TASK,)),
 }
