@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from nasrepro.dsl import zoo
 from nasrepro.experiments import final_models
 from nasrepro.experiments.experiment import Resources, on_device, resumable
 from nasrepro.experiments.final_models import analysis, figures, parity
-from nasrepro.experiments.final_models.sizes import SIZES, FinalSizes, row
+from nasrepro.experiments.final_models.sizes import SIZES, row
 from nasrepro.report import papers
 from nasrepro.search import Record
 from nasrepro.search.record import Evaluation
@@ -107,7 +108,7 @@ def test_every_bold_row_is_trained_by_its_full_recipe_at_night() -> None:
 
 def test_models_are_recorded_from_every_seed_on_the_test_split(tmp_path: Path) -> None:
     whole = on_device(SIZES["smoke"], "cpu")
-    sizes = FinalSizes(whole.task, {"zl17.table3": whole.tables["zl17.table3"]}, whole.seeds, 0)
+    sizes = replace(whole, tables={"zl17.table3": whole.tables["zl17.table3"]})
     made = final_models.trainings(sizes)
     assert [one.words for one in made] == [
         "LSTM, ZL17's Table 3",

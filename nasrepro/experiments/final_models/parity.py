@@ -53,6 +53,6 @@ def told(evaluations: Iterable[Evaluation]) -> str:
     edges = stats.interval(values)
     spread = "too few for an interval" if edges is None else f"bootstrap 95% interval {edges[0]:.1f} to {edges[1]:.1f}"
     return (
-        f"Validation perplexity after the first epoch: the published log **{PUBLISHED.valid_ppl}** ({PUBLISHED.source}; "
+        f"Validation perplexity after the first epoch: the log **{PUBLISHED.valid_ppl}** ({PUBLISHED.source}; "
         f"{PUBLISHED.status}), ours {listed}; mean **{mean:.1f}**, {gap:+.1%}; {spread}."
     )
