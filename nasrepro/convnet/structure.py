@@ -94,7 +94,7 @@ class Structure:
         found = [(channels, height, width)]
         for number, (layer, inputs) in enumerate(zip(self.layers, self.connections, strict=True), 1):
             read, high, wide = layer.read([found[i] for i in inputs])
-            layer.check_fit(number, high, wide)
+            layer.check_fit(number, high, wide, (height, width))
             found.append((layer.depth(read), -(-high // layer.stride_height), -(-wide // layer.stride_width)))
         return found
 
