@@ -1,6 +1,7 @@
 """Steps of training on images are torch's own SGD's, launch by launch and as CUDA graphs."""
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,31 @@ def test_an_epoch_sees_every_image_once_and_draws_anew(monkeypatch: pytest.Monke
     assert not torch.equal(first, second)
     step.settings = replace(TINY, flipped=False)
     assert not step.draw(generator)[3].any()
+
+
+TO_ONE_PIXEL = ConvNet((Layer("conv", (), 3, 3, 8, 8, filters=3),))
+
+
+@pytest.mark.parametrize(
+    ("net", "count", "sizes"),
+    [
+        (NET, 33, [16, 16, 1]),
+        (TO_ONE_PIXEL, 33, [16, 17]),
+        (TO_ONE_PIXEL, 17, [17]),
+        (TO_ONE_PIXEL, 34, [16, 16, 2]),
+        (TO_ONE_PIXEL, 32, [16, 16]),
+        (TO_ONE_PIXEL, 5, [5]),
+    ],
+)
+def test_an_only_image_left_over_goes_with_the_batch_before_it_where_it_could_not_be_normalised(
+    net: ConvNet, count: int, sizes: list[int]
+) -> None:
+    step = tiny_step(net, count)
+    order = step.draw(torch.Generator().manual_seed(0))
+    parts = step.batches(order)
+    assert [part.shape[1] for part in parts] == sizes
+    assert torch.equal(torch.cat(list(parts), 1), order)
+    assert math.isfinite(step.over_all(0.1, torch.Generator().manual_seed(0)))
 
 
 # ---- a step

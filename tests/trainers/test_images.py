@@ -22,6 +22,7 @@ from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.record import evaluation_key
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers import images
+from nasrepro.trainers.checkpoint import CheckpointError
 from nasrepro.trainers.images import ImageSettings, ImageTask, evaluate, shown_crops, train
 from tests.trainers.killable_images import NET, TINY
 from tests.trainers.small_images import TASK, same_weights, tiny_step, weights_of
@@ -139,6 +140,35 @@ def test_images_that_are_too_small_and_classes_that_are_too_few_are_told_before_
     assert outcome.reason.startswith("does not fit: layer_1 has filter_height = 9")
 
 
+TO_ONE_PIXEL = ConvNet((Layer("conv", (), 3, 3, 4, 4, filters=3), Layer("conv", (1,), 1, 1, 2, 2, filters=3)))
+"""Of 8 x 8 pixels its first layer leaves 2 x 2, and its second one."""
+
+
+def test_strides_that_made_maps_too_small_are_told_with_the_size_of_the_images() -> None:
+    net = ConvNet((*TO_ONE_PIXEL.layers, Layer("conv", (2,), 1, 3, filters=2)))
+    assert TASK.evaluate(net, 0).reason == (
+        "does not fit: layer_3 has filter_width = 3 and reads maps of 1 x 1 pixels, "
+        "which is what strides leave of 8 x 8"
+    )
+
+
+def test_batches_of_one_image_are_refused_where_maps_of_one_pixel_are_normalised(digits: ImageSet) -> None:
+    for settings in (replace(TINY, batch=1), replace(TINY, train_images=1)):
+        with pytest.raises(ConvNetError, match="layer_2 normalises maps of one pixel, which takes batches of 2 images"):
+            train(TO_ONE_PIXEL, digits, settings)
+        outcome = replace(TASK, training=settings).evaluate(TO_ONE_PIXEL, 0)
+        assert outcome.reason.startswith("does not fit: layer_2 normalises maps of one pixel")
+        pooled = ConvNet((Layer("conv", (), 3, 3, filters=3), Layer("max_pool", (1,), 8, 8, 8, 8)))
+        assert train(pooled, digits, replace(settings, epochs=1))[0].status == "ok"
+
+
+def test_an_image_left_over_of_which_maps_of_one_pixel_are_made_is_trained_on(digits: ImageSet) -> None:
+    """33 images in batches of 16: torch's own batch normalisation refuses the last."""
+    outcome, _ = train(TO_ONE_PIXEL, digits, replace(TINY, train_images=33))
+    assert outcome.status == "ok"
+    assert len(outcome.curve) == 4
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -174,6 +204,55 @@ def test_both_precisions_run_on_a_processor_and_learn_alike(digits: ImageSet) ->
     exact, rounded = (train(NET, digits, replace(TINY, precision=each))[0].curve for each in ("float32", "bfloat16"))
     assert [point["train_loss"] for point in rounded] == pytest.approx([p["train_loss"] for p in exact], rel=0.05)
     assert rounded[0]["train_loss"] != exact[0]["train_loss"]
+
+
+# ---- compiled
+
+
+COMPILED = replace(TINY, compiled=True)
+
+
+def compiles() -> str:
+    """Why torch.compile cannot work here; "" where it can."""
+    try:
+        torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(2))
+    except Exception as error:
+        return f"torch.compile does not work here: {str(error).splitlines()[0]:.150}"
+    return ""
+
+
+def test_a_compiled_network_has_the_same_numbers_but_for_rounding(digits: ImageSet) -> None:
+    """Of one layer, and all images in one batch: each size of a batch takes seconds to compile."""
+    if reason := compiles():
+        pytest.skip(reason)
+    net, settings = ConvNet((Layer("conv", (), 3, 3, filters=3),)), replace(COMPILED, batch=40)
+    expected, plain = train(net, digits, replace(settings, compiled=False), seed=2)
+    found, model = train(net, digits, settings, seed=2)
+    for name in ("train_loss", "valid_loss"):
+        assert [p[name] for p in found.curve] == pytest.approx([p[name] for p in expected.curve], rel=1e-4)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_to_compile_or_not_is_in_a_key_only_where_it_is_asked_for() -> None:
+    compiled = replace(TASK, training=COMPILED)
+    assert "compiled" not in TASK.settings
+    assert compiled.settings == {**TASK.settings, "compiled": True}
+    assert ImageTask.of_settings(json.loads(json.dumps(compiled.settings))) == replace(compiled, device="auto")
+    assert evaluation_key(compiled, NET, 1) != evaluation_key(TASK, NET, 1)
+    assert "compiled" not in repr(TINY)  # which checkpoints of trainings in progress are named by
+
+
+def test_only_what_is_asked_for_is_compiled(digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda _, **how: asked.append(how))
+    train(NET, digits, replace(TINY, epochs=1))
+    assert asked == []
+    train(NET, digits, replace(COMPILED, epochs=1), checkpoint=tmp_path / "net.pt")
+    assert len(asked) == 1
+    with pytest.raises(CheckpointError):  # which is not that of a training without
+        train(NET, digits, replace(TINY, epochs=1), checkpoint=tmp_path / "net.pt")
 
 
 # ---- the bar
