@@ -221,6 +221,7 @@ def compiles() -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_compiled_network_has_the_same_numbers_but_for_rounding(digits: ImageSet) -> None:
     """Of one layer, and all images in one batch: each size of a batch takes seconds to compile."""
     if reason := compiles():
