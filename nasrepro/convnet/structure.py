@@ -143,6 +143,7 @@ class Structure:
 
 def _rate(value: Any) -> float:
     """A learning rate as Python's float: equal networks have one text. Raises ConvNetError for what is none."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
         raise ConvNetError(f"a learning rate is a positive number, got {value!r:.100}")
     return float(value)
