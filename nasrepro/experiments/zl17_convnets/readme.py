@@ -82,6 +82,6 @@ def on_digits(records: Path) -> str:
     ends = arms.at_the_end(arms.leads(arms.progress(children, analysis.FAILED)))
     each, seeds = min(arms.compared(children).values()), len(searches) // len(sizes.arms)
     return (
-        f"After {each} networks of each search, {seeds} of a kind, trained for {sizes.task.words()}, the controller is ahead "
-        f"of random search by so many points of error: {arms.told(ends, sizes.arms[0])}."
+        f"After {each} networks of each search, {seeds} of a kind, trained for {sizes.task.words()}, the controller is "
+        f"ahead of random search by so many points of error: {arms.told(ends, sizes.arms[0])}."
     )

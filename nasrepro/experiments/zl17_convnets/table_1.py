@@ -41,7 +41,7 @@ def made(run: Any, chosen: Comparison) -> dict[str, Evaluation]:
     if run.profile.only_replays and not run.fresh:
         known = {(one.hash, one.seed) for one in run.recorded(HeldOut(chosen.task))}
         rows = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) in known}
-    found: dict[str, Evaluation] = run.test_evaluations(rows, chosen.task) if rows else {}
+    found: dict[str, Evaluation] = run.test_evaluations(rows, chosen.task, run.sizes.workers) if rows else {}
     return found
 
 
