@@ -48,7 +48,7 @@ def made(run: Any, chosen: Comparison) -> dict[str, Evaluation]:
 def budget_told(chosen: Comparison) -> str:
     """How the networks of a comparison are trained, in words, and the share of the paper's training that it is."""
     thin = "" if chosen.divisor == 1 else f", filters divided by {chosen.divisor}"
-    share = f"{analysis.share_of_training(chosen.task):.1g} of the paper's images"
+    share = f"{100 * analysis.share_of_training(chosen.task):.2g}% of the paper's images"
     return f"{chosen.task.words()}{thin}; {share}"
 
 
