@@ -190,12 +190,13 @@ def test_networks_that_lack_a_seed_are_left_out_and_a_failure_counts():
             outcome = Outcome("failed", "x") if error is None else Outcome("ok", metrics={"valid_error": error + seed})
             record.put(Evaluation.of(chosen.task, net, seed, outcome))
     record.put(Evaluation.of(chosen.again.longer, nets[3], 1, Outcome("ok", metrics={"valid_error": 5.0})))
-    from_seeds, both = again.of_record(record, chosen)
+    run = again.OfRecord(record)
+    from_seeds, both = again.from_seeds(run, chosen), again.for_longer(run, chosen)
     assert from_seeds.to_numpy().tolist() == [[10.0, 11.0], [90.0, 90.0], [40.0, 41.0]]
     assert both.to_dict("index") == {nets[3].hash: {"short": 40.0, "longer": 5.0}}
-    nothing = again.of_record(Record(), chosen)
-    assert [*map(len, nothing)] == [0, 0]
-    assert "too few" in again.noise_told(nothing[0], chosen.task)
+    nothing = again.OfRecord(Record())
+    assert len(again.for_longer(nothing, chosen)) == 0
+    assert "too few" in again.noise_told(again.from_seeds(nothing, chosen), chosen.task)
     assert "too few" in again.noise_told(from_seeds, chosen.task)
     assert "too few" in again.longer_told(both, chosen)
 

@@ -1,8 +1,7 @@
 """What one error of a search is worth: networks trained once more, from other seeds and for longer (notebook 08)."""
 
 from collections.abc import Sequence
-from functools import partial
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 from nasrepro import profiles
 from nasrepro.convnet import ConvNet
 from nasrepro.experiments.zl17_convnets.analysis import FAILED
-from nasrepro.experiments.zl17_convnets.sizes import SearchSizes
+from nasrepro.experiments.zl17_convnets.sizes import SIZES, SearchSizes
 from nasrepro.report import stats
 from nasrepro.search.record import Evaluation, Record
 from nasrepro.trainers.images import ImageTask
@@ -50,12 +49,13 @@ def for_longer(run: Any, chosen: SearchSizes) -> pd.DataFrame:
 
 
 def _known(run: Any, task: ImageTask, nets: Sequence[ConvNet], seeds: Sequence[int]) -> list[Evaluation]:
-    """These trainings; those that are recorded, by a profile that only replays."""
-    if run.fresh or not run.profile.only_replays:
-        found: list[Evaluation] = run.evaluations([*nets], [*seeds], task, run.sizes.workers)
-        return found
-    wanted = {(net.hash, seed) for net in nets for seed in seeds}
-    return [one for one in run.recorded(task) if (one.hash, one.seed) in wanted]
+    """These trainings; those of networks of which all are recorded, by a profile that only replays."""
+    chosen = [*nets]
+    if run.profile.only_replays and not run.fresh:
+        known = {(one.hash, one.seed) for one in run.recorded(task)}
+        chosen = [net for net in nets if all((net.hash, seed) in known for seed in seeds)]
+    found: list[Evaluation] = run.evaluations(chosen, [*seeds], task, run.sizes.workers) if chosen else []
+    return found
 
 
 def _whole(evaluations: Sequence[Evaluation], nets: Sequence[ConvNet], seeds: Sequence[int]) -> pd.DataFrame:
@@ -66,14 +66,23 @@ def _whole(evaluations: Sequence[Evaluation], nets: Sequence[ConvNet], seeds: Se
     return wide.reindex([net.hash for net in nets if net.hash in wide.index])
 
 
-def of_record(record: Record, chosen: SearchSizes) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`from_seeds` and `for_longer` of what a record holds."""
-    run = SimpleNamespace(fresh=False, profile=profiles.load("course"), recorded=partial(_recorded, record))
-    return from_seeds(run, chosen), for_longer(run, chosen)
+@dataclass(frozen=True)
+class OfRecord:
+    """A record in place of a notebook's run: what it holds is all there is."""
 
+    record: Record
+    fresh = False
+    profile = profiles.load("course")
+    sizes = SIZES["course"]
 
-def _recorded(record: Record, task: ImageTask) -> list[Evaluation]:
-    return [one for one in record.evaluations() if one.is_by(task)]
+    def recorded(self, task: ImageTask) -> list[Evaluation]:
+        """As `notebook.Run.recorded`."""
+        return [one for one in self.record.evaluations() if one.is_by(task)]
+
+    def evaluations(self, nets: list[ConvNet], seeds: list[int], task: ImageTask, _workers: int) -> list[Evaluation]:
+        """As `notebook.Run.evaluations`, of trainings that the record holds."""
+        wanted = {(net.hash, seed) for net in nets for seed in seeds}
+        return [one for one in self.recorded(task) if (one.hash, one.seed) in wanted]
 
 
 # ---- what they say

@@ -106,7 +106,7 @@ def again(from_seeds: pd.DataFrame, both: pd.DataFrame, title: str = "") -> Figu
     spread.set(xlabel="random networks, from best to worst", ylabel="validation error, percent")
     spread.xaxis.set_major_locator(MaxNLocator(integer=True))
     order.scatter(both["short"], both["longer"], s=20, color=style.PURPLE, alpha=0.85, linewidths=0)
-    order.set(xlabel="error, search's training", ylabel="error, longer training, percent")
+    order.set(xlabel="error by the search, percent", ylabel="error, longer training, percent")
     style.legend_for_all(fig, 5)
     return fig
 

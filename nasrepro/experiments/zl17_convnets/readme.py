@@ -64,7 +64,8 @@ def worth(records: Path) -> str:
     """What one error of the searches is worth, in words: of other seeds, and beside a longer training."""
     said = []
     for chosen, name in zip(SIZES["course"].searches, (_DIGITS, _CIFAR), strict=True):
-        from_seeds, both = again.of_record(Record.load(records / name), chosen)
+        run = again.OfRecord(Record.load(records / name))
+        from_seeds, both = again.from_seeds(run, chosen), again.for_longer(run, chosen)
         if len(from_seeds) >= again.FEWEST:
             said.append(again.noise_told(from_seeds, chosen.task))
         if len(both) >= again.FEWEST:
