@@ -111,21 +111,22 @@ def test_models_are_recorded_from_every_seed_on_the_test_split(tmp_path: Path) -
     whole = on_device(SIZES["smoke"], "cpu")
     sizes = replace(whole, tables={"zl17.table3": whole.tables["zl17.table3"]})
     made = final_models.trainings(sizes)
+    assert made.pop().words == "PyTorch's example on WikiText-2, one epoch"
     assert [one.words for one in made] == [
-        "LSTM, ZL17's Table 3",
-        "NASCell, ZL17's Table 3",
+        f"{model}, ZL17's Table 3" for model in ("NASCell, 6.57M", "LSTM, 6.57M", "NASCell, 16.28M")
     ]
-    assert made[1].answers == ["zl17.table3.new6.valid", "zl17.table3.new6.test"]
+    assert made[0].answers == ["zl17.table3.new6.valid", "zl17.table3.new6.test"]
     with Record(tmp_path / "record.sqlite") as record:
-        assert [one.left([record]) for one in made] == [2, 2]
+        assert [one.left([record]) for one in made] == [2, 2, 2]
         for one in made:
             one.make(Resources(record, workers=0))
-        assert [one.left([record]) for one in made] == [0, 0]
+        assert [one.left([record]) for one in made] == [0, 0, 0]
         evaluations = record.evaluations()
         reads = {reading["row"].rpartition(" ")[0] for reading in record.test_reads()}
-    assert reads == {f"zl17.table3 {cell}, seed {seed}" for cell in ("LSTM", "NASCell") for seed in (1, 2)}
+    models = ("NASCell, 6.57M", "LSTM, 6.57M", "NASCell, 16.28M")
+    assert reads == {f"zl17.table3 {model}, seed {seed}" for model in models for seed in (1, 2)}
     by_row = analysis.by_row(evaluations, sizes, "zl17.table3")
-    assert len(by_row) == 4
+    assert len(by_row) == 6
     runs = analysis.flat(by_row, sizes, "zl17.table3")
     perplexities = [by_row[name].metrics["test_ppl"] for name in by_row]
     assert sorted(runs["test"]) == pytest.approx(sorted(map(math.log2, perplexities))), "bits per character"
@@ -136,6 +137,12 @@ def test_tasks_follow_the_device_and_keep_checkpoints_where_they_are_long(tmp_pa
     tasks = [model.task for models in sizes.tables.values() for model in models]
     assert {task.device for task in tasks} == {"cuda"}
     assert all(task.checkpoints for task in tasks)
+
+
+def test_what_a_night_trains_is_tried_small() -> None:
+    """Number by number, as a benchmark on a GPU asks for them."""
+    night, smoke = (final_models.trainings(SIZES[profile]) for profile in ("night", "smoke"))
+    assert [one.words for one in smoke] == [one.words for one in night]
 
 
 def test_a_forecast_is_steps_times_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +286,7 @@ def test_the_example_is_pytorchs(found: dict[str, Evaluation]) -> None:
 
 
 def test_the_recipe_on_torchs_lstm_is_as_large_and_learns(found: dict[str, Evaluation]) -> None:
-    mine = {model.name: model for model in SIZES["smoke"].tables["s17.table1"]}
+    mine = {model.name: model for model in SIZES["quick"].tables["s17.table1"]}
     recipe = mine["LSTM"].task.training
     other = TorchFinalModel(zoo["LSTM"], 30, recipe, seed=1)
     assert sum(parameter.numel() for parameter in other.parameters()) == parameters(zoo["LSTM"], 30, recipe)
@@ -297,7 +304,7 @@ def test_the_recipe_on_torchs_lstm_is_as_large_and_learns(found: dict[str, Evalu
 
 
 def test_weight_drop_on_torchs_lstm_spares_the_weights_and_their_gradients() -> None:
-    recipe = replace(SIZES["smoke"].tables["s17.table1"][0].task.training, weight_drop=0.5, layer_dropout=0.0)
+    recipe = replace(SIZES["quick"].tables["s17.table1"][0].task.training, weight_drop=0.5, layer_dropout=0.0)
     stack = TorchStack(recipe)
     recurrent = stack.layers[0].get_parameter("weight_hh_l0")
     before = recurrent.detach().clone()

@@ -239,16 +239,38 @@ _QUICK = _compared(
 )
 
 
-def _cut(model: Model) -> Model:
-    """A model of a few steps."""
-    short = replace(model.task.training, hidden=8, epochs=1, batch=4, bptt=10, train_tokens=400, valid_tokens=200)
-    return replace(model, task=replace(model.task, training=short))
+def _cut(model: Model, hidden: int) -> Model:
+    """A published model of a few units and steps, on the embedded text."""
+    small = replace(
+        model.task.training,
+        hidden=hidden,
+        embedding=8,
+        epochs=1,
+        fine_tuning_epochs=min(1, model.task.training.fine_tuning_epochs),
+        batch=4,
+        bptt=10,
+        train_tokens=400,
+        valid_tokens=200,
+    )
+    cut_words = 2_000 if model.task.level == "word" else None
+    return replace(model, task=FinalModelTask("pydoc", model.task.level, cut_words, small))
 
 
-_CUT = {name: tuple(map(_cut, models)) for name, models in _QUICK.tables.items()}
+def _smoke() -> FinalSizes:
+    """All that a night trains, cut."""
+    tables = {
+        name: tuple(_cut(model, 8 + number) for number, model in enumerate(models))
+        for name, models in _published().items()
+    }
+    example = replace(
+        parity.TASK.training, layers=1, hidden=8, embedding=8, batch=4, bptt=10, train_tokens=400, valid_tokens=200
+    )
+    examples = (LanguageModelTask("pydoc", vocab_size=2_000, training=example),)
+    return FinalSizes(tables["s17.table1"][0].task, tables, (1, 2), examples, workers=0)
+
 
 SIZES: Mapping[str, FinalSizes] = {
-    "smoke": FinalSizes(_CUT["s17.table1"][0].task, _CUT, seeds=(1, 2), workers=0),
+    "smoke": _smoke(),
     "quick": _QUICK,
     "course": replace(_COURSE, examples=(parity.TASK,)),
     "night": FinalSizes(_with(_ON_PTB, _BC3), _published(), seeds=(1,), examples=(parity.TASK,)),
