@@ -46,12 +46,14 @@ reproduce: $(STAMP) ## Make every table and figure, each beside the paper's numb
 lab: $(STAMP) ## Open JupyterLab on the notebooks
 	$(RUN) nasrepro lab
 
-# A file's tests run in one process, in their order: they share fixtures. Each process takes a gigabyte or two.
-PYTEST := pytest tests --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+# The tests of a file run in one process, one after the other, because they share fixtures. The processes share the
+# cores: what they start takes one thread, and threads that wait do not keep a core busy meanwhile.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) pytest tests \
+	--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # SHIP=1, for maintainers, writes the seconds that this took into results/records/ and the README.
 test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks
-	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(RUN) $(PYTEST)' && $(RUN) $(PYTEST) && \
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(PYTEST)' && $(PYTEST) && \
 	seconds=$$(( $$(date +%s) - start )) && echo "make test took $$seconds s" && \
 	if [ -n "$(SHIP)" ]; then $(RUN) nasrepro ship --tests-seconds $$seconds; fi
 
