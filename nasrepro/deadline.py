@@ -7,7 +7,13 @@ Who would begin something long asks `is_over` first; who has just written down h
 
 import math
 import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 VARIABLE = "NASREPRO_DEADLINE"
 """The environment variable by which all processes know the deadline: its `time.monotonic()`, and after how many
@@ -47,3 +53,50 @@ def demand_time() -> None:
         minutes = os.environ[VARIABLE].split()[1]
         unit = "minute" if minutes == "1" else "minutes"
         raise TimeIsUp(f"stopped after {minutes} {unit}; the same command goes on")
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM, kept back until who is at work has written down how far it is."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the signal that has come; 0 for none."""
+        self._before: dict[int, Any] = {}
+
+    def obey(self) -> None:
+        """Do what the signal that has come does where nobody keeps it back; nothing where none has."""
+        self._let_through()
+        if self.number:
+            signal.raise_signal(self.number)
+
+    def _keep_back(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (
+                signal.getsignal(number) != signal.SIG_IGN
+            ):  # as nohup and shells have it for what runs in the background
+                self._before[number] = signal.signal(number, self._note)
+
+    def _let_through(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.number:  # who presses Ctrl-C twice does not want to wait
+            self.obey()
+        self.number = number
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Keep signals to stop back within; one that came and was not obeyed is obeyed at the end.
+
+    Only the main thread can: in another, such as that of a test with a limit of time, nothing is kept back.
+    """
+    signals = StopSignals()
+    if threading.current_thread() is threading.main_thread():
+        signals._keep_back()
+    try:
+        yield signals
+    finally:
+        signals._let_through()  # another error goes first
+    signals.obey()

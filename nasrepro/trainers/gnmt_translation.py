@@ -24,8 +24,10 @@ from nasrepro.hardware import resolve
 from nasrepro.trainers import translation
 from nasrepro.trainers.checkpoint import training_checkpoint
 from nasrepro.trainers.gnmt import Gnmt, GnmtSizes, at_equal_cost
+from nasrepro.trainers.optimise import OptimiserStep
 from nasrepro.trainers.outcome import OnEpoch, Outcome, perplexity
 from nasrepro.trainers.progress import Progress, Training
+from nasrepro.trainers.seq2seq import Translator
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 from nasrepro.trainers.translation import TranslationTask
 
@@ -120,11 +122,8 @@ class GnmtSettings:
         return (self.adam_rate if self.is_by_adam(share) else self.sgd_rate) * max(2.0**-halvings, self.lowest_share)
 
 
-class TrainingStep(translation.TrainingStep):
-    """A step by the schedule. On a GPU its gradient is replayed as a CUDA graph; what is done with it is launched.
-
-    Adam and gradient descent so share their graphs, which take longer to record than a short training takes.
-    """
+class TrainingStep(OptimiserStep[Translator], translation.TrainingStep):
+    """A step by the schedule."""
 
     def __init__(self, model: Gnmt, settings: GnmtSettings, generator: torch.Generator, steps: int) -> None:
         super().__init__(model, settings.clip, generator)
@@ -132,28 +131,14 @@ class TrainingStep(translation.TrainingStep):
         self.taken = 0
         self.adam = torch.optim.Adam(self.parameters, lr=settings.adam_rate)
         self.descent = torch.optim.SGD(self.parameters, lr=settings.sgd_rate)
-        self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
 
     def __call__(self, *batch: Tensor) -> tuple[float, float]:
         """A step: the batch's mean loss in nats, and the gradient's norm. One that is not finite changes nothing."""
-        nats, norm = super().__call__(*batch)
-        if math.isfinite(nats) and math.isfinite(norm):
-            share = self.taken / self.steps
-            optimiser: torch.optim.Optimizer = self.adam if self.settings.is_by_adam(share) else self.descent
-            optimiser.param_groups[0]["lr"] = self.settings.rate(share)
-            optimiser.step()
-            self.taken += 1
-        return nats, norm
-
-    def update(self, loss: Tensor, objective: Tensor) -> tuple[Tensor]:
-        """Leave the clipped gradient of the objective () to the optimisers: the loss () and the norm before, (2,)."""
-        torch._foreach_zero_(self.gradients)
-        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.grad = gradient
-        objective.backward()
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.gradients)))
-        torch._foreach_mul_(self.gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
-        return (torch.stack((loss.detach(), norm)),)
+        share = self.taken / self.steps
+        self.optimiser = self.adam if self.settings.is_by_adam(share) else self.descent
+        self.optimiser.param_groups[0]["lr"] = self.settings.rate(share)
+        self.taken += 1
+        return super().__call__(*batch)
 
 
 def model_sizes(cell: Cell, settings: GnmtSettings, source_words: int, target_words: int, attended: int) -> GnmtSizes:

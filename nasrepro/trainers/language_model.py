@@ -54,7 +54,10 @@ class LanguageModelSettings:
     hidden: int = field(default=200, metadata=origin("stated", "B.1"))
     """Units per layer."""
     embedding: int = field(default=200, metadata=origin("inferred", "B.1"))
-    """Width of the embedding, and of the last layer, which is tied to it."""
+    """Width of the embedding, and of the last layer, whose softmax is tied to it."""
+    tied: bool = field(default=True, metadata=origin("stated", "B.1"))
+    """Whether the softmax shares the embedding's weights. If not, its own start from the same range, and the last layer
+    is as wide as the others."""
     dropout: float = field(default=0.2, metadata=origin("stated", "B.1"))
     """Rate on the embeddings and on every layer's outputs, drawn anew at each element."""
     batch: int = field(default=20, metadata=origin("inferred", "B.1"))
@@ -100,46 +103,63 @@ class LanguageModelSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes two trainings the same. float32 is left out, as in what was written before there was a choice."""
+        """What makes two trainings the same. What was written before there was a choice is left out."""
         fields = asdict(self)
-        if self.product_dtype == "float32":
-            del fields["product_dtype"]
+        for name, only in (("product_dtype", "float32"), ("tied", True)):
+            if fields[name] == only:
+                del fields[name]
         return fields
 
 
 class LanguageModel(nn.Module):
     """Embedding, a recurrent network of any cell, and a softmax that shares the embedding's weights.
 
-    The last layer is as wide as the embedding, so that the two can be tied (Inan et al. 2016). Raises CellError for a
+    Where the two are tied (Inan et al. 2016) the last layer is as wide as the embedding. Raises CellError for a
     cell that cannot run.
     """
 
-    def __init__(self, cell: Cell | str, words: int, settings: LanguageModelSettings, seed: int) -> None:
+    def __init__(
+        self,
+        cell: Cell | str,
+        words: int,
+        settings: LanguageModelSettings,
+        seed: int,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """The options are other arguments of the RNN."""
         super().__init__()
         self.settings = settings
         self.product_dtype = PRODUCT_DTYPES[settings.product_dtype]
         E, H, L, reach = settings.embedding, settings.hidden, settings.layers, settings.embedding_range
         generator = torch.Generator().manual_seed(seed)
         self.embedding = nn.Parameter(torch.empty(words, E).uniform_(-reach, reach, generator=generator))
+        last = E if settings.tied else H
+        self.own_softmax: nn.Parameter | None = None
+        if not settings.tied:
+            self.own_softmax = nn.Parameter(torch.empty(words, last).uniform_(-reach, reach, generator=generator))
         self.bias = nn.Parameter(torch.zeros(words))
-        self.rnn = RNN(
-            cell, E, H, L, last_size=E, dropout=settings.dropout, product_dtype=self.product_dtype, generator=generator
-        )
+        given = {"dropout": settings.dropout, "product_dtype": self.product_dtype, **(options or {})}
+        self.rnn = RNN(cell, E, H, L, last_size=last, generator=generator, **given)
+
+    @property
+    def softmax(self) -> Tensor:
+        """The softmax's weights (words, width of the last layer)."""
+        return self.embedding if self.own_softmax is None else self.own_softmax
 
     def forward(
         self, tokens: Tensor, state: State | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, State]:
-        """tokens (T, B) -> what the softmax reads (T, B, embedding), and the state to go on from."""
+        """tokens (T, B) -> what the softmax reads (T, B, last), and the state to go on from."""
         rate = self.settings.dropout if self.training else 0.0
         x = F.embedding(tokens, self.embedding)  # (T, B, E)
         x = dropout(x, rate, generator) if rate else x
-        x, state = self.rnn(x, state, generator=generator)  # (T, B, E)
+        x, state = self.rnn(x, state, generator=generator)  # (T, B, last)
         return (dropout(x, rate, generator) if rate else x), state
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of features (T, B, embedding) against targets (T, B), in nats: ()."""
+        """Mean cross-entropy of features (T, B, last) against targets (T, B), in nats: ()."""
         rows, words = features.flatten(0, 1), targets.flatten()
-        return linear_cross_entropy(rows, self.embedding, self.bias, words, product_dtype=self.product_dtype)
+        return linear_cross_entropy(rows, self.softmax, self.bias, words, product_dtype=self.product_dtype)
 
 
 def windows(columns: Tensor, bptt: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -188,14 +208,19 @@ class TrainingStep(GradientStep[LanguageModel]):
 
     def descend(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor]:
         """inputs and targets (T, B) -> loss and norm (2,)."""
-        features, after = self.model(inputs, self.state, self.generator)
-        loss = self.model.loss(features, targets)
-        numbers = self.update(loss, loss)
+        loss, objective, after = self.read(inputs, targets)
+        numbers = self.update(loss, objective)
         for part, new in zip(self.state, after, strict=True):
             for tensor, value in zip(layers(part), layers(new), strict=True):
                 tensor.copy_(value.detach())
         self.state = self.state.replace(t=after.t)
         return numbers
+
+    def read(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, State]:
+        """inputs and targets (T, B) -> the loss in nats (), the objective () that is descended, and the state after."""
+        features, after = self.model(inputs, self.state, self.generator)
+        loss = self.model.loss(features, targets)
+        return loss, loss, after
 
 
 def train_epoch(step: TrainingStep, columns: Tensor, learning_rate: float) -> tuple[float, bool]:

@@ -1,4 +1,4 @@
-"""What every trainer here needs of an optimiser: plain gradient descent with a clipped gradient, step by step."""
+"""A step of training: the clipped gradient, and plain descent or one of torch's optimisers to follow it."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -57,6 +57,38 @@ class GradientStep(Generic[Model]):
             parameter.grad = None
         objective.backward()
         norm = sgd_step(self.parameters, self.learning_rate, self.clip)
+        return (torch.stack((loss.detach(), norm)),)
+
+
+class OptimiserStep(GradientStep[Model]):
+    """A step whose clipped gradient one of torch's optimisers descends: the one that is in `optimiser` at the time.
+
+    On a GPU the gradient is replayed as a CUDA graph, and what is done with it is launched: so optimisers that follow
+    each other share their graphs, which take longer to record than a short training takes.
+    """
+
+    optimiser: torch.optim.Optimizer
+
+    def __call__(self, *batch: Tensor) -> tuple[float, float]:
+        """A step: the batch's mean loss in nats, and the gradient's norm. One that is not finite changes nothing."""
+        nats, norm = super().__call__(*batch)
+        if math.isfinite(nats) and math.isfinite(norm):
+            self.optimiser.step()
+        return nats, norm
+
+    def update(self, loss: Tensor, objective: Tensor) -> tuple[Tensor]:
+        """Leave the clipped gradient of the objective () to the optimiser: the loss () and the norm before, (2,)."""
+        for parameter in self.parameters:
+            if not parameter.is_cuda:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad.zero_()  # where a graph writes it
+        objective.backward()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         return (torch.stack((loss.detach(), norm)),)
 
 

@@ -36,6 +36,7 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)  # after the best epoch; before any, as it began
     best_loss: float = math.inf  # the lowest validation loss of any epoch
     reason: str = ""  # why the training has failed; "" while it has not
+    is_ended: bool = False  # by the trainer's own rule, before its last epoch
     curve: list[dict[str, float]] = field(default_factory=list)  # a point for each epoch with a finite loss
     seconds: float = 0.0  # wall time until then, that of interrupted processes included
     devices: list[str] = field(default_factory=list)  # by name: a training may go on where there is another GPU
@@ -61,16 +62,17 @@ class Training:
     def epochs(self, most: int, lowest_rate: float = 0.0) -> Iterator[int]:
         """The numbers of the epochs to train, from 1, or from the one after the checkpoint's last.
 
-        They end after `most`, with a failure, or when the learning rate is below `lowest_rate`. Then the model has the
-        weights of its best epoch. Raises CheckpointError where the checkpoint is of another training or damaged, and
-        TimeIsUp where the deadline has passed, a checkpoint keeps what was trained, and another epoch would follow.
+        They end after `most`, with a failure, by the trainer's own rule, or when the learning rate is below
+        `lowest_rate`. Then the model has the weights of its best epoch. Raises CheckpointError where the checkpoint is
+        of another training or damaged, and TimeIsUp where the deadline has passed, a checkpoint keeps what was trained,
+        and another epoch would follow.
         """
         progress = self.progress
         if self.checkpoint is not None:
             load_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
         self.started -= progress.seconds
         is_kept = False
-        while not progress.reason and len(progress.curve) < most and progress.learning_rate >= lowest_rate:
+        while not self._has_ended(most, lowest_rate):
             if is_kept:
                 demand_time()
             before = len(progress.curve)
@@ -79,11 +81,25 @@ class Training:
             yield before + 1
             if self.on_epoch is not None and len(progress.curve) > before:
                 self.on_epoch(progress.curve[-1])
-            if self.checkpoint is not None:
-                progress.seconds = time.perf_counter() - self.started
-                save_checkpoint(self.checkpoint, self.identity, self.model, self.generator, progress)
-                is_kept = True
+            is_kept = self.keep()
         self.model.load_state_dict(progress.best_weights)
+
+    def keep(self) -> bool:
+        """Write down how far the training is, if there is a checkpoint: is there one?
+
+        Called after every epoch; a trainer whose epochs take long calls it within one, and knows from its progress how
+        to go on from there.
+        """
+        if self.checkpoint is None:
+            return False
+        self.progress.seconds = time.perf_counter() - self.started
+        save_checkpoint(self.checkpoint, self.identity, self.model, self.generator, self.progress)
+        return True
+
+    def _has_ended(self, most: int, lowest_rate: float) -> bool:
+        progress = self.progress
+        is_through = len(progress.curve) >= most or progress.learning_rate < lowest_rate
+        return is_through or progress.is_ended or bool(progress.reason)
 
     def note(self, loss: float, counts: bool = True, **measured: float) -> bool:
         """Take in an epoch's validation loss, and what else its point of the curve shall hold; is it the best so far?
