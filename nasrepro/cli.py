@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--export", type=Path, help="where to write what it has recorded, compact (.jsonl.gz)")
 
     about = "train one candidate as an experiment does, and write it into the record"
-    train = command("train", _train, about, profile, device, minutes)
+    train = command("train", _train, about, profile, device, yes, minutes)
     train.add_argument("candidate", help="its text, such as a cell of the language, or its name, such as BC3")
     train.add_argument("--experiment", help="whose task (default: the first of the project)")
     train.add_argument("--seed", type=int, default=1, help="of weights and masks (default: 1)")
@@ -126,28 +126,29 @@ def _workers(text: str) -> int:
     return int(text)
 
 
-def _demand_consent(options: argparse.Namespace, workers: int, **which: Any) -> None:
-    """Forecast what is left of a profile, or part of it, and ask before a night is spent on it."""
+def _demand_consent(options: argparse.Namespace, workers: int, records: Sequence[Any], **which: Any) -> None:
+    """Forecast what the records lack of a profile, or part of it, and ask before a night is spent on it."""
     from nasrepro.experiments.forecasts import demand_consent, forecast
-    from nasrepro.notebook import known_records, results_folder
+    from nasrepro.notebook import results_folder
 
-    profile, device = load(options.profile), resolve(options.device)
-    if profile.hours is not None:
-        records, folder = known_records(profile.name, options.fresh), results_folder() / profile.name
-        make_writable(folder)
-        demand_consent(profile, forecast(profile, device, records, folder, **which), device, workers, options.yes)
+    profile, device, folder = load(options.profile), resolve(options.device), results_folder() / options.profile
+    make_writable(folder)
+    demand_consent(profile, forecast(profile, device, records, folder, **which), device, workers, options.yes)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from nasrepro.notebook import WORKERS, results_folder
-    from nasrepro.reproduce import run_notebooks
+    from nasrepro.notebook import WORKERS, known_records, results_folder
+    from nasrepro.reproduce import goes_on_fresh, run_notebooks
 
     profile, device = load(options.profile), resolve(options.device)
     notebooks = _notebooks(options.notebook)
     given = _parameters(options.parameter, notebooks)
-    _demand_consent(options, WORKERS, notebooks={path.name[:2] for path in notebooks})
     folder = results_folder() / profile.name
     parameters = {"PROFILE": profile.name, "DEVICE": device, **given}
+    if profile.hours is not None:
+        # A fresh run sets the record aside; one that goes on has a record of its own, and nothing that ships.
+        records = [] if options.fresh else known_records(profile.name, goes_on_fresh(notebooks, folder, parameters))
+        _demand_consent(options, WORKERS, records, notebooks={path.name[:2] for path in notebooks})
     started = time.perf_counter()
     run_notebooks(notebooks, folder, parameters, options.fresh, _execute)
     _report(options)
@@ -227,7 +228,7 @@ def _forecast(options: argparse.Namespace) -> None:
 def _record(options: argparse.Namespace) -> None:
     from nasrepro import experiments
     from nasrepro.experiments.experiment import Resources, on_device, resumable
-    from nasrepro.notebook import results_folder
+    from nasrepro.notebook import known_records, results_folder
 
     experiment, profile, device = experiments.load(options.experiment), load(options.profile), resolve(options.device)
     sizes, folder = experiment.at(profile.name), results_folder() / profile.name
@@ -235,7 +236,9 @@ def _record(options: argparse.Namespace) -> None:
     if export:
         make_writable(export.parent)  # now, not after days of training
     trainings = experiment.chosen(resumable(on_device(sizes, device), folder), options.only)
-    _demand_consent(options, options.workers, experiment=experiment.name, only=options.only)
+    if profile.hours is not None:
+        records = known_records(profile.name, options.fresh)
+        _demand_consent(options, options.workers, records, experiment=experiment.name, only=options.only)
     record = _own_record(experiment, profile.name, options.fresh)
     try:
         for each in trainings:
@@ -262,22 +265,27 @@ def _train(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from nasrepro import experiments
-    from nasrepro.experiments.experiment import on_device, resumable
+    from nasrepro.experiments.experiment import Trainings, on_device, resumable
+    from nasrepro.experiments.forecasts import demand_consent, one_forecast
     from nasrepro.notebook import results_folder
     from nasrepro.search.record import Evaluation, evaluation_key
+    from nasrepro.search.workers import Job
 
     experiment = experiments.load(options.experiment or next(iter(experiments.EXPERIMENTS)))
-    profile = load(options.profile).name
-    sizes = on_device(experiment.at(profile), resolve(options.device))
-    task, text = resumable(sizes, results_folder() / profile).task, options.candidate
+    profile, device = load(options.profile), resolve(options.device)
+    sizes, folder = on_device(experiment.at(profile.name), device), results_folder() / profile.name
+    task, text = resumable(sizes, folder).task, options.candidate
     try:
         candidate = experiment.named.get(text) or task.read(text)
     except ValueError:
         if text.isidentifier() and experiment.named:  # meant as a name
             known(text, experiment.named, "name")
         raise
-    record = _own_record(experiment, profile)
+    record = _own_record(experiment, profile.name)
     key = evaluation_key(task, candidate, options.seed)
+    if profile.hours is not None and key not in record:
+        one = Trainings.of("", str(candidate), task, jobs=[Job(candidate, options.seed)])
+        demand_consent(profile, [one_forecast(experiment, one, [], folder)], device, 1, options.yes)
     print(f"{candidate}: {task.words()}, seed {options.seed}, on {device_name(task.device)}", flush=True)
     found = record.get(key)
     if found is None:

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.core.getipython import get_ipython
-from IPython.display import HTML, Image, display
 from matplotlib.figure import Figure
 
 from nasrepro import experiments, profiles
@@ -35,8 +33,8 @@ from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.ledger import Finding, is_scaled
 from nasrepro.report.provenance import Data, provenance
 from nasrepro.search.held_out import HeldOut, evaluate_tests
-from nasrepro.search.history import Search, replay
-from nasrepro.search.loop import evaluate, search, search_id, search_identity
+from nasrepro.search.history import Search, recorded_search
+from nasrepro.search.loop import evaluate, search, search_id
 from nasrepro.search.plan import SearchPlan
 from nasrepro.search.record import Evaluation, Record, RecordError
 from nasrepro.search.workers import Job, Workers
@@ -62,6 +60,13 @@ class RecordedData:
     """What the papers' entries call it."""
 
 
+def display(kind: str, content: str, **how: Any) -> None:
+    """Show something in a notebook: `kind` is a name of IPython.display. The command needs none of this to train."""
+    from IPython import display as ipython
+
+    ipython.display(getattr(ipython, kind)(content, **how))
+
+
 def results_folder() -> Path:
     """Where results go: NASREPRO_RESULTS, else `results/` of the project."""
     return named_folder("NASREPRO_RESULTS") or profiles.project_root() / "results"
@@ -73,11 +78,11 @@ def records_folder() -> Path:
 
 
 def known_records(profile: str, fresh: bool = False) -> list[Record]:
-    """What need not be trained again: this machine's record of a profile, and the shipped ones; none when fresh."""
+    """What need not be trained again: this machine's record of a profile, and the shipped ones unless it is fresh."""
     own = results_folder() / profile / "record.sqlite"
-    every = experiments.EXPERIMENTS.values()
+    every = () if fresh else experiments.EXPERIMENTS.values()
     shipped = [path for experiment in every for path in experiment.shipped_files(profile, records_folder())]
-    return [] if fresh else [Record.load(shipped), *([Record(own)] if own.exists() else [])]
+    return [Record.load(shipped), *([Record(own)] if own.exists() else [])]
 
 
 def set_aside(folder: Path) -> None:
@@ -112,6 +117,8 @@ def start(
     exist, with the nearest that does; DeviceError for a device that is not here; OSError when the results folder cannot
     be written.
     """
+    from IPython.core.getipython import get_ipython
+
     shell = get_ipython()
     if shell is not None:
         check_parameters([str(cell) for cell in shell.user_ns.get("In", [])])
@@ -228,7 +235,7 @@ class Run:
         if elsewhere := self._recorded_elsewhere():
             rows["recorded"] = f"what is recorded was trained on {elsewhere} and is replayed; FRESH trains it here"
         row = "<tr><th style='text-align:left'>{}</th><td style='text-align:left'>{}</td></tr>"
-        display(HTML(f"<table>{''.join(row.format(key, escape(value)) for key, value in rows.items())}</table>"))
+        display("HTML", f"<table>{''.join(row.format(key, escape(value)) for key, value in rows.items())}</table>")
 
     def _recorded_elsewhere(self) -> str:
         """Devices, other than the one here, of what the records hold on which a notebook of this kind draws."""
@@ -272,11 +279,7 @@ class Run:
 
     def shipped_search(self, plan: SearchPlan[C], task: NotebookTask[C] | None = None) -> Search | None:
         """The search by this plan in the profile's shipped record, or None (also when the run is fresh)."""
-        wanted = _without_data(search_identity(_Unloaded(task or self.task), plan))
-        for name, found in self._shipped_record().searches().items():
-            if _without_data(found) == wanted:
-                return replay(self._shipped_record(), name, plan.budget)
-        return None
+        return recorded_search(self._shipped_record(), task or self.task, plan)
 
     def _shipped_record(self) -> Record:
         """The records that ship for this experiment and profile, in memory; an empty one when the run is fresh."""
@@ -337,25 +340,29 @@ class Run:
         """A single row of `test_evaluations`."""
         return self.test_evaluations({row: Job(cell, seed)})[row]
 
-    def test_evaluations(self, rows: Mapping[str, Job]) -> dict[str, Evaluation]:
+    def test_evaluations(
+        self, rows: Mapping[str, Job], task: NotebookTask[Any] | None = None, workers: int = WORKERS
+    ) -> dict[str, Evaluation]:
         """Models that validation has chosen, on the test split, by their rows: which cell and seed each row reports.
 
+        They are trained by the notebook's task, or another one.
         From the shipped record, or this machine's, or trained, and the split read once for each row. A profile that
         only replays long trainings leaves out those that the shipped record lacks, and says so. Raises DataError where
         a row has to be trained and the data is not here: without it, the keys of this machine's record, which hold the
         data's hash, cannot be told.
         """
-        found = self._shipped_evaluations(HeldOut(self.task), rows.values())
-        data: Data | None = _recorded_data(list(found.values()), self.task) if found else None
+        task = task or self.task
+        found = self._shipped_evaluations(HeldOut(task), rows.values())
+        data: Data | None = _recorded_data(list(found.values()), task) if found else None
         missing = {row: job for row, job in rows.items() if (job.cell.hash, job.seed) not in found}
         made = {}
-        if missing and found and self.profile.only_replays and self.task.is_long:
+        if missing and found and self.profile.only_replays and task.is_long:
             print(f"Not recorded, so left out: {', '.join(missing)}. FRESH = True trains all rows here, for hours.")
             rows = {row: job for row, job in rows.items() if row not in missing}
         elif missing:
-            data = self.task.corpus
+            data = task.corpus
             # A single model is sooner trained here than another process is begun.
-            made = evaluate_tests(self.task, missing, self.record, WORKERS if len(missing) > 1 else 0)
+            made = evaluate_tests(task, missing, self.record, workers if len(missing) > 1 else 0)
         answers = {row: made.get(row) or found[job.cell.hash, job.seed] for row, job in rows.items()}
         self._use(data, answers.values())
         return answers
@@ -393,12 +400,12 @@ class Run:
     def figure(self, fig: Figure, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> None:
         """Save a figure under `folder` and show it."""
         self.artifacts.figure(fig, name, title, caption, paper, provenance=self.provenance())
-        display(Image(str(self.folder / f"{name}.png"), width=760, alt=f"{title}. {caption}"))
+        display("Image", str(self.folder / f"{name}.png"), width=760, alt=f"{title}. {caption}")
 
     def drawing(self, svg: str, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> None:
         """Save a drawing, SVG text such as cells write, under `folder` and show it."""
         self.artifacts.drawing(svg, name, title, caption, paper, provenance=self.provenance())
-        display(HTML(f"<div>{svg}</div>"))  # as HTML it shrinks to the page, as SVG it would not
+        display("HTML", f"<div>{svg}</div>")  # as HTML it shrinks to the page, as SVG it would not
 
     def table(self, df: pd.DataFrame, name: str, title: str, caption: str, paper: Sequence[str] = ()) -> pd.DataFrame:
         """Save a table under `folder`, and return it to be shown."""
@@ -479,22 +486,6 @@ def _recorded_data(evaluations: Sequence[Evaluation], task: NotebookTask[Any]) -
 def _devices(evaluations: Iterable[Evaluation]) -> set[str]:
     """What these ran on. In older records a cell whose process died does not say it."""
     return {evaluation.device for evaluation in evaluations if evaluation.device}
-
-
-class _Unloaded:
-    """A task's identity without its data, which need not be here."""
-
-    data_hash = ""
-
-    def __init__(self, task: TaskIdentity) -> None:
-        self.name, self.version, self.settings = task.name, task.version, task.settings
-
-
-def _without_data(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """A search's identity but for the hash of its data, as a record gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps({name: identity[name] for name in ("search", "task")}))
-    del plain["task"]["data"]
-    return plain
 
 
 def _minutes(seconds: float) -> str:

@@ -20,6 +20,9 @@ from nasrepro.files import make_writable, write_json
 from nasrepro.hardware import device_name
 from nasrepro.notebook import FRESH_BEGUN, note_seconds, set_aside
 
+STOPPED = "stopped.json"
+"""The file, in the folder of the results, that says how far a run is which has not come to its end."""
+
 WITHOUT_FRESH = "without --fresh (make: without FRESH=1)"
 """How the command of a fresh run that has ended early goes on: a note on whatever has ended it."""
 
@@ -43,11 +46,9 @@ def run_notebooks(
     it cannot be read how far the run came.
     """
     make_writable(folder)
-    path, timings = folder / "stopped.json", folder / "timings.json"
-    progress = _Progress.begin(notebooks, parameters, fresh)
-    before = None if fresh else _Progress.read(path)
-    if before is not None and before.command == progress.command:
-        progress = before
+    path, timings = folder / STOPPED, folder / "timings.json"
+    before = None if fresh else _stopped(notebooks, folder, parameters)
+    progress = before or _Progress.begin(notebooks, parameters, fresh)
     if fresh:
         set_aside(folder)
         _forget_seconds(timings, parameters["PROFILE"], notebooks)
@@ -77,6 +78,22 @@ def run_notebooks(
             end.add_note(WITHOUT_FRESH)
         raise
     path.unlink(missing_ok=True)
+
+
+def goes_on_fresh(notebooks: Sequence[Path], folder: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether `run_notebooks` without `fresh` would go on with a run that trains anew, so with nothing that ships.
+
+    Raises ValueError where it cannot be read how far a run came.
+    """
+    before = _stopped(notebooks, folder, parameters)
+    return before is not None and before.fresh
+
+
+def _stopped(notebooks: Sequence[Path], folder: Path, parameters: Mapping[str, Any]) -> "_Progress | None":
+    """The run by this command that has ended early, if there is one."""
+    before = _Progress.read(folder / STOPPED)
+    command = _Progress.begin(notebooks, parameters, fresh=False).command
+    return before if before is not None and before.command == command else None
 
 
 def _forget_seconds(path: Path, profile: str, notebooks: Sequence[Path]) -> None:

@@ -1,7 +1,7 @@
 """Where the defaults of settings come from: which a paper states, and which it leaves open."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 
@@ -36,3 +36,13 @@ def nested(settings: Any) -> Iterator[Any]:
     for each in fields(settings):
         if is_dataclass(inner := getattr(settings, each.name)):
             yield from nested(inner)
+
+
+def without_unused(settings: Any, *later: str) -> dict[str, Any]:
+    """A dataclass of settings as a dict, without those of `later` that have their default.
+
+    Those are fields that came after the first records were made: keys and searches there do not name them, and must be
+    found again all the same. So the default of such a field can never change.
+    """
+    defaults = {each.name: each.default for each in fields(settings) if each.name in later}
+    return {name: value for name, value in asdict(settings).items() if name not in later or value != defaults[name]}

@@ -98,7 +98,7 @@ def test_an_experiment_that_a_profile_leaves_out_stops_the_notebook() -> None:
 
 def test_a_notebook_without_an_experiment_has_no_task_and_shows_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    monkeypatch.setattr(notebook, "display", lambda _, html: shown.append(html))
     run = start("01", "smoke")
     assert "data" not in shown[0]
     assert run.data_words() == ""
@@ -135,7 +135,7 @@ def test_results_that_cannot_be_written_are_named(tmp_path: Path, monkeypatch: p
 
 def test_the_start_says_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    monkeypatch.setattr(notebook, "display", lambda _, html: shown.append(html))
     folder = notebook.results_folder() / "smoke"
     folder.mkdir(parents=True)
     note_seconds(folder / "timings.json", "smoke", "03", 41.26, "a machine")
@@ -188,7 +188,7 @@ def test_the_start_says_where_it_trains_and_what_was_trained_elsewhere(
     """The shipped record and this folder's own, each holding a cell that was trained on the processor."""
     _sees_a_gpu(monkeypatch)
     shown: list[str] = []
-    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    monkeypatch.setattr(notebook, "display", lambda _, html: shown.append(html))
     (made,) = begin("03", TINY, device="cpu").evaluations([zoo["GRU"]], (1,))
     shipped = Record()
     shipped.put(replace(made, device="a machine far away"))

@@ -4,6 +4,9 @@ The sizes of a layer are chosen by softmaxes, one token after the other, as `tok
 anchor point: one more step of the LSTM, whose hidden state stands for the layer from then on. There each layer before
 it is an input with a probability of its own, sigmoid(v tanh(W_prev h_j + W_curr h_i)), where h_j and h_i are the hidden
 states at the two anchors. All of these are drawn at once, independently of each other.
+
+Where there are several types of layers, the first step of a layer chooses its type, and the steps of sizes that the
+type does not have are left out. Where the learning rate is chosen, it is so by one more softmax, after the last layer.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,12 @@ from nasrepro.controllers.token_agent import (
 )
 from nasrepro.threads import torch_threads
 
+_NONE = -1
+"""Stands for the token of a place that a string does not have."""
+
+_State = tuple[Tensor, Tensor]
+"""Of the LSTM: hidden numbers and cells, (layers, count, units) both."""
+
 
 class AnchorAgent(nn.Module):
     """The controller's network: a distribution over the token strings of a `ConvSpace`, for any number of layers.
@@ -38,7 +47,7 @@ class AnchorAgent(nn.Module):
         super().__init__()
         self.space = space
         self.settings = settings or TokenAgentSettings()
-        units, counts = self.settings.units, [len(place.words) for place in space.choices]
+        units, counts = self.settings.units, [len(place.words) for place in space.places]
         self._first_row = [sum(counts[:place]) for place in range(len(counts))]
         self._start = sum(counts)  # the row of the first input
         with torch.device("meta"):  # so torch's global random numbers are left alone; ours come from the seed
@@ -49,8 +58,11 @@ class AnchorAgent(nn.Module):
             self.current = nn.Linear(units, units, bias=False)  # W_curr
             self.score = nn.Linear(units, 1, bias=False)  # v
         begin_uniform(self, self.settings.init, seed)
-        self.register_buffer("_legal", legal_rows(space.choices), persistent=False)
+        self.register_buffer("_legal", legal_rows(space.places), persistent=False)
         self._legal: Tensor
+        chosen = [[place in space.chosen(kind) for place in range(len(counts))] for kind in range(len(space.types))]
+        self.register_buffer("_chosen", torch.tensor(chosen), persistent=False)  # (types, places)
+        self._chosen: Tensor
 
     @torch_threads(1)
     @torch.inference_mode()
@@ -58,7 +70,7 @@ class AnchorAgent(nn.Module):
         """`count` token strings of `depth` layers, drawn side by side, from `generator` alone."""
         walk = self._walk(count, depth, _Draw(generator))
         return [
-            DrawnTokens(tuple(tokens), log_prob)
+            DrawnTokens(tuple(token for token in tokens if token != _NONE), log_prob)
             for tokens, log_prob in zip(walk.tokens.tolist(), walk.log_probs.tolist(), strict=True)
         ]
 
@@ -67,16 +79,16 @@ class AnchorAgent(nn.Module):
 
         Strings may describe different numbers of layers. Raises ValueError for a string that is not of the space.
         """
-        depths = [len(self.space.layers(tokens)) for tokens in strings]
+        depths = [self.space.depth(tokens) for tokens in strings]
         log_probs: list[Tensor | None] = [None] * len(strings)
         entropy, decisions = torch.zeros(()), 0
         for depth in sorted({*depths}):
             of = [number for number, each in enumerate(depths) if each == depth]
-            walk = self._walk(len(of), depth, _Given(torch.tensor([tuple(strings[number]) for number in of])))
+            walk = self._walk(len(of), depth, self._given([strings[number] for number in of]))
             for number, log_prob in zip(of, walk.log_probs, strict=True):
                 log_probs[number] = log_prob
             entropy = entropy + walk.entropy.sum()
-            decisions += walk.tokens.numel()
+            decisions += int((walk.tokens != _NONE).sum())
         return torch.stack([each for each in log_probs if each is not None]), entropy / decisions
 
     @torch.inference_mode()
@@ -85,22 +97,34 @@ class AnchorAgent(nn.Module):
 
         At an anchor these are of "no" and "yes". Raises ValueError for a string that is not of the space.
         """
-        depth = len(self.space.layers(tokens))
-        return self._walk(1, depth, _Given(torch.tensor([tuple(tokens)]))).choices
+        return self._walk(1, self.space.depth(tokens), self._given([tokens])).choices
+
+    def _given(self, strings: Sequence[Sequence[int]]) -> "_Given":
+        """Strings of one depth, filled up at the places that the types of their layers do not have."""
+        filled = []
+        for tokens in strings:
+            row: list[int] = []
+            for own, anchor in self.space.layers(tokens):
+                chosen = self.space.chosen(own[0] if len(self.space.types) > 1 else 0)
+                there = dict(zip(chosen, own, strict=True))
+                row += [there.get(place, _NONE) for place in range(len(self.space.choices))]
+                row += anchor
+            filled.append([*row, *tokens[len(tokens) - len(self.space.places) + len(self.space.choices) :]])
+        return _Given(torch.tensor(filled))
 
     def _walk(self, count: int, depth: int, chooser: "_Chooser") -> "_Walk":
         """Go through `count` strings of `depth` layers side by side, each token as the chooser says."""
         start = self.embedding.weight[self._start].expand(count, -1)  # (count, units)
         x, state, anchors = start, None, list[Tensor]()
         told = _Walk.empty(count)
+        places = range(len(self.space.choices))
         for _ in range(depth):
-            for place, first in enumerate(self._first_row):
-                hidden, state = self.lstm(x[None], state)  # (1, count, units)
-                scores = self.out(hidden[0]).masked_fill(~self._legal[place], -torch.inf)
-                policy = torch.log_softmax(scores, dim=-1)  # (count, rows)
-                rows = chooser.word(policy, first)  # (count,)
-                told.add_word(policy, rows, first, self._legal[place])
-                x = self.embedding(rows)
+            is_there: Tensor | None = None  # (count, places)
+            for place in places:
+                here = None if is_there is None else is_there[:, place]
+                x, state = self._word(place, x, state, chooser, told, here)
+                if place == 0 and len(self.space.types) > 1:
+                    is_there = self._chosen[told.tokens[:, -1]]
             if not self.space.skips:
                 continue
             hidden, state = self.lstm(x[None], state)
@@ -115,14 +139,36 @@ class AnchorAgent(nn.Module):
                 mean = (chosen[..., None] * before).sum(1) / number.clamp(min=1)
                 x = torch.where(number > 0, mean, start)
             anchors.append(hidden[0])
+        for place in range(len(self.space.choices), len(self.space.places)):
+            x, state = self._word(place, x, state, chooser, told, None)
         return told
+
+    def _word(
+        self, place: int, x: Tensor, state: _State | None, chooser: "_Chooser", told: "_Walk", is_there: Tensor | None
+    ) -> tuple[Tensor, _State]:
+        """One step of the LSTM, and a choice at a place: what is fed to the next step, and the new state.
+
+        Strings which do not have that place, by `is_there`, (count,), stay as they are; None: all have it.
+        """
+        first, legal = self._first_row[place], self._legal[place]
+        hidden, after = self.lstm(x[None], state)  # (1, count, units)
+        scores = self.out(hidden[0]).masked_fill(~legal, -torch.inf)
+        policy = torch.log_softmax(scores, dim=-1)  # (count, rows)
+        rows = chooser.word(policy, first)  # (count,)
+        if is_there is None or state is None:
+            told.add_word(policy, rows, first, legal)
+            return self.embedding(rows), after
+        rows = torch.where(is_there, rows, first)
+        told.add_word(policy, rows, first, legal, is_there)
+        kept = [torch.where(is_there[:, None], new, old) for new, old in zip(after, state, strict=True)]
+        return torch.where(is_there[:, None], self.embedding(rows), x), (kept[0], kept[1])
 
 
 @dataclass
 class _Walk:
     """What was met on the way through strings side by side."""
 
-    tokens: Tensor  # (count, tokens so far)
+    tokens: Tensor  # (count, places so far), _NONE where a string does not have that place
     log_probs: Tensor  # (count,)
     entropy: Tensor  # (count,), nats, sum over tokens
     choices: list[list[float]]  # of the first string, for each token
@@ -131,12 +177,17 @@ class _Walk:
     def empty(cls, count: int) -> "_Walk":
         return cls(torch.empty(count, 0, dtype=torch.int64), torch.zeros(count), torch.zeros(count), [])
 
-    def add_word(self, policy: Tensor, rows: Tensor, first: int, legal: Tensor) -> None:
-        """Take in a softmax's choice: (count, rows), (count,)."""
-        self.tokens = torch.cat([self.tokens, (rows - first)[:, None]], 1)
-        self.log_probs = self.log_probs + policy.gather(1, rows[:, None])[:, 0]
-        self.entropy = self.entropy + entropies(policy)
-        self.choices.append(policy[0, legal].exp().tolist())
+    def add_word(self, policy: Tensor, rows: Tensor, first: int, legal: Tensor, is_there: Tensor | None = None) -> None:
+        """Take in a softmax's choice: (count, rows), (count,); only for the strings that have that place, (count,)."""
+        tokens, picked, entropy = rows - first, policy.gather(1, rows[:, None])[:, 0], entropies(policy)
+        if is_there is not None:
+            tokens = tokens.where(is_there, _NONE)
+            picked, entropy = picked.where(is_there, 0.0), entropy.where(is_there, 0.0)
+        self.tokens = torch.cat([self.tokens, tokens[:, None]], 1)
+        self.log_probs = self.log_probs + picked
+        self.entropy = self.entropy + entropy
+        if is_there is None or is_there[0]:
+            self.choices.append(policy[0, legal].exp().tolist())
 
     def add_inputs(self, scores: Tensor, chosen: Tensor) -> None:
         """Take in what was chosen at an anchor: (count, layers before) both."""

@@ -102,8 +102,10 @@ class TokenAgent(nn.Module):
         """Log probability of each token string, (strings,), and the policy's entropy in nats, mean over tokens, ().
 
         All tokens of all strings are worked out together, each string being fed to the network as it is. Raises
-        ValueError for a string that is not of the space.
+        ValueError for a string that is not of the space, and for none at all.
         """
+        if len(strings) == 0:  # of a table too
+            raise ValueError("there is no token string to work out: pass one or more")
         places, rows, exists = self._forced(strings)  # (tokens, strings) each
         policy = self._along(places, rows)  # (tokens, strings, rows)
         picked = policy.gather(2, rows[..., None])[..., 0]  # (tokens, strings)

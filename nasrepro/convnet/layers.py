@@ -52,13 +52,17 @@ class Layer:
         """How many maps the layer makes of those that it reads, joined."""
         return self.filters if self.type == CONV else read
 
-    def check_fit(self, number: int, high: int, wide: int) -> None:
-        """Raise ConvNetError where the layer, of this number, is too large for maps of high x wide pixels."""
+    def check_fit(self, number: int, high: int, wide: int, image: tuple[int, int]) -> None:
+        """Raise ConvNetError where the layer, of this number, is too large for maps of high x wide pixels.
+
+        The error says which strides left of an image of this height and width.
+        """
+        shrunk = "" if (high, wide) == image else f", which is what strides leave of {image[0]} x {image[1]}"
         windows = (("filter_height", high), ("filter_width", wide)) if self.type in WINDOWED else ()
         for key, pixels in (*windows, ("stride_height", high), ("stride_width", wide)):
             if getattr(self, key) > pixels:
                 raise ConvNetError(
-                    f"layer_{number} has {key} = {getattr(self, key)} and reads maps of {high} x {wide} pixels",
+                    f"layer_{number} has {key} = {getattr(self, key)} and reads maps of {high} x {wide} pixels{shrunk}",
                     hint=f"use a smaller {key}, or smaller strides before it",
                     layer=number,
                     key=key,

@@ -5,6 +5,9 @@ convolution, normalisation and pool reads, what each rectifier hands on. The bac
 layer to the first, while gradients of weights add up, and each map that some layer still above has read waits with its
 gradient. The peak stands where the sum of all this is largest.
 
+In "bfloat16" the estimates hold for convolutions and additions; normalisations, and pools of the image itself, hand on
+more than is counted: ask for "float32" there, which is an upper bound.
+
 What is not counted: the images of the data set, the working space of convolutions, the memory of torch and of the
 device's driver themselves.
 """
@@ -68,6 +71,32 @@ def training_bytes(
         held -= each.kept
         made += each.weights
     return peak
+
+
+def evaluation_bytes(
+    net: Structure, shape: Shape = (3, 32, 32), batch: int = 500, *, precision: str = "float32", multiple: int = 1
+) -> int:
+    """Bytes at the peak of showing images to a network between two steps of its training, nothing being learned.
+
+    The maps of all layers wait until the classifier has read its own; weights, momentum and the last gradients wait
+    too. Arguments and errors are those of `training_bytes`.
+    """
+    size = _BYTES[precision]
+    shapes = _stored(net, shape, multiple)
+    images = batch * prod(shape) * 4
+    if size < 4 or shapes[0] != shape:
+        images += batch * prod(shapes[0]) * size
+    weights = 4 * (net.read_shape(len(net.layers) + 1, shapes)[0] + 1) * net.classes
+    maps = peak = 0
+    for number, (layer, inputs) in enumerate(zip(net.layers, net.connections, strict=True), 1):
+        cost = _Costs.of(net, number, shapes, batch, size)
+        weights += cost.weights
+        made, read = batch * size * prod(shapes[number]), batch * size * prod(layer.read([shapes[i] for i in inputs]))
+        bordered = read if layer.type == MAX_POOL or (layer.type == CONV and not _is_centred(layer)) else 0
+        passing = {MAX_POOL: batch * prod(shapes[number]) * _INDEX, CONV: made, CONTRAST_NORM: 2 * made}
+        peak = max(peak, maps + cost.forward + bordered + passing.get(layer.type, 0) + made)
+        maps += made
+    return images + 3 * weights + max(peak, maps + batch * size * _moved([shapes[i] for i in net.read_by_classifier]))
 
 
 def _stored(net: Structure, shape: Shape, multiple: int) -> list[Shape]:
@@ -139,5 +168,9 @@ class _Costs:
 
 def _keeps_what_it_reads(layer: Layer) -> bool:
     """Whether a layer's backward pass needs what the layer reads, and reads it as it is, without a border added."""
-    is_centred = layer.filter_height % 2 == 1 and layer.filter_width % 2 == 1
-    return layer.type == BATCH_NORM or (layer.type == CONV and is_centred)
+    return layer.type == BATCH_NORM or (layer.type == CONV and _is_centred(layer))
+
+
+def _is_centred(layer: Layer) -> bool:
+    """Whether a window has a pixel in its middle, so that no border has to be added before it slides."""
+    return layer.filter_height % 2 == 1 and layer.filter_width % 2 == 1

@@ -11,6 +11,8 @@ network leaves open is closed by the three rules of ZL17, section 3.4:
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
+from typing import Any
 
 from nasrepro.convnet.errors import ConvNetError
 from nasrepro.convnet.layers import ADD, BATCH_NORM, CONV, Layer, Shape, check_layer, joined
@@ -36,8 +38,8 @@ class Structure:
             raise ConvNetError(f"a network has 1 to {MAX_LAYERS:,} layers, this one has {len(self.layers):,}")
         if type(self.classes) is not int or self.classes < 2:
             raise ConvNetError(f"a classifier tells 2 classes or more apart, got num_class = {self.classes!r:.100}")
-        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
-            raise ConvNetError(f"a learning rate is a positive number, got {self.learning_rate}")
+        if self.learning_rate is not None:
+            object.__setattr__(self, "learning_rate", _rate(self.learning_rate))
         for number, layer in enumerate(self.layers, 1):
             check_layer(layer, number)
         for number in self.output:
@@ -94,7 +96,7 @@ class Structure:
         found = [(channels, height, width)]
         for number, (layer, inputs) in enumerate(zip(self.layers, self.connections, strict=True), 1):
             read, high, wide = layer.read([found[i] for i in inputs])
-            layer.check_fit(number, high, wide)
+            layer.check_fit(number, high, wide, (height, width))
             found.append((layer.depth(read), -(-high // layer.stride_height), -(-wide // layer.stride_width)))
         return found
 
@@ -137,3 +139,11 @@ class Structure:
         for layer, inputs in zip(self.layers, self.connections, strict=True):
             found.append((layer.depth(layer.read([found[i] for i in inputs])[0]), 1, 1))
         return found
+
+
+def _rate(value: Any) -> float:
+    """A learning rate as Python's float: equal networks have one text. Raises ConvNetError for what is none."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
+        raise ConvNetError(f"a learning rate is a positive number, got {value!r:.100}")
+    return float(value)

@@ -97,6 +97,23 @@ def blocks(net: ConvNet, size: int = 3, pools: Sequence[int] = (13, 24)) -> Conv
     return replace(net, layers=tuple(built.layers), output=tuple(output))
 
 
+def unblocked(net: ConvNet, size: int = 3) -> ConvNet:
+    """The network of which `blocks` makes this one, if there is such a one; else some other.
+
+    Each block is the first of its convolutions, and reads the blocks which that reads, be it through pools.
+    """
+    heads: list[Layer] = []
+    of: list[frozenset[int]] = [frozenset()]  # the blocks whose maps the image and each layer hand on
+    count = 0
+    for layer, inputs in zip(net.layers, net.connections, strict=True):
+        read = frozenset[int]().union(*(of[i] for i in inputs))
+        if layer.type == CONV and count % size == 0:
+            heads.append(replace(layer, inputs=tuple(sorted(read))))
+        count += layer.type == CONV
+        of.append(frozenset({len(heads)}) if layer.type == CONV else read)
+    return replace(net, layers=tuple(heads), output=())
+
+
 class _Halving:
     """Layers as `blocks` makes them: what was made before a pool is read through one."""
 

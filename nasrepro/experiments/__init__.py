@@ -4,6 +4,7 @@ from typing import Any
 
 from nasrepro.errors import known
 from nasrepro.experiments import (
+    final_models,
     s17_language_model,
     s17_translation,
     zl17_cells,
@@ -22,6 +23,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
         zl17_world.EXPERIMENT,
         zl17_convnets.EXPERIMENT,
         zl17_transfer.EXPERIMENT,
+        final_models.EXPERIMENT,
     )
 }
 """By name, in the order in which the papers' results are made."""

@@ -177,9 +177,14 @@ def leads(progress: pd.DataFrame, against: str = "random") -> pd.DataFrame:
 
 def at_the_end(leading: pd.DataFrame) -> Ends:
     """The leads after all children that are compared, by arm and statistic, from `leads`."""
-    last = leading[leading["samples"] == leading.groupby("arm")["samples"].transform("max")]
+    last = ends_table(leading)
     keys = zip(last["arm"], last["statistic"], strict=True)
     return dict(zip(keys, map(stats.Estimate, last["lead"], last["low"], last["high"]), strict=True))
+
+
+def ends_table(leading: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `leads` after all children that are compared: columns as there."""
+    return leading[leading["samples"] == leading.groupby("arm")["samples"].transform("max")].reset_index(drop=True)
 
 
 def final(progress: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
@@ -204,16 +209,18 @@ def told(ends: Ends, arm: str) -> str:
     return "; ".join(spoken)
 
 
-def leads_told(leading: pd.DataFrame, words: Mapping[str, str], unit: str, most: float = math.inf) -> str:
+def leads_told(
+    leading: pd.DataFrame, words: Mapping[str, str], unit: str, most: float = math.inf, children: str = "children"
+) -> str:
     """The leads of every arm after as many children as there are, or `most`, from `leads`, as a list for people.
 
-    `unit` says what the loss is called.
+    `unit` says what the loss is called, `children` what those are called that were trained.
     """
     leading = leading[leading["samples"] <= most]
     ends = at_the_end(leading)
     lines = [
-        f"- **{words[str(arm)]}**, after {children:,} children: {told(ends, str(arm))}."
-        for arm, children in leading.groupby("arm", sort=False)["samples"].max().items()
+        f"- **{words[str(arm)]}**, after {count:,} {children}: {told(ends, str(arm))}."
+        for arm, count in leading.groupby("arm", sort=False)["samples"].max().items()
     ]
     return f"Lead over random search, in {unit}:\n\n" + "\n".join(lines)
 

@@ -14,20 +14,23 @@ from nasrepro.report.style import new_panels, styled
 
 
 @styled
-def progress(progress: pd.DataFrame, words: Mapping[str, str], unit: str, title: str = "") -> Figure:
+def progress(
+    progress: pd.DataFrame, words: Mapping[str, str], unit: str, title: str = "", children: str = "children"
+) -> Figure:
     """What each arm has found after so many children, and what it draws now: thick means, and thin single seeds.
 
-    `progress` is from `arms.progress`, `words` names its arms, `unit` what the loss is called.
+    `progress` is from `arms.progress`, `words` names its arms, `unit` what the loss is called, `children` what captions
+    call those that are trained, such as networks.
     """
     fig, ((best, window),) = new_panels((7.2, 4.0), title, 1, 2)
-    shown = {"top1": (best, "the best child so far"), "window": (window, f"mean of the last {WINDOW} children")}
+    shown = {"top1": (best, "the best so far"), "window": (window, f"mean of the last {WINDOW}")}
     for statistic, (ax, what) in shown.items():
         for arm, part in progress.groupby("arm", sort=False):
             table = part.pivot(index="samples", columns="seed", values=statistic)
             look = _look(words, str(arm), len(table), has_label=ax is best)
             ax.plot(table.index, table, color=look["color"], linewidth=0.6, alpha=0.5)
             ax.plot(table.index, table.mean(axis=1), linewidth=2, **look)
-        ax.set(xlabel="children", ylabel=f"validation {unit}")
+        ax.set(xlabel=children, ylabel=f"validation {unit}")
         ax.set_title(what, fontsize=9, fontweight="normal")
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     style.legend_for_all(fig, 2)
@@ -41,11 +44,13 @@ def leads(
     unit: str,
     title: str = "",
     on_surrogate: pd.DataFrame | None = None,
+    children: str = "children",
 ) -> Figure:
     """ZL17 Figure 6: how much better than random search each arm is after so many children; above zero it is ahead.
 
     A panel for each statistic. `leading` is from `arms.leads`; bands are its intervals. What the first children
     span, too few to say much, may be cut off. Searches on the surrogate, if any, are dashed, on a logarithmic axis.
+    `children` as in `progress`.
     """
     both = {"-": leading} if on_surrogate is None else {"-": leading, (0, (4, 2)): on_surrogate}
     last = pd.concat(table[table["samples"] >= leading["samples"].max() / 4] for table in both.values())
@@ -70,7 +75,7 @@ def leads(
             ax.set_xlim(left=min(50, leading["samples"].max()))
             ax.xaxis.set_major_formatter(style.PLAIN)
     for ax in panels[-1]:
-        ax.set_xlabel("children" if on_surrogate is None else "children (dashed: on the surrogate)")
+        ax.set_xlabel(children if on_surrogate is None else f"{children} (dashed: on the surrogate)")
     fig.supylabel(f"{unit} better than random search", fontsize=10)
     style.legend_for_all(fig, 2)
     return fig

@@ -6,13 +6,14 @@ new experiment is a folder of its own, a notebook, and a line of registration in
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from tqdm.auto import tqdm
 
 from nasrepro.search.held_out import HeldOut
-from nasrepro.search.history import Search
+from nasrepro.search.history import Search, has_ended, recorded_search
 from nasrepro.search.loop import evaluate, search
 from nasrepro.search.plan import SearchPlan
 from nasrepro.search.record import Evaluation, Record
@@ -69,7 +70,7 @@ class Trainings:
     """All trainings by one task that a notebook shows: what is forecast, and made into a record."""
 
     notebook: str
-    """The notebook's number."""
+    """The notebook's number; "" where none shows them."""
     words: str
     """Such as "encoders of Table 3"."""
     task: NotebookTask[Any]
@@ -81,12 +82,61 @@ class Trainings:
     """Identifiers of the papers' entries that these answer."""
     is_tested: bool = False
     """Whether each is measured on the test split too, and so recorded as a `HeldOut` task's."""
+    held: Callable[[Sequence[Record]], int] | None = None
+    """How many of them some records hold; None where all that these hold by the task is of these."""
 
-    def left(self, records: Iterable[Record]) -> int:
-        """How many of these none of the records holds."""
+    @classmethod
+    def of(
+        cls,
+        notebook: str,
+        words: str,
+        task: NotebookTask[Any],
+        plans: Sequence[SearchPlan[Any]] = (),
+        jobs: Sequence[Job] = (),
+        answers: Sequence[str] = (),
+    ) -> Self:
+        """Searches by one task, and candidates that were chosen."""
+        count = sum(plan.budget for plan in plans) + len(jobs)
+        make, held = partial(_make, task, plans, jobs), partial(_held, task, plans, jobs)
+        return cls(notebook, words, task, count, make, answers, held=held)
+
+    def left(self, records: Sequence[Record]) -> int:
+        """How many of these none of the records holds. No data is needed."""
+        if self.held is not None:
+            return max(0, self.count - self.held(records))
         task = HeldOut(self.task) if self.is_tested else self.task
         found = {one.key for record in records for one in record.evaluations() if one.is_by(task)}
         return max(0, self.count - len(found))
+
+
+def _make(task: NotebookTask[Any], plans: Sequence[SearchPlan[Any]], jobs: Sequence[Job], resources: Resources) -> None:
+    for plan in plans:
+        resources.search(task, plan)
+    if jobs:
+        resources.train(task, jobs)
+
+
+def _held(
+    task: NotebookTask[Any], plans: Sequence[SearchPlan[Any]], jobs: Sequence[Job], records: Sequence[Record]
+) -> int:
+    """How many trainings of these searches and candidates are recorded. Of a search that has ended, all that it has."""
+    count = len(recorded_jobs(task, jobs, records)) if jobs else 0
+    for plan in plans:
+        if (found := most_recorded(records, task, plan)) is not None:
+            count += plan.budget if has_ended(found, plan) else len(found.trials)
+    return count
+
+
+def most_recorded(records: Iterable[Record], task: NotebookTask[Any], plan: SearchPlan[Any]) -> Search | None:
+    """A search as the record holds it that has come furthest with it; None where none has begun it."""
+    found = [search for record in records if (search := recorded_search(record, task, plan)) is not None]
+    return max(found, key=lambda search: len(search.trials), default=None)
+
+
+def recorded_jobs(task: NotebookTask[Any], jobs: Iterable[Job], records: Iterable[Record]) -> list[Job]:
+    """Which trainings by a task some of the records hold."""
+    known = {(one.hash, one.seed) for record in records for one in record.evaluations() if one.is_by(task)}
+    return [job for job in jobs if (job.cell.hash, job.seed) in known]
 
 
 @dataclass(frozen=True)

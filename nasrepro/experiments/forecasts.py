@@ -75,10 +75,16 @@ def forecast(
     forecasts = []
     for owner, trainings in _trainings(profile, device, experiment):
         if (notebooks is None or trainings.notebook in notebooks) and only in trainings.words:
-            left = trainings.left(records)
-            cost = _cost(owner, trainings.task, folder) if left else Cost(0.0, None, None)
-            forecasts.append(Forecast(trainings, left, cost))
+            forecasts.append(one_forecast(owner, trainings, records, folder))
     return forecasts
+
+
+def one_forecast(
+    experiment: Experiment[Any], trainings: Trainings, records: Sequence[Record], folder: Path | None
+) -> Forecast:
+    """What is left of some trainings of an experiment, as in `forecast`."""
+    left = trainings.left(records)
+    return Forecast(trainings, left, _cost(experiment, trainings.task, folder) if left else Cost(0.0, None, None))
 
 
 def _trainings(profile: Profile, device: str, name: str | None) -> Iterator[tuple[Experiment[Any], Trainings]]:
@@ -134,7 +140,8 @@ def describe(profile: Profile, forecasts: Sequence[Forecast], device: str, worke
         why = "--device cuda takes the one that is here" if torch.cuda.is_available() else why_no_cuda()
         lines.append(f"  {profile.name} is made for a GPU, and this is a processor: {why}")
     for one in forecasts:
-        words = f"  {one.trainings.words} (notebook {one.trainings.notebook}), {one.trainings.count} trainings"
+        notebook = f" (notebook {one.trainings.notebook})" if one.trainings.notebook else ""
+        words = f"  {one.trainings.words}{notebook}, {one.trainings.count} training{'s' * (one.trainings.count != 1)}"
         words += "" if one.left == one.trainings.count else f", {one.left} of them not recorded"
         if isinstance(one.cost, str):
             lines.append(f"{words}: not known, {one.cost}")

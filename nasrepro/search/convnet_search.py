@@ -72,7 +72,8 @@ class ConvNetSearchSettings:
         unused = ["networks", "patience"]
         if self.method == "random":
             unused += ["agent", "reinforce", "power"]
-        chosen = {name: value for name, value in asdict(self).items() if name not in unused}
+        whole = {**asdict(self), "space": self.space.identity()}
+        chosen = {name: value for name, value in whole.items() if name not in unused}
         return chosen if self.method == "controller" else {**chosen, "step": self.step}
 
     @property

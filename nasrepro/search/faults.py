@@ -22,9 +22,7 @@ from dataclasses import dataclass
 
 from nasrepro.errors import MachineError, cut, message_of
 from nasrepro.search import gpu
-
-OUT_OF_MEMORY = "out of memory"
-"""The reason of a cell that wants more memory than it may have."""
+from nasrepro.trainers.outcome import OUT_OF_MEMORY as OUT_OF_MEMORY
 
 
 class WorkerError(MachineError, RuntimeError):
@@ -95,7 +93,8 @@ _LIBRARIES = {
         "Find out who ends the task's own processes, or make room in memory and in /dev/shm"
     ),
     "start new thread|thread creation failed": _PROCESSES,
-    "c compiler": "Install a C compiler, such as gcc",  # Triton's, which needs one to launch what it has compiled
+    # Triton needs one to launch what it has compiled, torch.compile on a processor for all that it does
+    r"c(\+\+)? compiler": "Install a C compiler, such as gcc",
 }
 """What to do about errors that torch and its like tell in words of their own (regular expressions)."""
 

@@ -1,11 +1,14 @@
 """A search as it went, read from the rows of a record. Needs no torch, no data and no GPU."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nasrepro.search.archive import dumps
+from nasrepro.search.plan import SearchPlan
 from nasrepro.search.record import Evaluation, Proposal, Record, RecordError
-from nasrepro.trainers.outcome import PERPLEXITY, Loss
+from nasrepro.trainers.outcome import PERPLEXITY, Loss, TaskIdentity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,3 +77,29 @@ def replay(record: Record, search: str, budget: int | None = None) -> Search:
         if (budget is None or proposal.number < budget) and (evaluation := record.get(proposal.key))
     ]
     return Search(search, known[search], record.steps(search), trials)
+
+
+def recorded_search(record: Record, task: TaskIdentity, plan: SearchPlan[Any]) -> Search | None:
+    """The search by this plan and task, on whatever data: so it can be asked where the data is not. None without it."""
+    wanted = {
+        "search": plan.identity(),
+        "task": {"name": task.name, "version": task.version, "settings": task.settings},
+    }
+    text = dumps(wanted)
+    for name, known in record.searches().items():
+        if dumps(_without_data(known)) == text:
+            return replay(record, name, plan.budget)
+    return None
+
+
+def has_ended(search: Search, plan: SearchPlan[Any]) -> bool:
+    """Whether nothing of a search is left to train: its budget is spent, or it has found nothing new for too long."""
+    proposed = {proposal.step for proposal, _ in search.trials}
+    last = sorted(search.steps)[-plan.patience :]
+    return len(search.trials) >= plan.budget or (len(last) == plan.patience and proposed.isdisjoint(last))
+
+
+def _without_data(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A search's identity, as a record gives it, but for the hash of its data."""
+    task = {name: value for name, value in identity["task"].items() if name != "data"}
+    return {"search": identity["search"], "task": task}

@@ -171,4 +171,4 @@ def evaluate(jobs: Sequence[Job], record: Record, workers: Workers, bar: "tqdm[A
 
 def has_crashed(evaluation: Evaluation) -> bool:
     """Whether a training broke down, which may not be the candidate's fault, instead of leading nowhere."""
-    return evaluation.reason.startswith("crashed") or evaluation.reason == OUT_OF_MEMORY
+    return evaluation.reason.startswith("crashed") or evaluation.reason.startswith(OUT_OF_MEMORY)

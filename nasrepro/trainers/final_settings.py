@@ -29,7 +29,7 @@ class FinalModelSettings:
     """Units per layer but the last, which is as wide as the embedding where the softmax is tied to that."""
     embedding: int = field(default=400, metadata=origin("stated", "B.4"))
     """Width of the embedding."""
-    tied: bool = field(default=True, metadata=origin("stated", "Table 1"))
+    tied: bool = field(default=True, metadata=origin("stated", "4.1"))
     """Whether the softmax shares the embedding's weights."""
     bias: bool = field(default=True, metadata=origin("inferred", "B.4", _AWD))
     """Whether every matrix of a cell has a bias."""
@@ -147,12 +147,10 @@ class WordModelSettings(FinalModelSettings):
     """
 
     layers: int = field(default=2, metadata=origin("stated", "4.2", paper="ZL17"))
-    hidden: int = field(
-        default=738, metadata=origin("inferred", "Table 2", "solved for 25M shared, 32M not", paper="ZL17")
-    )
-    embedding: int = field(default=738, metadata=origin("inferred", "Table 2", "as wide as a layer", paper="ZL17"))
+    hidden: int = field(default=738, metadata=origin("inferred", "4.2", "solved for 25M shared, 32M not", paper="ZL17"))
+    embedding: int = field(default=738, metadata=origin("inferred", "4.2", "as wide as a layer", paper="ZL17"))
     tied: bool = field(default=True, metadata=origin("stated", "4.2", "of two of three rows", paper="ZL17"))
-    bias: bool = field(default=False, metadata=origin("inferred", "Figure 8", "it shows none", paper="ZL17"))
+    bias: bool = field(default=False, metadata=origin("inferred", "4.2", "Figure 8 shows none", paper="ZL17"))
     embedding_range: float = field(default=0.05, metadata=origin("guessed", "4.2", _GRID, paper="ZL17"))
     weight_range: float | None = field(default=0.05, metadata=origin("guessed", "4.2", _GRID, paper="ZL17"))
     input_dropout: float = field(default=0.5, metadata=origin("guessed", "4.2", _GAL, paper="ZL17"))
@@ -176,6 +174,8 @@ class WordModelSettings(FinalModelSettings):
     decay: float = field(default=0.8, metadata=origin("guessed", "4.2", "as Zaremba et al.'s", paper="ZL17"))
     decay_after: int = field(default=6, metadata=origin("guessed", "4.2", _GRID, paper="ZL17"))
     clip: float = field(default=5.0, metadata=origin("inferred", "4.2", "as Zaremba et al.'s", paper="ZL17"))
+    patience: int = 5
+    eval_batch: int = field(default=10, metadata=origin("guessed", "4.2", paper="ZL17"))
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class CharacterModelSettings(FinalModelSettings):
     hidden: int = field(default=800, metadata=origin("stated", "4.2", paper="ZL17"))
     embedding: int = field(default=128, metadata=origin("stated", "4.2", paper="ZL17"))
     tied: bool = field(default=False, metadata=origin("inferred", "4.2", "widths differ", paper="ZL17"))
-    bias: bool = field(default=False, metadata=origin("inferred", "Figure 8", "it shows none", paper="ZL17"))
+    bias: bool = field(default=False, metadata=origin("inferred", "4.2", "Figure 8 shows none", paper="ZL17"))
     input_dropout: float = field(
         default=0.2, metadata=origin("inferred", "4.2", '"0.2 and 0.5": of inputs, and of outputs', paper="ZL17")
     )
@@ -209,3 +209,7 @@ class CharacterModelSettings(FinalModelSettings):
     optimiser: Literal["nt-asgd", "sgd", "adam"] = field(default="adam", metadata=origin("stated", "4.2", paper="ZL17"))
     learning_rate: float = field(default=1e-3, metadata=origin("stated", "4.2", paper="ZL17"))
     clip: float = field(default=1.0, metadata=origin("inferred", "4.2", "as Ha et al. 2016 have it", paper="ZL17"))
+    embedding_range: float = field(default=0.1, metadata=origin("guessed", "4.2", paper="ZL17"))
+    weight_range: float | None = field(default=None, metadata=origin("guessed", "4.2", paper="ZL17"))
+    patience: int = 5
+    eval_batch: int = field(default=10, metadata=origin("guessed", "4.2", paper="ZL17"))

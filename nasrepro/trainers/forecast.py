@@ -18,8 +18,9 @@ from nasrepro.convnet import ConvNet
 from nasrepro.datasets import Corpus, ParallelCorpus
 from nasrepro.dsl import Cell, zoo
 from nasrepro.hardware import resolve
-from nasrepro.trainers import gnmt_translation, images, language_model, translation
+from nasrepro.trainers import final_model, gnmt_translation, images, language_model, translation
 from nasrepro.trainers.beam import beam_search
+from nasrepro.trainers.final_settings import FinalModelSettings
 from nasrepro.trainers.gnmt import Gnmt
 from nasrepro.trainers.gnmt_translation import GnmtSettings
 from nasrepro.trainers.images import ImageTask
@@ -116,21 +117,48 @@ def forecast_seconds(
     A cell that fails on the way takes less. Raises ValueError for no steps, DeviceError for a device that is not here.
     """
     device = resolve(device)
-    generator = torch.Generator().manual_seed(0)
     model = language_model.LanguageModel(cell, text.words, settings, seed=0).to(device)
-    masks = torch.Generator(device).manual_seed(0)
+    step = language_model.TrainingStep(model, torch.Generator(device).manual_seed(0))
+    return _language_seconds(model, step, settings, settings.epochs, text, steps, device)
+
+
+def forecast_final_seconds(
+    cell: Cell | str, settings: FinalModelSettings, text: TextSize, steps: int = 3, device: str = "auto"
+) -> float:
+    """Seconds that `final_model.train` would take for all its epochs, fine-tuning too, as `forecast_seconds` says it.
+
+    Windows are timed at `bptt` steps, around which they are drawn, and one in twenty around half of it.
+    """
+    device = resolve(device)
+    model = final_model.FinalModel(cell, text.words, settings, seed=0).to(device)
+    step = final_model.FinalStep(model, torch.Generator(device).manual_seed(0))
+    step.restart(averaging=settings.optimiser == "nt-asgd")  # what most of its epochs are trained with
+    step.set_rate(0.0)
+    epochs = settings.epochs + settings.fine_tuning_epochs
+    return _language_seconds(model, step, settings.plain, epochs, text, steps, device)
+
+
+def _language_seconds(
+    model: language_model.LanguageModel,
+    step: language_model.TrainingStep,
+    settings: LanguageModelSettings,
+    epochs: int,
+    text: TextSize,
+    steps: int,
+    device: str,
+) -> float:
+    generator = torch.Generator().manual_seed(0)
 
     def columns(batch: int) -> torch.Tensor:
         return torch.randint(text.words, (settings.bptt + 1, batch), generator=generator).to(device)  # one window
 
     train_columns, valid_columns = columns(settings.batch), columns(settings.eval_batch)
     # A learning rate of 0 does all the work of a step and lets no cell explode while it is timed.
-    step = language_model.TrainingStep(model, masks)
     train_step = _median_seconds(lambda: language_model.train_epoch(step, train_columns, 0.0), steps, device)
     valid_step = _median_seconds(lambda: language_model.evaluate(model, valid_columns), steps, device)
     train_tokens = min(text.train, settings.train_tokens or text.train)
     valid_tokens = min(text.valid, settings.valid_tokens or text.valid)
-    return settings.epochs * (
+    return epochs * (
         train_step * train_tokens / (settings.batch * settings.bptt)
         + valid_step * valid_tokens / (settings.eval_batch * settings.bptt)
     )

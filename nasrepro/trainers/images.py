@@ -6,9 +6,9 @@ moved during training. On a GPU a step is replayed as one CUDA graph.
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from multiprocessing import parent_process
 from pathlib import Path
@@ -21,14 +21,17 @@ from tqdm.auto import tqdm
 
 from nasrepro import datasets
 from nasrepro.convnet import ConvNet, ConvNetError, parse
+from nasrepro.convnet.memory import evaluation_bytes, training_bytes
 from nasrepro.convnet.module import ImageClassifier
-from nasrepro.convnet.network import Shape
+from nasrepro.convnet.network import ADD, BATCH_NORM, CONV, Shape
 from nasrepro.datasets import ImageSet
 from nasrepro.hardware import resolve
 from nasrepro.rnn.recording import RecordedFunction
+from nasrepro.settings import without_unused
 from nasrepro.trainers.checkpoint import training_checkpoint
-from nasrepro.trainers.outcome import Loss, NotebookTask, OnEpoch, Outcome
+from nasrepro.trainers.outcome import OUT_OF_MEMORY, Loss, NotebookTask, OnEpoch, Outcome
 from nasrepro.trainers.progress import Progress, Training
+from nasrepro.trainers.room import NoRoomError, demand_room
 from nasrepro.trainers.settings import counted, origin, require_counts, use_declared_types
 
 VERSION = 1
@@ -78,6 +81,9 @@ class ImageSettings:
     """Use only the first so many validation images. None: all of them, as the paper."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """"bfloat16" rounds what enters convolutions, as tensor cores want it. Ours."""
+    compiled: bool = field(default=False, repr=False)
+    """Let torch.compile make kernels for the network: some seconds to minutes before the first step, faster steps after
+    it, and the same numbers but for rounding. Needs a C compiler. Ours."""
 
     def __post_init__(self) -> None:
         use_declared_types(self)
@@ -142,10 +148,19 @@ class Crops:
 
 
 class ImageStep:
-    """A step of Nesterov's momentum on a batch of crops; on a GPU replayed as a CUDA graph."""
+    """A step of Nesterov's momentum on a batch of crops; on a GPU replayed as a CUDA graph.
+
+    Raises ConvNetError where batches are of one image and a layer normalises maps of one pixel.
+    """
 
     def __init__(self, model: ImageClassifier, crops: Crops, labels: Tensor, settings: ImageSettings) -> None:
         self.model, self.crops, self.labels, self.settings = model, crops, labels, settings
+        self._of_one_pixel = _of_one_pixel(model.network, (crops.pixels.shape[3], crops.height, crops.width))
+        if self._of_one_pixel and min(settings.batch, len(labels)) == 1:
+            raise ConvNetError(
+                f"layer_{self._of_one_pixel} normalises maps of one pixel, which takes batches of 2 images or more",
+                layer=self._of_one_pixel,
+            )
         self.weights: list[Tensor] = list(model.parameters())
         self.momentum = [torch.zeros_like(each) for each in self.weights]
         self.rate = torch.zeros((), device=labels.device)
@@ -198,13 +213,24 @@ class ImageStep:
         self.loss.zero_()
         order = self.draw(generator).to(self.labels.device)  # (4, N)
         with _bar(words, order.shape[1]) as bar:
-            for number, chosen in enumerate(order.split(self.settings.batch, 1), 1):
+            for number, chosen in enumerate(self.batches(order), 1):
                 (loss,) = self._step(chosen.contiguous())
                 self.loss += loss.double() * chosen.shape[1]
                 bar.update(chosen.shape[1])
                 if number % 100 == 0 and not math.isfinite(self.loss.item()):
                     break
         return self.loss.item() / order.shape[1]
+
+    def batches(self, order: Tensor) -> Sequence[Tensor]:
+        """The batches of an epoch: (4, N) -> some of (4, B), the last one of the images that are left over.
+
+        An only image that is left over goes with the batch before it, if there are maps of one pixel: a single number
+        has no deviation to be normalised by.
+        """
+        parts = order.split(self.settings.batch, 1)
+        if self._of_one_pixel and parts[-1].shape[1] == 1:
+            parts = (*parts[:-2], torch.cat(parts[-2:], 1))
+        return parts
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """What an epoch cuts out of the images, on the processor: numbers, top, left, mirrored (4, N)."""
@@ -214,6 +240,13 @@ class ImageStep:
         left = torch.randint(side - self.crops.width + 1, (count,), generator=generator)
         mirrored = torch.randint(2, (count,), generator=generator) * int(self.settings.flipped)
         return torch.stack((order, top, left, mirrored))
+
+
+def _of_one_pixel(net: ConvNet, shape: Shape) -> int:
+    """The first layer that normalises maps of one pixel each, by its number; 0 where there is none."""
+    shapes = net.shapes(*shape)
+    normalising = [number for number, each in enumerate(net.layers, 1) if each.type in (CONV, BATCH_NORM)]
+    return next((number for number in normalising if shapes[number][1:] == (1, 1)), 0)
 
 
 def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -261,11 +294,31 @@ def shown_crops(images: Tensor, settings: ImageSettings, device: str) -> Crops:
     return Crops(images, images.shape[2] if settings.evaluated_on == "image" else settings.upsampled, device)
 
 
+def needed_bytes(net: ConvNet, images: ImageSet, settings: ImageSettings, device: str) -> int:
+    """Memory on the device that `train` takes, by an estimate: its images, and a step or an evaluation.
+
+    Raises ConvNetError where the images are too small for the network.
+    """
+    channels, height, width = images.train.shape[1:]
+    train, valid = len(images.train[: settings.train_images]), len(images.valid[: settings.valid_images])
+    are_rounded = {each.type for each in net.layers} <= {CONV, ADD}  # what other types hand on may not be
+    how: Any = {"precision": settings.precision if are_rounded else "float32", "multiple": _multiple(device)}
+    side = settings.upsampled
+    shown = (side, side) if settings.evaluated_on == "whole" else (height, width)
+    step = training_bytes(net, (channels, height, width), min(settings.batch, train), **how)
+    shows = evaluation_bytes(net, (channels, *shown), min(_EVALUATED, valid), **how)
+    return (train + valid) * channels * side**2 + max(step, shows)
+
+
+def _multiple(device: str) -> int:
+    """What the number of a convolution's maps is rounded up to."""
+    return 8 if device.startswith("cuda") else 1
+
+
 def build(net: ConvNet, shape: Shape, seed: int, device: str) -> ImageClassifier:
     """The module for images of a shape (C, H, W), on the device, its weights drawn from the seed."""
-    on_gpu = device.startswith("cuda")
     generator = torch.Generator().manual_seed(seed)
-    model = ImageClassifier(net, shape, generator=generator, multiple=8 if on_gpu else 1)
+    model = ImageClassifier(net, shape, generator=generator, multiple=_multiple(device))
     return model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -278,6 +331,7 @@ def train(
     device: str = "auto",
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
+    memory_gb: float | None = None,
 ) -> tuple[Outcome, ImageClassifier]:
     """Train a network; the outcome, and the model with the weights of the best of its last epochs.
 
@@ -288,14 +342,18 @@ def train(
 
     Raises ConvNetError where the images are too small for the network, ValueError where there are fewer classes than
     labels or `upsampled` is less than the images' side, CheckpointError for a checkpoint of another training,
-    DeviceError for a device that is not here.
+    DeviceError for a device that is not here; and what `room.demand_room` does where the training takes more memory,
+    by an estimate, than the device has, or than `memory_gb`.
     """
     settings, device = settings or ImageSettings(), resolve(device)
     if net.classes < len(images.classes):
         raise ValueError(f"the network tells {net.classes} classes apart, and {images.name} has {len(images.classes)}")
     started = time.perf_counter()
     channels, height, width = images.train.shape[1:]
+    demand_room(needed_bytes(net, images, settings, device), device, memory_gb)
     model = build(net, (channels, height, width), seed, device)
+    if settings.compiled:
+        model.compile(dynamic=False)  # the batches of a training have few sizes
     order = torch.Generator().manual_seed(seed)
     crops = Crops(images.train[: settings.train_images], settings.upsampled, device)
     labels = images.train_labels[: settings.train_images].to(device)
@@ -305,7 +363,8 @@ def train(
     step = ImageStep(model, crops, labels, settings)
     first_rate = settings.learning_rate if net.learning_rate is None else net.learning_rate
     progress = ImageProgress(first_rate, momentum=step.momentum)
-    identity = f"network {net.hash}, {settings}, seed {seed}, data {images.hash}"
+    compiled = ", compiled" if settings.compiled else ""
+    identity = f"network {net.hash}, {settings}{compiled}, seed {seed}, data {images.hash}"
     training = Training(model, order, progress, identity, device, checkpoint, on_epoch, started)
     with _fastest_convolutions():
         for epoch in training.epochs(settings.epochs):
@@ -344,13 +403,17 @@ def _images(name: str, side: int | None) -> ImageSet:
 
 @dataclass(frozen=True)
 class ImageTask(NotebookTask[ConvNet]):
-    """Judging networks by how well they tell the images of one data set apart. Pickles by its settings alone."""
+    """Judging networks by how well they tell the images of one data set apart. Pickles by its settings alone.
+
+    A network that would take more than `memory_gb`, in GB of 2**30 bytes, has failed; None for what the device has.
+    """
 
     images: str = "digits"
     side: int | None = None
     training: ImageSettings = field(default_factory=ImageSettings)
     device: str = "auto"
     checkpoints: str | None = None
+    memory_gb: float | None = None
 
     name = "image classification"
     version = VERSION
@@ -370,7 +433,7 @@ class ImageTask(NotebookTask[ConvNet]):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides an outcome but network, seed, data and trainer version; the device is not among it."""
-        return {"corpus": self.images, "side": self.side, **asdict(self.training)}
+        return {"corpus": self.images, "side": self.side, **without_unused(self.training, "compiled")}
 
     @property
     def is_long(self) -> bool:
@@ -397,14 +460,18 @@ class ImageTask(NotebookTask[ConvNet]):
         device = resolve(self.device)
         identity = (net, seed, self.settings, self.data_hash, self.version)
         with training_checkpoint(self.checkpoints, device, *identity) as path:
-            return train(net, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
+            how: Any = {"on_epoch": on_epoch, "checkpoint": path, "memory_gb": self.memory_gb}
+            return train(net, self.corpus, self.training, seed, device=device, **how)
 
     def evaluate(self, net: ConvNet, seed: int, on_epoch: OnEpoch | None = None) -> Outcome:
-        """What `train` says of it. A network that images of this size do not fit has failed."""
+        """What `train` says of it. A network that images of this size do not fit has failed, and so has one for which
+        the device is too small: neither is trained."""
         try:
             return super().evaluate(net, seed, on_epoch)
         except ConvNetError as error:
             return Outcome("failed", reason=f"does not fit: {error.problem}")
+        except NoRoomError as error:
+            return Outcome("failed", reason=f"{OUT_OF_MEMORY}: {error}")
 
     def test(self, model: ImageClassifier, split: tuple[Tensor, Tensor]) -> dict[str, float]:
         """`test_error`, in percent, on the images and labels of a test split."""

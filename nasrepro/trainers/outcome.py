@@ -34,6 +34,10 @@ C = TypeVar("C", bound=Candidate)
 """The kind of candidate that a task judges."""
 
 
+OUT_OF_MEMORY = "out of memory"
+"""The reason of a candidate that wants more memory than it may have."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of evaluating one candidate.

@@ -1,7 +1,10 @@
 """The commands `forecast`, `record` and `train`, and what `reproduce` asks before it trains for long."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +14,7 @@ import pytest
 
 from nasrepro import cli, experiments
 from nasrepro.cli import NOT_FINISHED
-from nasrepro.deadline import VARIABLE
+from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.dsl import zoo
 from nasrepro.experiments import forecasts
 from nasrepro.hardware import device_name
@@ -19,6 +22,7 @@ from nasrepro.search import Record, replay
 from nasrepro.search.loop import search
 from nasrepro.search.record import Evaluation
 from nasrepro.trainers.forecast import lstm_seconds
+from nasrepro.trainers.outcome import Outcome
 from tests.cli.command import fails, see_two_gpus
 
 
@@ -83,7 +87,7 @@ def test_a_forecast_holds_what_will_run_by_the_workers_that_will(
     monkeypatch.setattr("nasrepro.notebook.known_records", lambda *_: [])
     assert cli.main([*arguments, "--profile", "paper", "--device", "cpu"]) == 1
     said = capsys.readouterr()
-    assert set(re.findall(r", (\d+) trainings, \d\.0 hours and 1.5 GB of memory each", said.out)) == trains
+    assert set(re.findall(r", (\d+) trainings?, \d\.0 hours and 1.5 GB of memory each", said.out)) == trains
     assert re.search(total, said.out, re.DOTALL)
     assert "nothing was begun: paper shall" in said.err
 
@@ -128,6 +132,59 @@ def test_a_cell_is_trained_once_and_kept_in_the_record(project: Path, capsys: py
     assert cli.main(["train", str(zoo["GRU"].canonical()), "--profile", "smoke", "--device", "cpu"]) == 0
     again = capsys.readouterr().out.splitlines()
     assert again[1:] == said[2:], "from the record"
+
+
+@pytest.mark.usefixtures("_known_times")
+def test_one_long_training_needs_consent_too(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecasts, "_measured", lambda *_: forecasts.Cost(13 * 3600.0, None, None))
+    task, began = experiments.load("s17_language_model").at("night").task, []
+    monkeypatch.setattr(type(task), "evaluate", lambda *_: began.append(1) or Outcome("ok", metrics={"valid_ppl": 9.0}))
+    monkeypatch.setattr(type(task), "data_hash", "d" * 64)
+    train = ("train", "LSTM", "--profile", "night", "--device", "cpu")
+    assert "nothing was begun: night shall take 12 hours at most. Say --yes" in fails(capsys, *train)
+    assert not began
+    assert cli.main([*train, "--yes"]) == 0
+    assert began
+    assert "1 training, 13.0 hours each: 13.0 hours" in capsys.readouterr().out
+    assert cli.main(train) == 0, "it is in the record"
+
+
+def test_without_ipython_trainings_are_recorded(tmp_path: Path) -> None:
+    """Such as on a machine that is lent for its GPU, where nobody opens a notebook."""
+    made = ["zl17_cells", "--profile", "smoke", "--device", "cpu", "--workers", "0", "--only", "known"]
+    code = f"""import sys
+for name in ("IPython", "jupyterlab", "papermill", "nbformat"):
+    sys.modules[name] = None
+from nasrepro import cli
+sys.exit(cli.main(["record", *{made}, "--export", "part.jsonl.gz"]))"""
+    where = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "NASREPRO_RESULTS": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=where, check=True, capture_output=True)
+    assert len(Record.load(tmp_path / "part.jsonl.gz").evaluations()) == 10
+
+
+def test_a_fresh_run_that_goes_on_counts_nothing_that_ships(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = []
+    monkeypatch.setattr("nasrepro.notebook.known_records", lambda *given: known.append(given) or [])
+    monkeypatch.setattr(forecasts, "_measured", lambda *_: forecasts.Cost(1.0, None, None))
+    monkeypatch.setattr(cli, "_report", lambda *_: None)
+
+    def stopped(*_: object) -> float:
+        raise TimeIsUp("stopped")
+
+    (project / "results" / "night").mkdir(parents=True)
+    command = ["reproduce", "--profile", "night", "--device", "cpu"]
+    monkeypatch.setattr(cli, "_execute", stopped)
+    assert cli.main([*command, "--fresh"]) == NOT_FINISHED
+    assert known == [], "all is set aside"
+    assert cli.main(command) == NOT_FINISHED
+    assert known == [("night", True)]
+    monkeypatch.setattr(cli, "_execute", lambda *_: 1.0)
+    assert [cli.main(command), cli.main(command)] == [0, 0]
+    assert known == [("night", True), ("night", True), ("night", False)]
 
 
 def test_a_name_like_no_candidates_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

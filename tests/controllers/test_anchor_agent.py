@@ -11,7 +11,7 @@ from nasrepro.controllers import PolicyGradientSettings, Reinforce, TokenAgentSe
 from nasrepro.controllers.anchor_agent import AnchorAgent
 from nasrepro.controllers.conv_space import ConvSpace
 from nasrepro.controllers.reinforce import policy_loss
-from tests.controllers.test_conv_space import TINY, every_string
+from tests.controllers.test_conv_space import ALL_TYPES, TINY, TYPED, every_string
 
 SMALL = TokenAgentSettings(units=5, init=1.0)  # far from uniform, so that a mistake shows
 
@@ -20,16 +20,26 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+PLACES = {
+    "conv": ["filter height", "filter width", "stride height", "stride width", "number of filters"],
+    "max_pool": ["pool size", "pool stride"],
+    "batch_norm": [],
+    "contrast_norm": [],
+}
+
+
 def probability(agent, tokens):
     """The probability of one token string by the paper's equations, one scalar product after the other."""
     space, weights = agent.space, {name: value.detach() for name, value in agent.named_parameters()}
-    rows = [(p, k) for p, place in enumerate(space.choices) for k in range(len(place.words))]
+    names = [place.name for place in space.places]
+    rows = [(place.name, k) for place in space.places for k in range(len(place.words))]
     cells = [torch.nn.LSTMCell(agent.settings.units, agent.settings.units) for _ in range(agent.settings.layers)]
     for number, cell in enumerate(cells):
         for name, value in cell.named_parameters():
             value.data = weights[f"lstm.{name}_l{number}"]
     states = [(torch.zeros(1, agent.settings.units),) * 2 for _ in cells]
     start = weights["embedding.weight"][-1]
+    found, x, anchors, left = 1.0, start, [], list(tokens)
 
     def step(x):
         x = x[None]
@@ -38,16 +48,23 @@ def probability(agent, tokens):
             x = states[number][0]
         return x[0]
 
-    found, x, anchors, left = 1.0, start, [], list(tokens)
+    def softmax(name):
+        """Choose at a place, and feed the choice to the next step."""
+        nonlocal found, x
+        scores = weights["out.weight"] @ step(x) + weights["out.bias"]
+        own = [score.exp().item() for score, (of, _) in zip(scores, rows, strict=True) if of == name]
+        token = left.pop(0)
+        found *= own[token] / sum(own)
+        x = weights["embedding.weight"][rows.index((name, token))]
+        return token
+
     depth = space.depth(tokens)
     with torch.no_grad():
         for layer in range(depth):
-            for place in range(len(space.choices)):
-                scores = weights["out.weight"] @ step(x) + weights["out.bias"]
-                own = [score.exp().item() for score, (p, _) in zip(scores, rows, strict=True) if p == place]
-                token = left.pop(0)
-                found *= own[token] / sum(own)
-                x = weights["embedding.weight"][rows.index((place, token))]
+            kind = space.types[softmax("layer type") if "layer type" in names else 0]
+            for name in PLACES[kind]:
+                if name in names:
+                    softmax(name)
             here = step(x)
             chosen = []
             for other in range(layer):
@@ -58,6 +75,9 @@ def probability(agent, tokens):
                 chosen += [anchors[other]] if token else []
             x = torch.stack(chosen).mean(0) if chosen else start
             anchors.append(here)
+        if "learning rate" in names:
+            softmax("learning rate")
+    assert not left
     return found
 
 
@@ -88,14 +108,25 @@ def test_seeds_and_global_random_numbers():
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_probabilities_against_a_plain_loop(layers, depth):
-    agent = AnchorAgent(TINY, TokenAgentSettings(units=5, init=1.0, layers=layers), seed=2)
+@pytest.mark.parametrize("space", [TINY, TYPED, ALL_TYPES], ids=["convolutions", "types and rates", "all types"])
+def test_probabilities_against_a_plain_loop(layers, depth, space):
+    agent = AnchorAgent(space, TokenAgentSettings(units=5, init=1.0, layers=layers), seed=2)
     strings = [one.tokens for one in agent.sample(6, depth, generator())]
     expected = [probability(agent, tokens) for tokens in strings]
     assert agent.evaluate(strings)[0].exp().tolist() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("space", [TINY, ConvSpace((3,), (1, 3), (1, 2), (4, 8)), ConvSpace((1, 3), (3,), skips=False)])
+@pytest.mark.parametrize(
+    "space",
+    [
+        TINY,
+        ConvSpace((3,), (1, 3), (1, 2), (4, 8)),
+        ConvSpace((1, 3), (3,), skips=False),
+        TYPED,
+        ALL_TYPES,
+        ConvSpace((3,), (3,), filters=(4, 8), learning_rates=(0.1, 0.2)),
+    ],
+)
 @pytest.mark.parametrize("depth", [1, 2])
 def test_probabilities_of_all_strings_sum_to_one(space, depth):
     agent = AnchorAgent(space, SMALL, seed=1)
@@ -109,18 +140,20 @@ def test_three_layers_sum_to_one_too():
     assert agent.evaluate(every_string(space, 3))[0].exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_entropy_of_tokens_adds_up_to_that_of_strings():
-    agent = AnchorAgent(TINY, SMALL, seed=1)
-    strings = every_string(TINY, 2)
+@pytest.mark.parametrize("space", [TINY, ConvSpace((1, 3), (3,), filters=(4,), types=("conv", "batch_norm"))])
+def test_the_entropy_of_tokens_adds_up_to_that_of_strings(space):
+    agent = AnchorAgent(space, SMALL, seed=1)
+    strings = every_string(space, 2)
     probabilities = agent.evaluate(strings)[0].exp()
     by_tokens = sum(p * agent.evaluate([s])[1] * len(s) for p, s in zip(probabilities, strings, strict=True))
     assert by_tokens.item() == pytest.approx(-(probabilities * probabilities.log()).sum().item(), rel=1e-4)
 
 
-def test_strings_are_drawn_with_their_probabilities():
-    agent = AnchorAgent(TINY, SMALL, seed=1)
-    strings, draws = every_string(TINY, 2), 4000
-    counted = Counter(one.tokens for one in agent.sample(draws, 2, generator(5)))
+@pytest.mark.parametrize(("space", "depth"), [(TINY, 2), (TYPED, 1), (TYPED, 2)])
+def test_strings_are_drawn_with_their_probabilities(space, depth):
+    agent = AnchorAgent(space, SMALL, seed=1)
+    strings, draws = every_string(space, depth), 4000
+    counted = Counter(one.tokens for one in agent.sample(draws, depth, generator(5)))
     expected = agent.evaluate(strings)[0].exp().detach().double()
     kept = expected * draws >= 5
     seen = torch.tensor([float(counted[tokens]) for tokens in strings])
@@ -162,8 +195,9 @@ def test_strings_of_several_depths_are_evaluated_in_their_order():
     assert entropy.item() == pytest.approx(mean, rel=1e-5)
 
 
-def test_a_drawn_log_probability_is_that_of_evaluation():
-    agent = AnchorAgent(ConvSpace(), SMALL, seed=1)
+@pytest.mark.parametrize("space", [ConvSpace(), TYPED, ALL_TYPES])
+def test_a_drawn_log_probability_is_that_of_evaluation(space):
+    agent = AnchorAgent(space, SMALL, seed=1)
     drawn = agent.sample(5, 8, generator(1))
     expected = agent.evaluate([one.tokens for one in drawn])[0].tolist()
     assert [one.log_prob for one in drawn] == pytest.approx(expected, rel=1e-4)
@@ -178,10 +212,11 @@ def reward(tokens):
 
 
 @pytest.mark.parametrize("baseline", [0.0, 1.7])
-def test_the_expected_step_is_the_gradient_of_the_expected_reward(baseline):
+@pytest.mark.parametrize("space", [TINY, TYPED], ids=["convolutions", "types and rates"])
+def test_the_expected_step_is_the_gradient_of_the_expected_reward(baseline, space):
     """REINFORCE over all strings of two layers, each by its probability, is the gradient of the exact expectation."""
-    agent = AnchorAgent(TINY, SMALL, seed=1)
-    strings = every_string(TINY, 2)
+    agent = AnchorAgent(space, SMALL, seed=1)
+    strings = every_string(space, 2)
     rewards = torch.tensor([reward(tokens) for tokens in strings])
 
     def gradients(loss):
@@ -210,3 +245,41 @@ def test_it_learns_connections_and_sizes_that_are_rewarded():
 def test_what_is_not_of_the_space_is_refused():
     with pytest.raises(ValueError, match="no whole number of layers"):
         AnchorAgent(TINY).evaluate([(0, 0)])
+
+
+# ---- types of layers, and the learning rate
+
+
+def test_choices_of_a_string_are_those_of_the_places_that_it_has():
+    agent = AnchorAgent(TYPED, SMALL, seed=1)
+    tokens = (2, *(0, 1, 0, 1, 1), *(1, 1, 0, 1), 0)  # a normalisation, a convolution that reads it, a pool; the rate
+    choices = agent.choices(tokens)
+    assert [len(each) for each in choices] == [3, 3, 2, 1, 2, 2, 3, 2, 2, 2, 2]
+    picked = math.prod(each[token] for each, token in zip(choices, tokens, strict=True))
+    assert picked == pytest.approx(probability(agent, tokens), rel=1e-4)
+
+
+def test_strings_of_other_types_beside_it_change_no_probability():
+    agent = AnchorAgent(TYPED, SMALL, seed=1)
+    strings = [one.tokens for one in agent.sample(12, 3, generator(4))]
+    assert len({*map(len, strings)}) > 3
+    together = agent.evaluate(strings)[0].tolist()
+    alone = [agent.evaluate([tokens])[0].item() for tokens in strings]
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+def test_it_learns_a_type_and_a_rate_that_are_rewarded():
+    """Two layers of which one pools, and the second rate."""
+    agent = AnchorAgent(TYPED, seed=0)
+    learner = Reinforce(agent, PolicyGradientSettings(learning_rate=0.02, batch=8, accumulate=1))
+    draws = generator(0)
+
+    def worth(tokens):
+        net = TYPED.network(tokens)
+        return sum(layer.type == "max_pool" for layer in net.layers) + (net.learning_rate == 0.02)
+
+    for _ in range(120):
+        drawn = [one.tokens for one in agent.sample(8, 2, draws)]
+        learner.update(drawn, [float(worth(tokens)) for tokens in drawn])
+    last = agent.sample(50, 2, draws)
+    assert sum(worth(one.tokens) for one in last) / 50 > 2.7  # of 3; a uniform draw has 7/6 on average

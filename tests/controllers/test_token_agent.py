@@ -268,3 +268,8 @@ def test_a_space_without_choices_is_refused():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="must be"):
         TokenAgentSettings(**wrong)
+
+
+def test_to_work_out_no_string_is_refused():
+    with pytest.raises(ValueError, match="there is no token string to work out"):
+        TokenAgent(PAIRS, SMALL).log_probs([])

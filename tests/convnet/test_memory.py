@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from nasrepro.convnet import ConvNet, ConvNetError, Layer, zoo
-from nasrepro.convnet.memory import training_bytes
+from nasrepro.convnet.memory import evaluation_bytes, training_bytes
 from nasrepro.convnet.module import ImageClassifier
 from nasrepro.convnet.zoo import blocks, scaled
 
@@ -113,3 +113,43 @@ def test_what_takes_memory():
         training_bytes(net, (3, 4, 4))
     with pytest.raises(KeyError):
         training_bytes(net, precision="float8")
+
+
+# ---- between steps
+
+
+def measured_without_learning(net, shape, batch, precision="float32", multiple=1):
+    """Bytes at the peak of showing images, beside weights, momentum and gradients."""
+    model = ImageClassifier(net, shape, generator=torch.Generator().manual_seed(0), multiple=multiple).eval()
+    weights = list(model.parameters())
+    others = [torch.zeros_like(each) for each in weights * 2]
+    images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(1))
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False)
+    with torch.no_grad(), Tracked([*weights, *others, images]) as tracked, autocast:
+        model(images)
+    return tracked.peak
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_an_evaluation_takes_is_within_a_quarter_of_the_truth(seed):
+    net, batch = drawn(seed), [2, 8, 16][seed % 3]
+    truth = measured_without_learning(net, SHAPE, batch)
+    assert evaluation_bytes(net, SHAPE, batch) == pytest.approx(truth, rel=0.25)
+
+
+@pytest.mark.parametrize("name", ["Figure 7", "Figure 7, no skips", "Figure 7, all skips", "ResNet, 20 layers"])
+def test_an_evaluation_of_known_networks(name):
+    net = scaled(zoo[name], 0.25)
+    for precision in ("float32", "bfloat16"):
+        for multiple in (1, 8):
+            truth = measured_without_learning(net, SHAPE, 4, precision, multiple)
+            found = evaluation_bytes(net, SHAPE, 4, precision=precision, multiple=multiple)
+            assert found == pytest.approx(truth, rel=0.25)
+
+
+def test_rounding_never_takes_more_than_is_asked_for_without_it():
+    """The bound for networks of other types than convolutions and additions."""
+    for seed in range(20):
+        net = drawn(seed)
+        assert measured(net, SHAPE, 8, "bfloat16") < 1.25 * training_bytes(net, SHAPE, 8)
+        assert measured_without_learning(net, SHAPE, 8, "bfloat16") < 1.25 * evaluation_bytes(net, SHAPE, 8)

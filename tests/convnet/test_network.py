@@ -3,9 +3,10 @@
 import gzip
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -328,3 +329,25 @@ def test_layers_that_are_alike_can_be_paired_in_any_way():
         inputs = [first, (rest[0], rest[1]), (rest[2], rest[3])]
         pairings.append(ConvNet((*[conv(0)] * 6, *[conv(*each) for each in inputs])))
     assert len({net.hash for net in pairings}) == 1
+
+
+@pytest.mark.parametrize("rate", ["0.1", True, float("nan"), float("inf"), 0, -0.1, [0.1]])
+def test_what_is_no_learning_rate_is_refused(rate):
+    with pytest.raises(ConvNetError, match="a learning rate is a positive number, got"):
+        ConvNet((Layer("conv", (), 3, 3, filters=1),), learning_rate=rate)
+
+
+def test_equal_learning_rates_have_one_text_whoever_made_the_numbers():
+    nets = [ConvNet((Layer("conv", (), 3, 3, filters=1),), learning_rate=rate) for rate in (1, 1.0, np.float64(1))]
+    assert len({str(net) for net in nets}) == len({net.hash for net in nets}) == len({*nets}) == 1
+    assert nets[0].learning_rate == 1.0
+
+
+@pytest.mark.parametrize("count", [0, 10_000])
+def test_no_layers_and_ten_thousand_are_refused_in_every_form(count):
+    layers = tuple(Layer("conv", (number,), 3, 3, filters=3) for number in range(count))
+    with pytest.raises(ConvNetError, match=f"1 to 1,000 layers, this one has {count:,}"):
+        ConvNet(layers)
+    text = json.dumps({"layers": [asdict(each) for each in layers], "classes": 10, "output": [], "learning_rate": None})
+    with pytest.raises(ConvNetError, match=f"1 to 1,000 layers, this one has {count:,}"):
+        ConvNet.from_json(text)

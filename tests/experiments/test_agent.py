@@ -11,6 +11,7 @@ from nasrepro.controllers import AgentSettings, TreeAgent, draw_well_formed
 from nasrepro.dsl import parse, zoo
 from nasrepro.dsl.constraints import has_memory_place, must_use, no_repeated_operator, translation_priors
 from nasrepro.experiments.s17_translation import agent
+from nasrepro.experiments.s17_translation.sizes import SIZES
 from nasrepro.report import papers
 from nasrepro.report.ledger import Finding, verdict
 from nasrepro.rnn import RNN
@@ -443,3 +444,72 @@ def test_failures_are_counted_by_their_reasons():
     drawn = pd.DataFrame({"reason": ["", "a", "b", "b", ""], "reward": [1.0, np.nan, np.nan, np.nan, 2.0]})
     found = agent.why_failed({("agent", 1): agent.LongSearch(agent.with_failures(drawn, 0.0), 1)})
     assert found.loc["agent, seed 1"].to_dict() == {"trees": 5, "learned": 2, "b": 2, "a": 1}
+
+
+def searches_of(failed: list[bool], updates: int = 1, kind: str = "agent", trees: list[str] | None = None):
+    rewards = [np.nan if one else 5.0 for one in failed]
+    drawn = pd.DataFrame({"tree": trees or [KEEPS] * len(failed), "step": range(len(failed)), "reward": rewards})
+    drawn["cells"] = [0 if tree == "Tanh(x_t)" else 1 for tree in drawn["tree"]]
+    drawn["blind"] = False
+    return {(kind, 1): agent.LongSearch(agent.with_failures(drawn, 0.0), updates, cells=7, planned=9)}
+
+
+KEEPS = "Gate3(MM(x_t), h_{t-1}, Sigmoid(MM(h_{t-1})))"
+
+
+def test_a_batch_takes_one_failure_and_the_others_are_lost():
+    # Two failures wait for three results that learned: the second is dropped. Then a batch of four without any.
+    failed = [True, True, False, False, False, False, False, False, False, True]
+    row = agent.batches(searches_of(failed, updates=2)).loc["agent, seed 1"]
+    assert row[["trees", "failures", "learned from", "updates"]].tolist() == [10, 3, 1, 2]
+    assert row["share"] == 1 / 8
+    assert row["trees an update"] == 5
+    assert agent.batches(searches_of(failed, updates=0, kind="random")).empty
+
+
+def test_trees_that_keep_the_priors_are_told_from_those_that_break_one():
+    trees = [KEEPS, KEEPS, "Tanh(x_t)", "Tanh(Tanh(Add(MM(x_t), MM(h_{t-1}))))", KEEPS]
+    found = agent.what_priors_change(searches_of([False, True, True, False, False], trees=trees), first=4)
+    row = found.loc["agent, seed 1"]
+    assert row.tolist() == [4, 0.5, 0.5, 0.5, 0.25, 0]
+    fresh = searches_of([True] * 4, kind="agent without pre-training", trees=["Tanh(x_t)"] * 4)
+    told = agent.priors_told(pd.concat([found, agent.what_priors_change(fresh, first=4)]))
+    assert "keeps all priors in **50%** of its first 4 trees, without in **0%**, where 100% cannot be trained" in told
+    assert agent.priors_told(found) == "", "there is nothing beside it"
+
+
+def test_a_long_search_that_is_not_finished_is_said_so():
+    told = agent.long_told(searches_of([False] * 4))
+    assert "Begun and not finished: agent, seed 1 (7 of 9 cells)." in told
+
+
+CORE, EXTENDED = "Tanh(Add(MM(x_t), MM(h_{t-1})))", "Sin(Sub(Cos(x_t), Sin(h_{t-1})))"
+
+
+@pytest.mark.parametrize(
+    ("orders", "supports"),
+    [([1, 1], True), ([-1, -1], False), ([1, -1], None), ([1, 1, 1], True)],
+)
+def test_the_direction_of_extended_words_is_that_of_every_long_search(orders: list[int], supports: bool | None):
+    searches = {}
+    for seed, order in enumerate(orders):
+        (one,) = searches_of([False] * 40, trees=([CORE] * 20 + [EXTENDED] * 20)[::order]).values()
+        searches["agent", seed] = one
+        searches["random", seed] = searches_of([False] * 4, trees=[CORE] * 4)["agent", 1]
+    found = agent.long_findings(searches)
+    later = found["s17.mt.extended_later"]
+    assert later["supports"] is supports
+    assert np.sign(round(later["value"], 9)) == np.sign(sum(orders))
+    assert (later["interval"] is None) == (len(orders) < 3), "over searches, so from three on"
+    assert found["s17.fig4"]["seeds"] == found["s17.fig6"]["seeds"] == len(orders)
+    assert found["s17.fig6"]["value"] == 5.0
+    spent = agent.long_spent(searches, SIZES["course"].long_task)
+    assert "agent, seed 0: 40 trees" in spent["budget_words"]
+    assert "random" not in spent["budget_words"]
+    for name, facts in found.items():
+        Finding(name, **facts, **spent)
+
+
+def test_without_a_long_search_nothing_rests_on_it():
+    assert agent.long_findings({}) == {}
+    assert agent.long_findings({("random", 1): searches_of([False] * 4)["agent", 1]}) == {}

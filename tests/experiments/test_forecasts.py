@@ -13,13 +13,15 @@ import pytest
 from nasrepro.datasets import DataError
 from nasrepro.deadline import VARIABLE, TimeIsUp
 from nasrepro.experiments import EXPERIMENTS, forecasts
-from nasrepro.experiments.experiment import Experiment, Resources, on_device, resumable
+from nasrepro.experiments.experiment import Experiment, Resources, Trainings, on_device, resumable
 from nasrepro.experiments.forecasts import Cost, demand_consent, describe, forecast
 from nasrepro.hardware import device_name
 from nasrepro.profiles import profiles
 from nasrepro.search import Record
 from nasrepro.search.held_out import HeldOut
+from nasrepro.search.loop import search
 from nasrepro.search.record import Evaluation
+from nasrepro.search.workers import Job
 from nasrepro.trainers.outcome import Outcome
 from tests.experiments import toy
 
@@ -115,6 +117,30 @@ def test_what_records_hold_is_not_counted(is_tested: bool, monkeypatch: pytest.M
     assert trainings.left([]) == 24
     assert trainings.left(records) == 24 - (3 if is_tested else 4)
     assert replace(trainings, count=2).left(records) == 0
+
+
+def test_trainings_by_one_task_are_counted_apart() -> None:
+    """As when several searches and single candidates share a task, and a record holds more than one of them has."""
+    task, plans = toy.SpellingTask(), [toy.SpellingPlan(budget=12, seed=seed) for seed in (1, 2)]
+    jobs = [Job(toy.Word(text), seed) for text in ("search", "starch") for seed in (1, 2)]
+    first, second = (Trainings.of("05", f"seed {plan.seed}", task, [plan]) for plan in plans)
+    every = Trainings.of("05", "both, and words", task, plans, jobs)
+    record = Record()
+    first.make(Resources(record, workers=0))
+    record.put(Evaluation.of(task, toy.Word("Search"), 1, Outcome("ok", metrics={"error": 0.0})))
+    assert len(record.evaluations()) == 13, "more than a search has"
+    assert [each.left([record]) for each in (first, second, every)] == [0, 12, 12 + 3]
+    search(task, plans[1], other := Record(), workers=0, progress=False)
+    assert [each.left([record, other]) for each in (first, second, every)] == [0, 0, 3]
+    assert Trainings.of("05", "longer", task, [replace(plans[0], budget=60)]).left([record]) == 48
+
+
+def test_a_search_that_found_nothing_new_for_too_long_has_nothing_left() -> None:
+    task, plan = toy.SpellingTask(), toy.SpellingPlan(budget=60, letters="a")
+    made = Trainings.of("05", "one letter", task, [plan])
+    made.make(Resources(record := Record(), workers=0))
+    assert 0 < len(record.evaluations()) < 60
+    assert made.left([record]) == 0
 
 
 def test_where_all_is_recorded_nothing_is_timed_or_asked(

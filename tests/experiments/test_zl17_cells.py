@@ -1,8 +1,10 @@
 """ZL17's search on real cells: what its arms differ in, and what is trained after the searches."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nasrepro.controllers import BaseB
@@ -10,6 +12,7 @@ from nasrepro.controllers.base_b import CONTROL_1
 from nasrepro.dsl import zoo
 from nasrepro.experiments import zl17_cells
 from nasrepro.experiments.experiment import Resources
+from nasrepro.experiments.zl17_cells import readme
 from nasrepro.experiments.zl17_cells.sizes import ARMS, ON_WORDS, SIZES, CellsSizes
 from nasrepro.report import papers
 from nasrepro.search import Record, replay
@@ -99,3 +102,34 @@ def test_shipped_cells_on_words_are_those_of_night() -> None:
     task = SIZES["night"].words_task
     assert all(one.settings == task.settings for one in record.evaluations())
     assert {one.hash for one in record.evaluations()} <= {zoo[name].hash for name in ON_WORDS}
+
+
+def test_the_readme_tells_the_leads_of_the_shipped_searches(tmp_path: Path) -> None:
+    (tmp_path / "ptb-chars-cells.jsonl.gz").symlink_to(RECORDS / "ptb-chars-cells.jsonl.gz")
+    said = readme.table(tmp_path)
+    lead = r" [+-]\d\.\d\d \([+-]\d\.\d\d to [+-]\d\.\d\d\) \|"
+    assert len(re.findall(rf"^\| policy gradient [^|]*\|({lead}){{4}}$", said, re.MULTILINE)) == 3
+    assert "has not been shipped yet" in said
+    ends = [["scaled rate", 500, "top15", 0.5, 0.4, 0.6], ["paper's rate", 500, "top15", 0.1, -0.4, 0.6]]
+    table = pd.DataFrame(ends, columns=["arm", "samples", "statistic", "lead", "low", "high"])
+    table.to_csv(tmp_path / readme.LEADS, index=False)
+    said = readme.table(tmp_path)
+    assert (
+        "On the surrogate, after 500 children: policy gradient at a scaled rate is ahead by the best 15 (+0.50" in said
+    )
+    assert "policy gradient at the paper's rate is level by the best 15 (+0.10, -0.40 to +0.60)." in said
+
+
+def test_best_cells_are_counted_once_their_searches_have_ended() -> None:
+    """Two searches may have the same best cell, and then there is less to train than there could be."""
+    sizes = SIZES["smoke"]
+    *_, again, _, _ = zl17_cells.trainings(sizes)
+    record = Record()
+    assert again.left([record]) == again.count == 4
+    for each in zl17_cells.trainings(sizes)[: len(sizes.plans())]:
+        assert each.left([record]) == 6
+        each.make(Resources(record, workers=0))
+        assert each.left([record]) == 0
+    assert again.left([record]) > 0, "searches hold their cells from another seed"
+    again.make(Resources(record, workers=0))
+    assert again.left([record]) == 0

@@ -121,3 +121,12 @@ def test_a_panel_without_trainings_says_so():
     fig = figures.cells({"characters": CELLS, "words": CELLS[:0]})
     assert "not recorded yet" in written(fig)
     assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == ["LSTM", "NASCell"]
+
+
+@pytest.mark.parametrize("word", ["children", "networks"])
+def test_axes_call_what_is_trained_as_captions_do(word: str) -> None:
+    """Children where cells are searched for, networks where images are looked at."""
+    drawn_by = arms_figures.progress(PROGRESS, NAMES, "error", children=word)
+    assert {ax.get_xlabel() for ax in drawn_by.axes} == {word}
+    assert {ax.get_xlabel() for ax in arms_figures.leads(LEADS, NAMES, "error", children=word).axes} == {"", word}
+    assert f"after 60 {word}: " in arms.leads_told(LEADS, NAMES, "error", children=word)

@@ -22,7 +22,7 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("[0-
 
 
 def test_the_notebooks_that_the_readme_promises_are_there() -> None:
-    promised = ["00", "01", "02", "03", "04", "06", "07", "08", "09", "10", "12", "14", "99"]
+    promised = ["00", "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "14", "99"]
     assert [path.name[:2] for path in NOTEBOOKS] == promised
 
 

@@ -1,21 +1,26 @@
 """The search for convolutional networks does what ZL17 states, and goes on as if nothing had happened."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nasrepro.controllers import PolicyGradientSettings
-from nasrepro.controllers.conv_space import ConvSpace
+from nasrepro.controllers import PolicyGradientSettings, TokenAgentSettings
+from nasrepro.controllers.conv_space import V3, ConvSpace
 from nasrepro.convnet import ConvNet, parse
 from nasrepro.search import Record, Search
+from nasrepro.search.archive import dumps
 from nasrepro.search.convnet_search import ConvNetSearchSettings
-from nasrepro.search.loop import search
-from nasrepro.search.plan import ByHand
+from nasrepro.search.history import replay
+from nasrepro.search.loop import search, search_id
+from nasrepro.search.plan import ByHand, History, Trial
 from nasrepro.search.token_search import samples, trained_controller, updates
 from nasrepro.settings import nested, origins
-from nasrepro.trainers.images import ERROR
+from nasrepro.trainers.images import ERROR, ImageSettings, ImageTask
 from nasrepro.trainers.outcome import OnEpoch, Outcome
+
+RECORDS = Path(__file__).resolve().parents[2] / "results" / "records"
 
 FEW = ConvNetSearchSettings(
     networks=40, first_depth=2, deeper_by=1, deeper_every=24, space=ConvSpace((1, 3), (1, 3), filters=(4, 8))
@@ -33,10 +38,10 @@ class Fake:
     """Judges networks by a formula."""
 
     device: str = "cpu"
-    name = "fake images"
-    version = 1
+    name: str = "fake images"
+    version: int = 1
     settings: Any = None
-    data_hash = "none"
+    data_hash: str = "none"
     loss = ERROR
 
     def read(self, text: str) -> ConvNet:
@@ -128,3 +133,95 @@ def test_a_trained_controller_is_what_the_search_made_of_it() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ConvNetSearchSettings(**wrong)
+
+
+# ---- types of layers, learning rates and blocks
+
+TYPED = ConvSpace(
+    (1, 3),
+    (1, 3),
+    filters=(2, 4),
+    types=("conv", "max_pool", "batch_norm", "contrast_norm"),
+    pool_sizes=(2,),
+    learning_rates=(0.2, 0.05, 0.01),
+)
+SMALL_V3 = ConvSpace((1, 3), (1, 3), filters=(2, 3), block=3, pools=(5,))
+TRAINING = ImageSettings(
+    epochs=1, batch=16, first_drop=1, second_drop=1, upsampled=9, counted_epochs=1, train_images=32, valid_images=20
+)
+
+
+@pytest.mark.parametrize("method", ["controller", "random"])
+@pytest.mark.parametrize(
+    "space", [TYPED, SMALL_V3, ConvSpace((1, 3), (1, 3), (1, 2), (2, 4))], ids=["types and rates", "v3", "v2"]
+)
+def test_a_search_in_each_space_trains_what_it_draws(space: ConvSpace, method: str) -> None:
+    """On digits, of the size at which a network takes some hundredths of a second."""
+    task = ImageTask(training=TRAINING, device="cpu")
+    plan = replace(FEW, method=method, networks=10, first_depth=3, deeper_by=0, space=space)
+    found = search(task, plan, record := Record(), workers=0, progress=False)
+    assert len(found.trials) == 10
+    trained = 0
+    for string in [string for facts in found.steps.values() for string in facts["strings"]]:
+        assert space.tokens(space.network(string["tokens"])) == tuple(string["tokens"])
+    for one in record.evaluations():
+        net = parse(one.cell)
+        assert one.status == "ok" or one.reason.startswith("does not fit")
+        trained += one.status == "ok"
+        if one.status == "ok":
+            assert one.curve[0]["learning_rate"] == (net.learning_rate or TRAINING.learning_rate)
+            assert one.parameters == net.parameters(channels=1)
+    assert trained >= 5
+    if space is TYPED:
+        assert len({parse(one.cell).learning_rate for one in record.evaluations()}) > 1
+        assert len({layer.type for one in record.evaluations() for layer in parse(one.cell).layers}) == 4
+
+
+def test_a_search_for_types_goes_on_where_a_smaller_one_ended() -> None:
+    plan = replace(FEW, space=TYPED)
+    unbroken, continued = Record(), Record()
+    whole = run(unbroken, plan)
+    run(continued, replace(plan, networks=17))
+    again = run(continued, plan)
+    assert [one.cell for _, one in again.trials] == [one.cell for _, one in whole.trials]
+    assert updates(again).equals(updates(whole))
+
+
+def test_the_papers_third_space_is_searched_by_13_predictions() -> None:
+    plan = replace(FEW, networks=8, first_depth=13, deeper_by=0, space=V3)
+    for _, trial in run(Record(), plan).trials:
+        layers = parse(trial.cell).layers
+        assert sum(layer.type == "conv" for layer in layers) == 39
+
+
+# ---- searches that were recorded before there were types of layers
+
+
+@pytest.mark.parametrize("name", ["digits-convnets.jsonl.gz", "cifar10-convnets.jsonl.gz"])
+def test_recorded_searches_are_found_and_gone_on_with(name: str) -> None:
+    """By the id under which they were written, and with the strings that were drawn then, bit for bit."""
+    record = Record.load(RECORDS / name)
+    assert record.searches()
+    for which, settings in record.searches().items():
+        told = settings["search"]
+        space = ConvSpace(**{key: tuple(v) if isinstance(v, list) else v for key, v in told["space"].items()})
+        of_controller = {}
+        if told["method"] == "controller":
+            of_controller = {
+                "agent": TokenAgentSettings(**told["agent"]),
+                "reinforce": PolicyGradientSettings(**told["reinforce"]),
+                "power": told["power"],
+            }
+        others = ("method", "seed", "child_seed", "first_depth", "deeper_by", "deeper_every")
+        plan = ConvNetSearchSettings(space=space, **{key: told[key] for key in others}, **of_controller)
+        assert dumps(plan.identity()) == dumps(told)
+        of = settings["task"]
+        task = Fake(name=of["name"], version=of["version"], settings=of["settings"], data_hash=of["data"])
+        assert search_id(task, plan) == which
+        found = replay(record, which)
+        propose, history = plan.proposer(), History[ConvNet]()
+        for step in range(3):
+            again = propose(history, step)
+            assert dumps(again.facts["strings"]) == dumps(found.steps[step]["strings"])
+            trials = [Trial(choice.candidate, found.losses[choice.candidate.hash]) for choice in again.choices]
+            history = history.after(step, again.facts, trials)

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from nasrepro import datasets
+from nasrepro.datasets import ImageSet
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -12,3 +15,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    return datasets.load_images("digits")

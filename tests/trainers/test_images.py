@@ -1,15 +1,8 @@
-"""The trainer of images cuts, whitens, steps, judges and goes on as ZL17 says, and as torch's own parts do."""
+"""The trainer of images trains, judges and fails as ZL17 says, and its task is told, kept and tested."""
 
-import copy
 import json
 import math
 import pickle
-import signal
-import subprocess
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,208 +12,20 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nasrepro import datasets
 from nasrepro.convnet import ConvNet, ConvNetError
 from nasrepro.convnet.network import Layer
 from nasrepro.datasets import ImageSet
-from nasrepro.rnn.recording import Recording
 from nasrepro.search import Record
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.record import evaluation_key
 from nasrepro.search.workers import Job, Workers
 from nasrepro.trainers import images
 from nasrepro.trainers.checkpoint import CheckpointError
-from nasrepro.trainers.images import Crops, ImageSettings, ImageStep, ImageTask, build, evaluate, shown_crops, train
-from tests.rnn.fake_gpu import CountOperators, FakeGPU, tensors_look_like_a_gpus
-from tests.trainers.killable_images import NET, STEPS, TINY
-
-ROOT = Path(__file__).resolve().parents[2]
-TASK = ImageTask(training=TINY)
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageSet:
-    return datasets.load_images("digits")
-
-
-def random_images(count: int, channels: int = 3, height: int = 8, width: int = 8) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
-
-
-def random_labels(count: int) -> Tensor:
-    return torch.randint(10, (count,), generator=torch.Generator().manual_seed(8))
-
-
-def tiny_step(net: ConvNet = NET, count: int = 40, settings: ImageSettings = TINY, device: str = "cpu") -> ImageStep:
-    """A step on random images in colour, of 8 x 8 pixels."""
-    crops = Crops(random_images(count), settings.upsampled, device)
-    return ImageStep(build(net, (3, 8, 8), 1, device), crops, random_labels(count).to(device), settings)
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-# ---- what is cut out of the images
-
-
-@pytest.mark.parametrize(("channels", "height", "width", "side"), [(3, 8, 8, 10), (1, 5, 7, 7), (3, 6, 6, 6)])
-def test_a_cut_is_the_crop_of_each_image_upsampled_whitened_and_mirrored_by_itself(
-    channels: int, height: int, width: int, side: int
-) -> None:
-    pixels = random_images(12, channels, height, width)
-    crops = Crops(pixels, side, "cpu")
-    generator = torch.Generator().manual_seed(3)
-    rows = torch.randint(12, (20,), generator=generator)
-    top = torch.randint(side - height + 1, (20,), generator=generator)
-    left = torch.randint(side - width + 1, (20,), generator=generator)
-    mirrored = torch.randint(2, (20,), generator=generator)
-    found = crops.cut(rows, top, left, mirrored)
-    assert found.shape == (20, channels, height, width)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    for number, (row, y, x, flip) in enumerate(zip(rows, top, left, mirrored, strict=True)):
-        image = pixels[row].float()
-        large = F.interpolate(image[None], (side, side), mode="bilinear", align_corners=False)[0].round()
-        crop = large[:, y : y + height, x : x + width]
-        expected = ((crop.flip(-1) if flip else crop) - image.mean()) / image.std(correction=0)
-        torch.testing.assert_close(found[number], expected)
-
-
-def test_images_of_their_own_size_are_not_interpolated() -> None:
-    pixels = random_images(5)
-    assert torch.equal(Crops(pixels, 8, "cpu").pixels.permute(0, 3, 1, 2), pixels)
-
-
-def test_many_images_are_upsampled_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = random_images(7)
-    whole = Crops(pixels, 11, "cpu")
-    monkeypatch.setattr(images, "_EVALUATED", 3)
-    parts = Crops(pixels, 11, "cpu")
-    assert torch.equal(whole.pixels, parts.pixels)
-    torch.testing.assert_close(whole.mean, parts.mean)
-    torch.testing.assert_close(whole.scale, parts.scale)
-
-
-def test_images_are_not_cut_out_of_smaller_ones(digits: ImageSet, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="upsampled=7 is less than the 8 x 8 pixels of the images"):
-        train(NET, digits, replace(TINY, upsampled=7), checkpoint=tmp_path / "a.pt")
-    assert not list(tmp_path.iterdir())
-
-
-def test_whitening_is_tensorflows() -> None:
-    """(x - mean) / max(deviation, 1 / sqrt(number of values)), as tf.image.per_image_standardization documents it."""
-    pixels = random_images(4)
-    pixels[1] = 77
-    pixels[2] = 200
-    pixels[2, 0, 3, 4] = 201  # its deviation is just the bound
-    pixels[3, 0, 0, :2] = 0
-    found = Crops(pixels, 8, "cpu").shown(0, 4, "image").numpy()
-    values = pixels.numpy().astype(float)
-    for one, whitened in zip(values, found, strict=True):
-        adjusted = max(one.std(), 1 / math.sqrt(one.size))
-        np.testing.assert_allclose(whitened, (one - one.mean()) / adjusted, atol=2e-3 if one.std() < 1 else 1e-5)
-    for whitened in found[[0, 3]]:
-        assert whitened.mean() == pytest.approx(0, abs=1e-5)
-        assert whitened.std() == pytest.approx(1, abs=1e-5)
-    assert (found[1] == 0).all()
-
-
-def test_a_trained_network_is_shown_the_image_or_the_middle_or_the_whole_of_the_larger_one() -> None:
-    pixels = random_images(3)
-    mean, deviation = (getattr(pixels.float(), name)((1, 2, 3), keepdim=True) for name in ("mean", "std"))
-    deviation *= math.sqrt((192 - 1) / 192)  # as a population's
-    large = F.interpolate(pixels.float(), (12, 12), mode="bilinear").round()
-    expected = {"image": pixels.float(), "crop": large[:, :, 2:10, 2:10], "whole": large}
-    for on, cut in expected.items():
-        settings = replace(TINY, upsampled=12, evaluated_on=on)
-        found = shown_crops(pixels, settings, "cpu").shown(0, 3, on)
-        torch.testing.assert_close(found, (cut - mean) / deviation)
-
-
-def test_an_epoch_sees_every_image_once_and_draws_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, seen = tiny_step(), []
-
-    def note(chosen: Tensor) -> tuple[Tensor]:
-        seen.append(chosen)
-        return (chosen.double().mean(),)
-
-    step._step = note  # type: ignore[assignment]
-    generator = torch.Generator().manual_seed(0)
-    loss = step.over_all(0.1, generator)
-    assert [part.shape[1] for part in seen] == [16, 16, 8]
-    first = torch.cat(seen, 1)
-    assert loss == pytest.approx(first.double().mean().item())  # of each image, not of each batch
-    assert sorted(first[0].tolist()) == list(range(40))
-    for drawn, values in zip(first[1:], (3, 3, 2), strict=True):
-        assert set(drawn.tolist()) == set(range(values))
-    seen.clear()
-    step.over_all(0.1, generator)
-    second = torch.cat(seen, 1)
-    assert sorted(second[0].tolist()) == list(range(40))
-    assert not torch.equal(first, second)
-    step.settings = replace(TINY, flipped=False)
-    assert not step.draw(generator)[3].any()
-
-
-# ---- a step
-
-
-class InDouble(ImageStep):
-    """A step on a model in double precision."""
-
-    def model_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.model(images.double()), labels)
-
-
-DEAD_LAYER = replace(NET, layers=(*NET.layers, Layer("conv", (1,), 3, 3, filters=7)), output=(3,))
-
-
-@pytest.mark.parametrize("net", [NET, DEAD_LAYER], ids=["all layers are read", "one is not"])
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_steps_are_those_of_torchs_sgd(dtype: torch.dtype, momentum: float, net: ConvNet) -> None:
-    settings = replace(TINY, momentum=momentum, weight_decay=0.01)
-    model = build(net, (3, 8, 8), 1, "cpu").to(dtype)
-    twin = copy.deepcopy(model)
-    kind = InDouble if dtype == torch.float64 else ImageStep
-    step = kind(model, Crops(random_images(40), 10, "cpu"), random_labels(40), settings)
-    optimiser = torch.optim.SGD(
-        twin.parameters(), lr=1.0, momentum=momentum, weight_decay=0.01, nesterov=momentum > 0, foreach=False
-    )
-    chosen = step.draw(torch.Generator().manual_seed(5))
-    tolerance = {"rtol": 1e-10, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-5}
-    for number, batch in enumerate(chosen.split(8, 1)):
-        rate = 0.125 if number < 3 else 0.03125  # numbers that float32 holds
-        step.rate.fill_(rate)
-        (loss,) = step.descend(batch)
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.zero_grad()
-        expected = F.cross_entropy(twin(step.crops.cut(*batch).to(dtype)), step.labels[batch[0]])
-        expected.backward()
-        optimiser.step()
-        torch.testing.assert_close(loss, expected.detach(), **tolerance)
-    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, **tolerance)
-    assert not torch.equal(model.classifier.weight, build(net, (3, 8, 8), 1, "cpu").to(dtype).classifier.weight)
-
-
-def test_a_gradient_is_laid_out_as_its_weight() -> None:
-    """Sides of one pixel: torch itself says that any stride is theirs."""
-    weight = torch.randn(6, 5, 1, 3).to(memory_format=torch.channels_last)
-    gradient = torch.randn(6, 1, 3, 5).permute(0, 3, 1, 2).as_strided((6, 5, 1, 3), (15, 1, 99, 5))
-    assert gradient.stride() != weight.stride()
-    found = images._laid_out_as(weight, gradient)
-    assert found.stride() == weight.stride()
-    assert torch.equal(found, gradient)
-    assert images._laid_out_as(weight, found) is found
-
+from nasrepro.trainers.images import ImageSettings, ImageTask, evaluate, shown_crops, train
+from tests.trainers.killable_images import NET, TINY
+from tests.trainers.small_images import TASK, same_weights, tiny_step, weights_of
 
 # ---- the schedule
 
@@ -335,6 +140,35 @@ def test_images_that_are_too_small_and_classes_that_are_too_few_are_told_before_
     assert outcome.reason.startswith("does not fit: layer_1 has filter_height = 9")
 
 
+TO_ONE_PIXEL = ConvNet((Layer("conv", (), 3, 3, 4, 4, filters=3), Layer("conv", (1,), 1, 1, 2, 2, filters=3)))
+"""Of 8 x 8 pixels its first layer leaves 2 x 2, and its second one."""
+
+
+def test_strides_that_made_maps_too_small_are_told_with_the_size_of_the_images() -> None:
+    net = ConvNet((*TO_ONE_PIXEL.layers, Layer("conv", (2,), 1, 3, filters=2)))
+    assert TASK.evaluate(net, 0).reason == (
+        "does not fit: layer_3 has filter_width = 3 and reads maps of 1 x 1 pixels, "
+        "which is what strides leave of 8 x 8"
+    )
+
+
+def test_batches_of_one_image_are_refused_where_maps_of_one_pixel_are_normalised(digits: ImageSet) -> None:
+    for settings in (replace(TINY, batch=1), replace(TINY, train_images=1)):
+        with pytest.raises(ConvNetError, match="layer_2 normalises maps of one pixel, which takes batches of 2 images"):
+            train(TO_ONE_PIXEL, digits, settings)
+        outcome = replace(TASK, training=settings).evaluate(TO_ONE_PIXEL, 0)
+        assert outcome.reason.startswith("does not fit: layer_2 normalises maps of one pixel")
+        pooled = ConvNet((Layer("conv", (), 3, 3, filters=3), Layer("max_pool", (1,), 8, 8, 8, 8)))
+        assert train(pooled, digits, replace(settings, epochs=1))[0].status == "ok"
+
+
+def test_an_image_left_over_of_which_maps_of_one_pixel_are_made_is_trained_on(digits: ImageSet) -> None:
+    """33 images in batches of 16: torch's own batch normalisation refuses the last."""
+    outcome, _ = train(TO_ONE_PIXEL, digits, replace(TINY, train_images=33))
+    assert outcome.status == "ok"
+    assert len(outcome.curve) == 4
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -363,85 +197,6 @@ def test_the_defaults_are_the_papers() -> None:
     assert (found.train_images, found.valid_images, found.precision, found.flipped) == (None, None, "float32", True)
 
 
-# ---- seeds, and trainings that go on
-
-
-def test_a_seed_gives_the_same_bits_and_another_seed_others(digits: ImageSet) -> None:
-    curves = [train(NET, digits, TINY, seed)[0].curve for seed in (1, 1, 2)]
-    assert curves[0] == curves[1]
-    assert curves[0][0]["train_loss"] != curves[2][0]["train_loss"]
-    torch.manual_seed(99)  # global randomness has no part in it
-    assert train(NET, digits, TINY, 1)[0].curve == curves[0]
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_interrupted_and_resumed_it_ends_with_the_same_bits(digits: ImageSet, tmp_path: Path, epoch: int) -> None:
-    unbroken, model = train(NET, digits, TINY, seed=2)
-
-    def interrupt(point: dict[str, float]) -> None:
-        if point["epoch"] == epoch + 1:
-            raise KeyboardInterrupt
-
-    path = tmp_path / "deep" / "net.pt"
-    with pytest.raises(KeyboardInterrupt):
-        train(NET, digits, TINY, seed=2, on_epoch=interrupt, checkpoint=path)
-    seen: list[dict[str, float]] = []
-    resumed, again = train(NET, digits, TINY, seed=2, on_epoch=seen.append, checkpoint=path)
-    assert [point["epoch"] for point in seen] == list(range(epoch + 1, 5))
-    assert (resumed.metrics, resumed.curve) == (unbroken.metrics, unbroken.curve)
-    assert same_weights(weights_of(again), weights_of(model))
-    assert [file.name for file in path.parent.iterdir()] == ["net.pt"]
-
-
-def test_killed_within_an_epoch_it_goes_on_to_the_same_bits(digits: ImageSet, tmp_path: Path) -> None:
-    path = tmp_path / "net.pt"
-    command = [sys.executable, "-m", "tests.trainers.killable_images", str(path), str(2 * STEPS + 1)]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    assert [file.name for file in tmp_path.iterdir()] == ["net.pt"]
-    seen: list[dict[str, float]] = []
-    resumed, again = train(NET, digits, TINY, seed=2, on_epoch=seen.append, checkpoint=path)
-    unbroken, model = train(NET, digits, TINY, seed=2)
-    assert [point["epoch"] for point in seen] == [3, 4]
-    assert (resumed.metrics, resumed.curve) == (unbroken.metrics, unbroken.curve)
-    assert same_weights(weights_of(again), weights_of(model))
-
-
-def test_a_finished_training_answers_from_its_checkpoint(digits: ImageSet, tmp_path: Path) -> None:
-    first, model = train(NET, digits, TINY, checkpoint=tmp_path / "net.pt")
-    nothing = partial(pytest.fail, "trained")
-    again, same = train(NET, digits, TINY, checkpoint=tmp_path / "net.pt", on_epoch=lambda _: nothing())
-    assert (again.metrics, again.curve) == (first.metrics, first.curve)
-    assert same_weights(weights_of(same), weights_of(model))
-
-
-def test_a_checkpoint_of_another_training_is_refused(digits: ImageSet, tmp_path: Path) -> None:
-    train(NET, digits, replace(TINY, epochs=1), checkpoint=tmp_path / "net.pt")
-    others: list[tuple[ConvNet, ImageSet, ImageSettings, int]] = [
-        (NET, digits, replace(TINY, epochs=1), 1),
-        (NET, digits, replace(TINY, epochs=1, weight_decay=0.0), 0),
-        (replace(NET, learning_rate=0.2), digits, replace(TINY, epochs=1), 0),
-        (NET, replace(digits, hash="0" * 64), replace(TINY, epochs=1), 0),
-    ]
-    for net, data, settings, seed in others:
-        with pytest.raises(CheckpointError, match=r"net\.pt is a checkpoint of another model or run .*; delete it"):
-            train(net, data, settings, seed, checkpoint=tmp_path / "net.pt")
-
-
-def test_a_long_task_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
-    task = replace(TASK, checkpoints=str(tmp_path))
-
-    def stop(point: dict[str, float]) -> None:
-        if point["epoch"] == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        task.evaluate(NET, 0, stop)
-    assert len(list(tmp_path.iterdir())) == 1
-    assert task.evaluate(NET, 0).curve == TASK.evaluate(NET, 0).curve
-    assert list(tmp_path.iterdir()) == []
-    assert (TASK.is_long, ImageTask().is_long) == (False, True)
-
-
 # ---- precision
 
 
@@ -449,6 +204,56 @@ def test_both_precisions_run_on_a_processor_and_learn_alike(digits: ImageSet) ->
     exact, rounded = (train(NET, digits, replace(TINY, precision=each))[0].curve for each in ("float32", "bfloat16"))
     assert [point["train_loss"] for point in rounded] == pytest.approx([p["train_loss"] for p in exact], rel=0.05)
     assert rounded[0]["train_loss"] != exact[0]["train_loss"]
+
+
+# ---- compiled
+
+
+COMPILED = replace(TINY, compiled=True)
+
+
+def compiles() -> str:
+    """Why torch.compile cannot work here; "" where it can."""
+    try:
+        torch.compile(lambda x: x.sin() + 1, dynamic=False)(torch.ones(2))
+    except Exception as error:
+        return f"torch.compile does not work here: {str(error).splitlines()[0]:.150}"
+    return ""
+
+
+@pytest.mark.slow
+def test_a_compiled_network_has_the_same_numbers_but_for_rounding(digits: ImageSet) -> None:
+    """Of one layer, and all images in one batch: each size of a batch takes seconds to compile."""
+    if reason := compiles():
+        pytest.skip(reason)
+    net, settings = ConvNet((Layer("conv", (), 3, 3, filters=3),)), replace(COMPILED, batch=40)
+    expected, plain = train(net, digits, replace(settings, compiled=False), seed=2)
+    found, model = train(net, digits, settings, seed=2)
+    for name in ("train_loss", "valid_loss"):
+        assert [p[name] for p in found.curve] == pytest.approx([p[name] for p in expected.curve], rel=1e-4)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_to_compile_or_not_is_in_a_key_only_where_it_is_asked_for() -> None:
+    compiled = replace(TASK, training=COMPILED)
+    assert "compiled" not in TASK.settings
+    assert compiled.settings == {**TASK.settings, "compiled": True}
+    assert ImageTask.of_settings(json.loads(json.dumps(compiled.settings))) == replace(compiled, device="auto")
+    assert evaluation_key(compiled, NET, 1) != evaluation_key(TASK, NET, 1)
+    assert "compiled" not in repr(TINY)  # which checkpoints of trainings in progress are named by
+
+
+def test_only_what_is_asked_for_is_compiled(digits: ImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda _, **how: asked.append(how))
+    train(NET, digits, replace(TINY, epochs=1))
+    assert asked == []
+    train(NET, digits, replace(COMPILED, epochs=1), checkpoint=tmp_path / "net.pt")
+    assert len(asked) == 1
+    with pytest.raises(CheckpointError):  # which is not that of a training without
+        train(NET, digits, replace(TINY, epochs=1), checkpoint=tmp_path / "net.pt")
 
 
 # ---- the bar
@@ -526,113 +331,7 @@ def test_the_test_split_is_read_once_for_a_row(digits: ImageSet, tmp_path: Path)
     assert found.metrics["test_error"] == pytest.approx(100 * (told != labels).double().mean().item())
 
 
-# ---- steps as CUDA graphs, on a fake GPU
-
-
-@contextmanager
-def no_graphs() -> Iterator[None]:
-    before, Recording.possible = Recording.possible, False
-    try:
-        yield
-    finally:
-        Recording.possible = before
-
-
-class PlainNorm(nn.BatchNorm2d):
-    """Batch normalisation by operators each of which says what it writes: torch's own for processors does not."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        mean, variance = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
-        count = maps.numel() // maps.shape[1]
-        with torch.no_grad():
-            self.running_mean.mul_(0.9).add_(mean, alpha=0.1)
-            self.running_var.mul_(0.9).add_(variance, alpha=0.1 * count / (count - 1))
-        scale = self.weight / (variance + self.eps).sqrt()
-        return (maps - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
-
-
-def epochs(device: str, settings: ImageSettings = TINY, plain_norms: bool = False) -> tuple[list[float], nn.Module]:
-    """Losses of three epochs at falling rates, and the model after them."""
-    step = tiny_step(settings=settings, device=device)
-    if plain_norms:
-        for module in step.model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.__class__ = PlainNorm
-    generator = torch.Generator().manual_seed(4)
-    return [step.over_all(rate, generator) for rate in (0.1, 0.05, 0.01)], step.model.cpu()
-
-
-@pytest.mark.skipif(torch.__version__ < (2, 4), reason="torch's fused SGD is for GPUs alone here")
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_replayed_steps_are_those_of_the_processor(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = replace(TINY, momentum=momentum)
-    by_the_processor, there = epochs("cpu", settings)
-    tensors_look_like_a_gpus(monkeypatch)
-    gpu = FakeGPU(monkeypatch)
-    with no_graphs():
-        expected, plain = epochs("cpu", settings, plain_norms=True)
-    assert (gpu.captured, gpu.replayed) == (0, 0)
-    found, model = epochs("cpu", settings, plain_norms=True)
-    # An epoch is two batches of 16 and one of 8. Of either kind the first call runs launch by launch, the second is
-    # recorded.
-    assert (gpu.captured, gpu.replayed) == (2, 4 + 1)
-    assert found == expected
-    assert same_weights(weights_of(model), weights_of(plain))
-    assert found == pytest.approx(by_the_processor, rel=1e-4)
-    for ours, theirs in zip(model.parameters(), there.parameters(), strict=True):
-        assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
-
-
-@pytest.mark.skipif(torch.__version__ < (2, 4), reason="torch's fused SGD is for GPUs alone here")
-def test_python_waits_for_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors_look_like_a_gpus(monkeypatch)
-    step = tiny_step()
-    with CountOperators() as counted:
-        step.descend(step.draw(torch.Generator())[:, :16])
-    assert counted.work > 0
-    assert counted.waits == 0
-
-
 # ---- on a GPU
-
-
-@pytest.fixture
-def _full_float32() -> Iterator[None]:
-    """Convolutions and products that round nothing to TF32."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
-@pytest.mark.gpu
-@pytest.mark.usefixtures("_full_float32")
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_on_a_gpu_steps_with_and_without_graphs_are_those_of_the_processor(momentum: float) -> None:
-    settings = replace(TINY, momentum=momentum)
-    expected, there = epochs("cpu", settings)
-    with no_graphs():
-        launched, _ = epochs("cuda", settings)
-    replayed, here = epochs("cuda", settings)
-    assert launched == pytest.approx(expected, rel=1e-3)
-    assert replayed == pytest.approx(expected, rel=1e-3)
-    # On a GPU maps are added up to a multiple of 8, which stay zero.
-    ours, theirs = (sum(each.square().sum().item() for each in model.parameters()) for model in (here, there))
-    assert ours == pytest.approx(theirs, rel=0.2)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_a_step_waits_for_nothing() -> None:
-    step = tiny_step(device="cuda")
-    chosen = step.draw(torch.Generator())[:, :16].cuda().contiguous()
-    try:
-        with warnings.catch_warnings():  # torch says once that this mode is a prototype
-            warnings.simplefilter("ignore")
-            torch.cuda.set_sync_debug_mode("error")
-        for _ in range(4):  # launch by launch, recorded, replayed
-            step._step(chosen)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

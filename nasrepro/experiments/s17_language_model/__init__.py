@@ -17,19 +17,15 @@ from nasrepro.trainers.forecast import lstm_seconds
 
 def trainings(sizes: LanguageModelSizes) -> list[Trainings]:
     """What notebooks 03 and 04 train."""
-    known, cells = f"{len(COMPARED)} known cells", len(COMPARED) * len(sizes.seeds)
+    known = [Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds]
     claims = (f"s17.rank.{claim}" for claim in ("predicts", "beats_matrix_count", "beats_ridge", "beats_random"))
     answers = ["s17.fig3", "s17.search.memory_helps", *claims]
-    searches, searched = "ranked and random search", 2 * sizes.search.cells
+    searches = (sizes.search, sizes.random_search)
     return [
-        Trainings("03", known, sizes.task, cells, partial(_compare, sizes)),
+        Trainings.of("03", f"{len(COMPARED)} known cells", sizes.task, jobs=known),
         Trainings("03", "the best LSTM again, for the test text", sizes.task, 1, partial(_test, sizes), is_tested=True),
-        Trainings("04", searches, sizes.search_task, searched, partial(_search, sizes), answers),
+        Trainings.of("04", "ranked and random search", sizes.search_task, searches, answers=answers),
     ]
-
-
-def _compare(sizes: LanguageModelSizes, resources: Resources) -> None:
-    resources.train(sizes.task, [Job(zoo[name], seed) for name in COMPARED for seed in sizes.seeds])
 
 
 def _test(sizes: LanguageModelSizes, resources: Resources) -> None:
@@ -37,11 +33,6 @@ def _test(sizes: LanguageModelSizes, resources: Resources) -> None:
     chosen = best(made, sizes.task.loss)
     if chosen is not None:
         evaluate_tests(sizes.task, {TEST_ROW: Job(zoo["LSTM"], chosen.seed)}, resources.record, workers=0)
-
-
-def _search(sizes: LanguageModelSizes, resources: Resources) -> None:
-    for plan in (sizes.search, sizes.random_search):
-        resources.search(sizes.search_task, plan)
 
 
 EXPERIMENT = Experiment(

@@ -10,7 +10,6 @@ from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.s17_translation.readme import table
 from nasrepro.experiments.s17_translation.sizes import SIZES, TABLE_3, TranslationSizes, table_3_row
-from nasrepro.search.agent_search import AgentSearchSettings
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import PairsSize, forecast_translation_seconds
@@ -22,36 +21,21 @@ def trainings(sizes: TranslationSizes) -> list[Trainings]:
     numbers = ("architectures", "better_than_lstm", "better_share")
     claims = ("s17.fig4", "s17.fig6", "s17.mt.all_operators", "s17.mt.extended_later", "s17.mt.residual")
     answers = [*(f"s17.search.mt.{name}" for name in numbers), *claims]
-    searched, in_controls = sizes.search.cells + len(sizes.search_seeds), sum(plan.cells for plan in sizes.controls())
-    make_search, make_controls = partial(_search, sizes), partial(_controls, sizes)
+    words, beside = (
+        "the agent's search, and the LSTM beside it",
+        [Job(zoo["LSTM"], seed) for seed in sizes.search_seeds],
+    )
     found = [
-        Trainings(
-            "06", "the agent's search, and the LSTM beside it", sizes.search_task, searched, make_search, answers
-        ),
-        Trainings("06", "the agent against chance", sizes.control_task, in_controls, make_controls),
+        Trainings.of("06", words, sizes.search_task, [sizes.search], beside, answers),
+        Trainings.of("06", "the agent against chance", sizes.control_task, sizes.controls()),
     ]
     for (kind, seed), (task, plan) in sizes.longs().items():
-        make = partial(_long, task, plan)
-        found.append(Trainings("06", f"long search, {kind}, seed {seed}", task, plan.cells, make))
+        found.append(Trainings.of("06", f"long search, {kind}, seed {seed}", task, [plan]))
     for also, task, names in sizes.tables():
         words = f"encoders of Table 3{f', {also}' if also else ''}"
         make = partial(_table, sizes, also, task, names)
         found.append(Trainings("07", words, task, len(names) * len(sizes.seeds), make, _entries(also), is_tested=True))
     return found
-
-
-def _search(sizes: TranslationSizes, resources: Resources) -> None:
-    resources.search(sizes.search_task, sizes.search)
-    resources.train(sizes.search_task, [Job(zoo["LSTM"], seed) for seed in sizes.search_seeds])
-
-
-def _controls(sizes: TranslationSizes, resources: Resources) -> None:
-    for plan in sizes.controls():
-        resources.search(sizes.control_task, plan)
-
-
-def _long(task: TranslationTask, plan: AgentSearchSettings, resources: Resources) -> None:
-    resources.search(task, plan)
 
 
 def _table(

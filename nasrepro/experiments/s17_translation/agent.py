@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nasrepro.controllers import TreeAgent, is_well_formed
+from nasrepro.controllers import TreeAgent, is_well_formed, ready_batches
 from nasrepro.dsl import Cell, Node, parse
 from nasrepro.dsl.constraints import Rule, violations, words
 from nasrepro.dsl.operators import OPERATORS
-from nasrepro.report import stats
+from nasrepro.experiments.s17_translation.sizes import LONG, share_of_translation
+from nasrepro.report import papers, stats
 from nasrepro.rnn import RNN
 from nasrepro.search.agent_search import AgentSearchSettings, reasons, trees, updates
 from nasrepro.search.history import Search
@@ -278,6 +279,9 @@ class LongSearch(NamedTuple):
 
     trees: pd.DataFrame  # from `with_failures`, and of each tree the reason why it failed, and whether it is blind
     updates: int  # that its agent has made
+    cells: int = 0  # that it has trained
+    planned: int = 0  # that it was to train
+    devices: frozenset[str] = frozenset()
 
 
 LongSearches = Mapping[tuple[str, int], LongSearch]
@@ -301,7 +305,9 @@ def recorded_longs(run: _Run) -> dict[tuple[str, int], LongSearch]:
             learned = drawn.loc[drawn["reward"].notna(), "tree"]
             blind = {tree for tree in learned.unique() if is_blind(parse(tree))}
             drawn = drawn.assign(reason=reasons(search), blind=drawn["tree"].isin(blind))
-            found[key] = LongSearch(with_failures(drawn, plan.reinforce.failed), len(updates(search)))
+            made = with_failures(drawn, plan.reinforce.failed)
+            devices = frozenset(one.device for _, one in search.trials if one.device)
+            found[key] = LongSearch(made, len(updates(search)), len(search.trials), plan.cells, devices)
     return found
 
 
@@ -310,9 +316,72 @@ def why_failed(searches: LongSearches) -> pd.DataFrame:
     rows = {
         f"{kind}, seed {seed}": {"trees": len(drawn), "learned": int((~drawn["failed"]).sum())}
         | drawn.loc[drawn["failed"], "reason"].value_counts().to_dict()
-        for (kind, seed), (drawn, _) in searches.items()
+        for (kind, seed), (drawn, *_) in searches.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int).rename_axis("search")
+
+
+def batches(searches: LongSearches) -> pd.DataFrame:
+    """What the agent of each search learned from: a row for each that has made updates.
+
+    Columns: trees, failed (their share), updates, trees an update, failures (how many), learned from (how many of them
+    stood in a batch), and share (of those in all that it learned from). A failure that came while another waited
+    with it for a batch is never learned from (see `ready_batches`).
+    """
+    rows = {}
+    for (kind, seed), one in searches.items():
+        if one.updates:
+            results = [(None, None if failed else 1.0) for failed in one.trees["failed"]]
+            made = [result for batch in ready_batches(results)[0] for result in batch]
+            failures, inside = int(one.trees["failed"].sum()), sum(reward is None for _, reward in made)
+            count = len(one.trees)
+            numbers = [count, failures / count, one.updates, count / one.updates, failures, inside]
+            rows[f"{kind}, seed {seed}"] = [*numbers, inside / max(1, len(made))]
+    columns = ["trees", "failed", "updates", "trees an update", "failures", "learned from", "share"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("search")
+
+
+_FIRST = 200
+
+
+def what_priors_change(searches: LongSearches, first: int = _FIRST) -> pd.DataFrame:
+    """How the first trees of each search fare that keep all priors, and how those that break one: a row a search.
+
+    Columns: trees, keep (the share that keeps all), and of either kind the share that failed (nan where there is none),
+    the share of trees that cannot be trained at all, and updates (that the first trees made). An agent writes its
+    first trees as its pre-training left it, or, without, as its fresh weights do; the random generator keeps all.
+    """
+    rows = {}
+    for (kind, seed), one in searches.items():
+        drawn = one.trees.head(first)
+        keeps = np.array([is_well_formed(parse(tree).root) for tree in drawn["tree"]], dtype=bool)
+        failed, results = drawn["failed"], [(None, None if lost else 1.0) for lost in drawn["failed"]]
+        rows[f"{kind}, seed {seed}"] = {
+            "trees": len(drawn),
+            "keep all priors": keeps.mean(),
+            "failed, of those that do": failed[keeps].mean(),
+            "failed, of the others": failed[~keeps].mean(),
+            "not trained at all": (drawn["cells"] == 0).mean(),
+            "updates": len(ready_batches(results)[0]) if one.updates else 0,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("search")
+
+
+def priors_told(changed: pd.DataFrame) -> str:
+    """What pre-training on the priors changes, from `what_priors_change`, for people: means over seeds of each kind."""
+    means = changed.groupby([str(name).rpartition(", seed ")[0] for name in changed.index], sort=False).mean()
+    if not {LONG[0], LONG[-1]} <= {*means.index}:
+        return ""
+    begun, fresh = means.loc[LONG[0]], means.loc[LONG[-1]]
+    return (
+        f"With its pre-training the agent keeps all priors in **{begun['keep all priors']:.0%}** of its first "
+        f"{begun['trees']:.0f} trees, without in **{fresh['keep all priors']:.0%}**, where "
+        f"{fresh['not trained at all']:.0%} cannot be trained at all (with: {begun['not trained at all']:.0%}). Trees "
+        f"that keep the priors fail in {begun['failed, of those that do']:.0%} of all cases, those that break one in "
+        f"{begun['failed, of the others']:.0%}, without pre-training in {fresh['failed, of the others']:.0%}. So these "
+        f"trees make **{begun['updates']:.0f}** updates with pre-training and **{fresh['updates']:.0f}** without: an "
+        "agent that begins without hardly ever learns."
+    )
 
 
 _WINDOW = 100
@@ -325,8 +394,8 @@ def by_window(searches: LongSearches, size: int = _WINDOW) -> pd.DataFrame:
     blind, and of extended words.
     """
     rows = []
-    for (kind, seed), (drawn, _) in searches.items():
-        extended = extended_share(word_counts(drawn["tree"], words("core", "extended")))
+    for (kind, seed), (drawn, *_) in searches.items():
+        extended = extended_share(word_counts(drawn["tree"], _ALL_WORDS))
         measures = drawn[["earned", "failed", "blind"]].astype(float).assign(extended=extended)
         for end in range(size, len(drawn) + 1, size):
             means = measures.iloc[end - size : end].mean().rename({"earned": "reward"})
@@ -351,16 +420,83 @@ def long_words(searches: LongSearches, task: TranslationTask) -> str:
 def long_told(searches: LongSearches, planned: Iterable[tuple[str, int]] = ()) -> str:
     """What became of the rewards of each search, in a line each; of one without two windows, nothing.
 
-    Searches that are planned, by kind and seed, and not recorded, are named.
+    Searches that have not come to their end are said so, and those that are planned, by kind and seed, and not
+    recorded, are named.
     """
     windows = by_window(searches)
     lines = [] if searches else ["No long search is recorded for this profile; see `course`."]
-    for (kind, seed), (drawn, steps) in searches.items():
+    for (kind, seed), (drawn, steps, *_) in searches.items():
         ends = windows[(windows["kind"] == kind) & (windows["seed"] == seed)]
         if len(ends) > 1:
             lines += _long_line(f"{kind}, seed {seed}", drawn, steps, ends)
+    begun = [
+        f"{kind}, seed {seed} ({one.cells:,} of {one.planned:,} cells)"
+        for (kind, seed), one in searches.items()
+        if one.cells < one.planned
+    ]
     missing = [f"{kind}, seed {seed}" for kind, seed in planned if searches and (kind, seed) not in searches]
-    return "\n".join([*lines, *([f"\nPlanned and not recorded: {'; '.join(missing)}."] if missing else [])])
+    for state, names in {"Begun and not finished": begun, "Planned and not recorded": missing}.items():
+        lines += [f"\n{state}: {'; '.join(names)}."] if names else []
+    return "\n".join(lines)
+
+
+def long_findings(searches: LongSearches) -> dict[str, Facts]:
+    """What the long searches by the agent as S17 has it say of Figures 4 and 6, by the paper's entry: none where none
+    is recorded.
+
+    The direction in which the share of extended words goes is that of every search, or none: its interval is over the
+    searches, so there is none for fewer than three.
+    """
+    own = {f"seed {seed}": one for (kind, seed), one in searches.items() if kind == LONG[0]}
+    if not own:
+        return {}
+    shares = {name: extended_share(word_counts(one.trees["tree"], _ALL_WORDS)) for name, one in own.items()}
+    taus = {
+        name: stats.kendall_interval([one.trees["step"]], shares[name], groups=list(one.trees["step"]))
+        for name, one in own.items()
+    }
+    ways = {stats.told((tau.low, tau.high), True, False, None) for tau in taus.values()}
+    spoken = [f"{name}: {tau.value:+.2f} ({tau.low:+.2f} to {tau.high:+.2f})" for name, tau in taus.items()]
+    values = [tau.value for tau in taus.values()]
+    not_recovered = "the paper's values were not recovered; mean over the trees of each search"
+    return {
+        "s17.mt.extended_later": {
+            "value": float(np.mean(values)),
+            "interval": stats.interval(values),
+            "unit": "Kendall's tau of step and share of extended words",
+            "seeds": len(own),
+            "supports": ways.pop() if len(ways) == 1 else None,
+            "against": 0.0,
+            "reason": f"mean over the long searches; each, with its interval over steps: {'; '.join(spoken)}",
+        },
+        "s17.fig4": {
+            "value": float(np.mean([share.mean() for share in shares.values()])),
+            "unit": "share of extended words",
+            "seeds": len(own),
+            "reason": not_recovered,
+        },
+        "s17.fig6": {
+            "value": float(np.mean([one.trees["earned"].mean() for one in own.values()])),
+            "unit": "mean reward",
+            "seeds": len(own),
+            "reason": not_recovered,
+        },
+    }
+
+
+def long_spent(searches: LongSearches, task: TranslationTask) -> dict[str, Any]:
+    """What the agent's long searches took, each for itself, beside S17's search: as `Run.finding` takes it."""
+    own = {key: one for key, one in searches.items() if key[0] == LONG[0]}
+    paper = papers.load()["s17.search.mt.architectures"].value
+    return {
+        "budget": share_of_translation(task, min(one.cells for one in own.values()), of=int(paper or 0)),
+        "budget_words": long_words(own, task),
+        "data": task.data_words,
+        "device": ", ".join(sorted(set().union(*(one.devices for one in own.values())))),
+    }
+
+
+_ALL_WORDS = words("core", "extended")
 
 
 def _long_line(name: str, drawn: pd.DataFrame, steps: int, ends: pd.DataFrame) -> list[str]:

@@ -4,12 +4,15 @@ Notebook 10 shows how the controller designs a cell. Each search is a list of tr
 can be made side by side, by `nasrepro record zl17_cells --only "random search, seed 1"`.
 """
 
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from nasrepro.dsl import Cell, parse, zoo
-from nasrepro.experiments.experiment import Experiment, Resources, Trainings
+from nasrepro.experiments.experiment import Experiment, Resources, Trainings, most_recorded, recorded_jobs
+from nasrepro.experiments.zl17_cells.readme import LEADS, table
 from nasrepro.experiments.zl17_cells.sizes import KNOWN, ON_WORDS, SIZES, CellsSizes
-from nasrepro.search.history import Search
+from nasrepro.search.history import Search, has_ended
+from nasrepro.search.record import Record
 from nasrepro.search.token_search import TokenSearchSettings
 from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import TextSize, forecast_seconds
@@ -23,32 +26,26 @@ def trainings(sizes: CellsSizes) -> list[Trainings]:
     answers = [f"zl17.fig6.top{k}" for k in (1, 5, 15)]
     found = []
     for words, plan in sizes.plans().items():
-        found.append(Trainings(NOTEBOOK, words, sizes.task, plan.cells, partial(_search, sizes, plan), answers))
+        found.append(Trainings.of(NOTEBOOK, words, sizes.task, [plan], answers=answers))
         answers = []  # the searches answer these together
-    again = sizes.random_cells()
-    jobs = [Job(cell, seed) for cell in again for seed in sizes.more_seeds]
-    found.append(_trained("random cells from several seeds", sizes.task, jobs))
-    found.append(_trained("known cells as children", sizes.task, _known(KNOWN, sizes.more_seeds)))
-    found.append(_trained("known cells on words", sizes.words_task, _known(ON_WORDS, sizes.words_seeds)))
+    for words, task, jobs in (
+        ("random cells from several seeds", sizes.task, _from_seeds(sizes.random_cells(), sizes.more_seeds)),
+        ("known cells as children", sizes.task, _from_seeds([zoo[name] for name in KNOWN], sizes.more_seeds)),
+        ("known cells on words", sizes.words_task, _from_seeds([zoo[name] for name in ON_WORDS], sizes.words_seeds)),
+    ):
+        found.append(Trainings.of(NOTEBOOK, words, task, jobs=jobs))
 
-    best = len(sizes.plans()) * len(sizes.best_seeds)
-    found.append(Trainings(NOTEBOOK, "best cells from more seeds", sizes.task, best, partial(_best_again, sizes)))
+    words, count = "best cells from more seeds", len(sizes.plans()) * len(sizes.best_seeds)
+    make, held = partial(_best_again, sizes), partial(_best_held, sizes)
+    found.append(Trainings(NOTEBOOK, words, sizes.task, count, make, held=held))
     for words, task in (sizes.grid.tasks(sizes.task) if sizes.grid else {}).items():
         make = partial(_at_point, sizes, task)
         found.append(Trainings(NOTEBOOK, f"grid search, {words}", task, len(sizes.arms) + 1, make))
     return found
 
 
-def _trained(words: str, task: LanguageModelTask, jobs: list[Job]) -> Trainings:
-    return Trainings(NOTEBOOK, words, task, len(jobs), partial(_train, task, jobs))
-
-
-def _known(names: tuple[str, ...], seeds: tuple[int, ...]) -> list[Job]:
-    return [Job(zoo[name], seed) for name in names for seed in seeds]
-
-
-def _train(task: LanguageModelTask, jobs: list[Job], resources: Resources) -> None:
-    resources.train(task, jobs)
+def _from_seeds(cells: Iterable[Cell], seeds: tuple[int, ...]) -> list[Job]:
+    return [Job(cell, seed) for cell in cells for seed in seeds]
 
 
 def _search(sizes: CellsSizes, plan: TokenSearchSettings, resources: Resources) -> Search:
@@ -57,8 +54,23 @@ def _search(sizes: CellsSizes, plan: TokenSearchSettings, resources: Resources) 
 
 def _best_again(sizes: CellsSizes, resources: Resources) -> None:
     searches = [_search(sizes, plan, resources) for plan in sizes.plans().values()]
-    best = [cell for one in searches if (cell := best_cell([one])) is not None]
-    _train(sizes.task, [Job(cell, seed) for cell in best for seed in sizes.best_seeds], resources)
+    resources.train(sizes.task, _best_jobs(sizes, searches))
+
+
+def _best_jobs(sizes: CellsSizes, searches: Iterable[Search]) -> list[Job]:
+    """The best cell of each search, from more seeds. Two searches may have the same."""
+    best = {cell.hash: cell for one in searches if (cell := best_cell([one])) is not None}
+    return _from_seeds(best.values(), sizes.best_seeds)
+
+
+def _best_held(sizes: CellsSizes, records: Sequence[Record]) -> int:
+    """How many of those are recorded; all where the searches have ended, and not so many are to be trained."""
+    plans = list(sizes.plans().values())
+    found = [search for plan in plans if (search := most_recorded(records, sizes.task, plan)) is not None]
+    jobs = _best_jobs(sizes, found)
+    held = len(recorded_jobs(sizes.task, jobs, records))
+    is_known = len(found) == len(plans) and all(map(has_ended, found, plans))
+    return len(plans) * len(sizes.best_seeds) if is_known and held == len(jobs) else held
 
 
 def _at_point(sizes: CellsSizes, task: LanguageModelTask, resources: Resources) -> None:
@@ -67,7 +79,7 @@ def _at_point(sizes: CellsSizes, task: LanguageModelTask, resources: Resources) 
     for arm in sizes.arms:
         best = best_cell([_search(sizes, sizes.plan(arm, seed), resources) for seed in sizes.seeds])
         cells += [] if best is None else [best]
-    _train(task, [Job(cell, seed=sizes.best_seeds[0]) for cell in cells], resources)
+    resources.train(task, _from_seeds(cells, sizes.best_seeds[:1]))
 
 
 def best_cell(searches: list[Search]) -> Cell | None:
@@ -97,4 +109,6 @@ EXPERIMENT = Experiment(
         "night": ("ptb-words-cells.jsonl.gz",),
     },
     named=zoo,
+    readme={"cells": table},
+    tables=(LEADS,),
 )
