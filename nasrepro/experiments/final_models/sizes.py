@@ -1,17 +1,22 @@
 """How large the published language models are (S17's Tables 1 and 2, ZL17's Tables 2 and 3): every scaling is here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from nasrepro.dsl import zoo
 from nasrepro.experiments.final_models import parity
+from nasrepro.experiments.final_models.on_torch import TorchFinalTask
 from nasrepro.trainers.final_model import FinalModelTask, with_parameters
 from nasrepro.trainers.final_settings import CharacterModelSettings, FinalModelSettings, WordModelSettings
 from nasrepro.trainers.language_model import LanguageModelTask
 
 PTB_WORDS, WIKITEXT2_WORDS, PTB_CHARACTERS = 10_000, 33_278, 50
 """Sizes of the vocabularies, by which models are made equally large without loading the data."""
+
+
+ON_TORCH = "torch.nn.LSTM"
+"""What the same recipe without our cells is called."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,9 @@ _SMALL_CHARACTERS = replace(
 
 def _compared(tables: Mapping[str, tuple[FinalModelTask, int, int, tuple[tuple[str, str], ...]]]) -> FinalSizes:
     made = {name: _equal(*given) for name, given in tables.items()}
+    lstm = made["s17.table1"][0]
+    on_torch = TorchFinalTask(**{each.name: getattr(lstm.task, each.name) for each in fields(lstm.task)})
+    made["s17.table1"] += (Model(ON_TORCH, "LSTM", on_torch),)
     return FinalSizes(next(iter(made.values()))[0].task, made)
 
 
