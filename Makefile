@@ -8,6 +8,7 @@
 .DELETE_ON_ERROR:
 
 PROFILE ?= quick
+JOBS ?= auto
 RUN := .venv/bin/python -m
 
 # FRESH=0 and YES=no mean no.
@@ -32,6 +33,7 @@ help: ## List the targets (this)
 	@echo "  FRESH=1                            train anew; the old record is kept as record.before.sqlite"
 	@echo "  YES=1                              begin even what is forecast to take more than a night"
 	@echo "  MINUTES=9                          stop after so many, at the next checkpoint; the same command goes on"
+	@echo "  JOBS=2                             how many processes run the tests (auto: one per core, 4 at most)"
 	@echo "  PYTHON=/path/to/python             the Python that makes .venv"
 
 setup: $(STAMP) ## Create .venv with the exact pinned versions (the other targets do this themselves)
@@ -44,9 +46,14 @@ reproduce: $(STAMP) ## Make every table and figure, each beside the paper's numb
 lab: $(STAMP) ## Open JupyterLab on the notebooks
 	$(RUN) nasrepro lab
 
+# The tests of a file run in one process, one after the other, because they share fixtures. The processes share the
+# cores: what they start takes one thread, and threads that wait do not keep a core busy meanwhile.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(RUN) pytest tests \
+	--numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
 # SHIP=1, for maintainers, writes the seconds that this took into results/records/ and the README.
 test: $(STAMP) ## Check style and types, then run all tests and, at PROFILE=smoke, all notebooks
-	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(RUN) pytest tests' && $(RUN) pytest tests && \
+	@start=$$(date +%s) && $(MAKE) --no-print-directory lint && echo '$(PYTEST)' && $(PYTEST) && \
 	seconds=$$(( $$(date +%s) - start )) && echo "make test took $$seconds s" && \
 	if [ -n "$(SHIP)" ]; then $(RUN) nasrepro ship --tests-seconds $$seconds; fi
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nasrepro.files import fix_environment
+from nasrepro.native import CORES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,8 +40,17 @@ hypothesis.settings.register_profile("ci-nasrepro", deadline=None, derandomize=T
 hypothesis.settings.load_profile("ci-nasrepro" if os.environ.get("CI") else "default-nasrepro")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where torch sees no CUDA device."""
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist is not installed everywhere
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `--numprocesses auto` means: each needs a core, and a gigabyte or two of memory."""
+    return min(CORES, 4)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where torch sees no CUDA device, and let several processes begin with slow files."""
+    if hasattr(config, "workerinput"):  # of pytest-xdist: all processes but one would wait for what is begun last
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():
         return
     for item in items:

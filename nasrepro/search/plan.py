@@ -3,7 +3,7 @@
 A plan reads nothing and writes nothing. `loop.search` does both for it; `ByHand` steps it without either:
 
 >>> from nasrepro.search.ranked_search import SearchSettings
->>> by_hand = ByHand(SearchSettings(cells=5, step=2, sampled=1, candidates=20))
+>>> by_hand = ByHand(SearchSettings(method="random", cells=5, step=2, sampled=1, candidates=20))
 >>> while cells := by_hand.ask():
 ...     by_hand.tell([float(cell.size) for cell in cells])  # or any other loss; None where training failed
 >>> len(by_hand.history.trials), list(by_hand.history.steps)

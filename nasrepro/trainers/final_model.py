@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -236,8 +236,9 @@ def train(
     device: str = "auto",
     on_epoch: OnEpoch | None = None,
     checkpoint: Path | None = None,
+    kind: type[FinalModel] = FinalModel,
 ) -> tuple[Outcome, FinalModel]:
-    """Train a published model to its end; the outcome, and the model with the weights of its best epoch.
+    """Train a published model to its end; the outcome, and the model, of a `kind`, with the weights of its best epoch.
 
     The outcome's metrics: `valid_ppl` and `valid_bits` per token, the best over the epochs, of the averaged weights
     once there are averages. With a `checkpoint` path it stops cleanly after any step, on Ctrl-C, SIGTERM and the
@@ -250,14 +251,14 @@ def train(
     settings, device = settings or FinalModelSettings(), resolve(device)
     check_lengths(corpus, settings.plain)
     started = time.perf_counter()
-    model = FinalModel(cell, len(corpus.vocab), settings, seed).to(device)
+    model = kind(cell, len(corpus.vocab), settings, seed).to(device)
     masks = torch.Generator(device).manual_seed(seed)
     train_columns = batchify(corpus.train[: settings.train_tokens], settings.batch).to(device)
     valid_columns = batchify(corpus.valid[: settings.valid_tokens], settings.eval_batch).to(device)
 
     step = FinalStep(model, masks)
     progress = FinalProgress(settings.rate(1))
-    identity = f"final model of {cell}, {settings}, seed {seed}, data {corpus.hash}"
+    identity = f"{kind.__name__} of {cell}, {settings}, seed {seed}, data {corpus.hash}"
     training = Training(model, masks, progress, identity, device, checkpoint, on_epoch, started)
     with stop_signals() as signals:
         for epoch in training.epochs(settings.epochs + settings.fine_tuning_epochs):
@@ -356,6 +357,8 @@ class FinalModelTask(LanguageModelTask):
 
     name = "final language model"
     version = VERSION
+    model: ClassVar[type[FinalModel]] = FinalModel
+    """What is trained."""
 
     @classmethod
     def of_settings(cls, settings: Mapping[str, Any]) -> "FinalModelTask":
@@ -393,6 +396,7 @@ class FinalModelTask(LanguageModelTask):
     def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, FinalModel]:
         """What `evaluate` does, and the model that came of it."""
         device = resolve(self.device)
-        identity = (cell, seed, self.settings, self.data_hash, self.version)
+        identity = (self.model.__name__, cell, seed, self.settings, self.data_hash, self.version)
         with training_checkpoint(self.checkpoints, device, *identity) as path:
-            return train(cell, self.corpus, self.training, seed, device=device, on_epoch=on_epoch, checkpoint=path)
+            given = {"device": device, "on_epoch": on_epoch, "checkpoint": path, "kind": self.model}
+            return train(cell, self.corpus, self.training, seed, **given)  # type: ignore[arg-type]

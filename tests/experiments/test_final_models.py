@@ -16,7 +16,8 @@ from nasrepro.dsl import zoo
 from nasrepro.experiments import final_models
 from nasrepro.experiments.experiment import Resources, on_device, resumable
 from nasrepro.experiments.final_models import analysis, figures, parity
-from nasrepro.experiments.final_models.sizes import SIZES, row
+from nasrepro.experiments.final_models.on_torch import TorchFinalModel, TorchStack
+from nasrepro.experiments.final_models.sizes import ON_TORCH, SIZES, row
 from nasrepro.report import papers
 from nasrepro.search import Record
 from nasrepro.search.record import Evaluation
@@ -73,7 +74,7 @@ def test_compared_cells_are_equally_large_and_trained_alike(profile: str) -> Non
     for table, models in SIZES[profile].tables.items():
         words = {"pydoc": 2_000, "ptb": 10_000}[models[0].task.corpus_name]
         words = words if models[0].task.level == "word" else 60
-        counts = [parameters(zoo[model.cell], words, model.task.training) for model in models]
+        counts = [parameters(zoo[model.cell], words, model.task.training) for model in models]  # torch's LSTM as ours
         assert max(counts) / min(counts) < 1.03, table
         others = {str({**vars(model.task.training), "hidden": 0, "embedding": 0}) for model in models}
         assert len(others) == 1, table
@@ -110,26 +111,22 @@ def test_models_are_recorded_from_every_seed_on_the_test_split(tmp_path: Path) -
     whole = on_device(SIZES["smoke"], "cpu")
     sizes = replace(whole, tables={"zl17.table3": whole.tables["zl17.table3"]})
     made = final_models.trainings(sizes)
+    assert made.pop().words == "PyTorch's example on WikiText-2, one epoch"
     assert [one.words for one in made] == [
-        "LSTM, ZL17's Table 3",
-        "NASCell, ZL17's Table 3",
+        f"{model}, ZL17's Table 3" for model in ("NASCell, 6.57M", "LSTM, 6.57M", "NASCell, 16.28M")
     ]
-    assert made[1].answers == ["zl17.table3.new6.valid", "zl17.table3.new6.test"]
+    assert made[0].answers == ["zl17.table3.new6.valid", "zl17.table3.new6.test"]
     with Record(tmp_path / "record.sqlite") as record:
-        assert [one.left([record]) for one in made] == [2, 2]
+        assert [one.left([record]) for one in made] == [2, 2, 2]
         for one in made:
             one.make(Resources(record, workers=0))
-        assert [one.left([record]) for one in made] == [0, 0]
+        assert [one.left([record]) for one in made] == [0, 0, 0]
         evaluations = record.evaluations()
         reads = {reading["row"].rpartition(" ")[0] for reading in record.test_reads()}
-    assert reads == {f"zl17.table3 {cell}, seed {seed}" for cell in ("LSTM", "NASCell") for seed in (1, 2)}
-    by_row = {
-        row("zl17.table3", model, seed): one
-        for model in sizes.tables["zl17.table3"]
-        for seed in sizes.seeds
-        for one in evaluations
-        if (one.hash, one.seed) == (zoo[model.cell].hash, seed)
-    }
+    models = ("NASCell, 6.57M", "LSTM, 6.57M", "NASCell, 16.28M")
+    assert reads == {f"zl17.table3 {model}, seed {seed}" for model in models for seed in (1, 2)}
+    by_row = analysis.by_row(evaluations, sizes, "zl17.table3")
+    assert len(by_row) == 6
     runs = analysis.flat(by_row, sizes, "zl17.table3")
     perplexities = [by_row[name].metrics["test_ppl"] for name in by_row]
     assert sorted(runs["test"]) == pytest.approx(sorted(map(math.log2, perplexities))), "bits per character"
@@ -140,6 +137,12 @@ def test_tasks_follow_the_device_and_keep_checkpoints_where_they_are_long(tmp_pa
     tasks = [model.task for models in sizes.tables.values() for model in models]
     assert {task.device for task in tasks} == {"cuda"}
     assert all(task.checkpoints for task in tasks)
+
+
+def test_what_a_night_trains_is_tried_small() -> None:
+    """Number by number, as a benchmark on a GPU asks for them."""
+    night, smoke = (final_models.trainings(SIZES[profile]) for profile in ("night", "smoke"))
+    assert [one.words for one in smoke] == [one.words for one in night]
 
 
 def test_a_forecast_is_steps_times_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,3 +280,41 @@ def test_the_example_is_pytorchs(found: dict[str, Evaluation]) -> None:
     assert "ours 61.0 (seed 1), 62.0 (seed 2), 63.0 (seed 3); mean **62.0**, -75.5%" in told
     (examples,) = [one for one in final_models.trainings(COURSE) if "PyTorch" in one.words]
     assert (examples.notebook, examples.count, examples.is_tested) == ("05", 3, False)
+
+
+# ---- without our cells
+
+
+def test_the_recipe_on_torchs_lstm_is_as_large_and_learns(found: dict[str, Evaluation]) -> None:
+    mine = {model.name: model for model in SIZES["quick"].tables["s17.table1"]}
+    recipe = mine["LSTM"].task.training
+    other = TorchFinalModel(zoo["LSTM"], 30, recipe, seed=1)
+    assert sum(parameter.numel() for parameter in other.parameters()) == parameters(zoo["LSTM"], 30, recipe)
+    assert not any("weight" in name and "rnn.layers.0.weight." in name for name, _ in other.named_parameters())
+    task = replace(mine[ON_TORCH].task, device="cpu", corpus_name="pydoc", level="char", vocab_size=None)
+    short = replace(recipe, hidden=16, epochs=3, batch=8, train_tokens=4_000, valid_tokens=1_000)
+    outcome, model = replace(task, training=short).train(zoo["LSTM"], seed=2)
+    assert outcome.metrics["valid_ppl"] < 34, "half of the alphabet"
+    assert isinstance(model, TorchFinalModel)
+    again, _ = replace(task, training=short).train(zoo["LSTM"], seed=2)
+    assert again.curve == outcome.curve
+    with pytest.raises(ValueError, match="LSTM is one cell"):
+        TorchFinalModel(zoo["GRU"], 30, recipe, seed=1)
+    assert "not trained here" in analysis.torch_told(analysis.flat(found, COURSE, "s17.table1"))
+
+
+def test_weight_drop_on_torchs_lstm_spares_the_weights_and_their_gradients() -> None:
+    recipe = replace(SIZES["quick"].tables["s17.table1"][0].task.training, weight_drop=0.5, layer_dropout=0.0)
+    stack = TorchStack(recipe)
+    recurrent = stack.layers[0].get_parameter("weight_hh_l0")
+    before = recurrent.detach().clone()
+    out, state = stack(torch.rand(5, 3, recipe.embedding), None, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(out.sum(), recurrent)
+    assert torch.equal(recurrent, before)
+    assert (gradient == 0).double().mean() == pytest.approx(0.5, abs=0.15)
+    assert torch.equal(state.h[-1], out[-1])
+    stack.eval()
+    theirs, _ = stack.layers[0](torch.ones(2, 3, recipe.embedding))
+    assert torch.allclose(
+        stack.layers[1](theirs)[0], stack(torch.ones(2, 3, recipe.embedding), None, generator=None)[0]
+    )

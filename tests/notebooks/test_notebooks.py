@@ -67,6 +67,7 @@ def test_a_notebook_holds_the_story_and_little_code(path: Path) -> None:
     assert len(lines) <= 300, "move what computes into the experiment's own folder"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_notebook_runs_at_smoke(tmp_path: Path) -> None:
     halves = {

@@ -1,11 +1,6 @@
 """A search whose candidates are no cells goes the whole way; and a plan's steps depend on its history alone."""
 
 import doctest
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,19 +21,11 @@ from nasrepro.search.record import evaluation_key
 from nasrepro.trainers.outcome import Outcome
 from tests.experiments.toy import SpellingPlan, SpellingTask, Word, wrong
 from tests.search.killable import AGENT_SETTINGS, QUICK_PRETRAINING, SETTINGS
-from tests.search.test_loop import rows, wait_for_results
+from tests.search.test_loop import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "results" / "records"
 TASK, PLAN = SpellingTask(), SpellingPlan()
-
-SEARCH = """
-import sys
-from nasrepro.search import Record
-from nasrepro.search.loop import search
-from tests.experiments.toy import SpellingPlan, SpellingTask
-search(SpellingTask(sleep=0.2), SpellingPlan(), Record(sys.argv[1]), workers=2)
-"""  # for another Python, which is killed
 
 
 def run(record: Record, **changes: Any) -> Search:
@@ -93,21 +80,6 @@ def test_an_exported_search_of_words_replays(unbroken: Record, history: Search, 
     record = Record.load(tmp_path / "r.jsonl.gz")
     assert replay(record, history.id).frame().equals(history.frame())
     assert run(record).frame().equals(history.frame())
-
-
-def test_killed_at_any_moment_and_run_again_it_ends_with_the_same_rows(unbroken: Record, tmp_path: Path) -> None:
-    path, chance, moments = tmp_path / "r.db", random.Random(), []
-    with Record(path) as record:
-        for _ in range(2):
-            process = subprocess.Popen([sys.executable, "-c", SEARCH, path], cwd=ROOT, stderr=subprocess.DEVNULL)
-            wait_for_results(record, chance.randint(1, 9), process)
-            time.sleep(chance.random() * 0.2)
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
-            moments.append(len(record.evaluations()))
-        assert 0 < len(record.evaluations()) < 60
-        run(record)
-        assert rows(record) == rows(unbroken), f"killed after {moments}"
 
 
 def test_a_plan_may_tell_no_facts() -> None:

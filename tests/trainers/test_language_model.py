@@ -409,6 +409,7 @@ def test_the_defaults_are_the_papers() -> None:
         "dropout": 0.2,
         "clip": 0.075,
         "embedding_range": 0.04,
+        "tied": True,
         "fail_above": 500.0,
         "fail_after": 5,
     }

@@ -20,11 +20,14 @@ from nasrepro.dsl import zoo
 from nasrepro.rnn import fused, layer
 from nasrepro.rnn.recording import Recording
 from nasrepro.trainers import language_model, seq2seq, translation
+from nasrepro.trainers.final_model import FinalModel, FinalStep
+from nasrepro.trainers.final_settings import FinalModelSettings
 from nasrepro.trainers.language_model import LanguageModel, LanguageModelSettings
 from nasrepro.trainers.translation import TranslationSettings, make_batches, make_model
 from tests.rnn.fake_gpu import CountOperators, FakeGPU, tensors_look_like_a_gpus
 
 LANGUAGE_MODEL = LanguageModelSettings(hidden=24, embedding=16, batch=6, bptt=9)
+FINAL = FinalModelSettings(layers=2, hidden=24, embedding=16, batch=6, bptt=9, fine_tuning_epochs=0)
 TRANSLATION = TranslationSettings(hidden=16, batch=5, init_range=0.3)
 WORDS = 40
 
@@ -80,6 +83,22 @@ def translation_epochs(
     batches = [batch for _, batch in make_batches(pairs.train, pairs.target_vocab, TRANSLATION.batch, device)]
     losses = [translation.train_epoch(step, batches, 0.5 / (1 + epoch))[0] for epoch in range(epochs)]
     return losses, [parameter.detach().cpu() for parameter in model.parameters()]
+
+
+def final_model_steps(cell: str, device: str, optimiser: str) -> tuple[list[float], list[Tensor]]:
+    """Losses of steps on windows of three lengths, again and again, and the weights after them."""
+    recipe = replace(FINAL, optimiser=optimiser, learning_rate=0.01 if optimiser == "adam" else 5.0)
+    model = FinalModel(zoo.get(cell, cell), WORDS, recipe, seed=1).to(device)
+    step = FinalStep(model, torch.Generator(device).manual_seed(2))
+    step.restart(averaging=optimiser == "nt-asgd")
+    model.train()
+    step.begin(0.0)
+    words, losses = random_words().to(device), []
+    for length in 3 * [9, 12, 7]:
+        step.set_rate(recipe.learning_rate * length / 9)
+        losses.append(step(words[:length], words[1 : length + 1])[0])
+    with step.averages():
+        return losses, [parameter.detach().cpu().clone() for parameter in model.parameters()]
 
 
 @contextmanager
@@ -159,6 +178,26 @@ def test_replayed_steps_of_translation_are_those_of_the_processor(
 
 
 @fused_on_processors
+@pytest.mark.parametrize("optimiser", ["nt-asgd", "sgd", "adam"])
+@pytest.mark.parametrize("cell", ["BC3", POSITIONS])
+def test_replayed_gradients_of_final_models_are_those_launch_by_launch(
+    cell: str, optimiser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_the_processor = final_model_steps(cell, "cpu", optimiser)
+    gpu = as_on_a_gpu(monkeypatch)
+    # ASGD that waits for no number is for GPUs alone.
+    plain = partial(torch.optim.ASGD)
+    monkeypatch.setattr(torch.optim, "ASGD", lambda *weights, capturable, **given: plain(*weights, **given))
+    with no_graphs():
+        expected = final_model_steps(cell, "cpu", optimiser)
+    found = final_model_steps(cell, "cpu", optimiser)
+    assert (gpu.captured, gpu.replayed) == ((3, 3) if cell == "BC3" else (0, 0))
+    assert found[0] == expected[0]
+    assert all(map(torch.equal, found[1], expected[1]))
+    agree(found, by_the_processor)
+
+
+@fused_on_processors
 def test_a_gradient_that_is_not_finite_ends_an_epoch_of_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
     model = LanguageModel(zoo["LSTM"], WORDS, LANGUAGE_MODEL, seed=1)
@@ -225,6 +264,15 @@ def test_the_language_model_learns_alike_with_and_without_graphs(cell: str) -> N
     with no_graphs():
         expected = language_model_epochs(cell, "cuda", settings=settings)
     agree(language_model_epochs(cell, "cuda", settings=settings), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimiser", ["nt-asgd", "sgd", "adam"])
+@pytest.mark.parametrize("cell", ["LSTM", "BC3"])
+def test_final_models_learn_alike_with_and_without_graphs(cell: str, optimiser: str) -> None:
+    with no_graphs():
+        expected = final_model_steps(cell, "cuda", optimiser)
+    agree(final_model_steps(cell, "cuda", optimiser), expected)
 
 
 @pytest.mark.gpu

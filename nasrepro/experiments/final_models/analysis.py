@@ -5,7 +5,7 @@ the papers' rows, and `gain` compares two cells that are equally large and train
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from nasrepro.dsl import zoo
 from nasrepro.experiments.arms import Facts, difference
 from nasrepro.experiments.final_models.sizes import (
+    ON_TORCH,
     PTB_CHARACTERS,
     PTB_WORDS,
     SIZES,
@@ -25,6 +26,7 @@ from nasrepro.experiments.final_models.sizes import (
     row,
 )
 from nasrepro.report import markdown, papers, stats
+from nasrepro.search.held_out import HeldOut
 from nasrepro.search.record import Evaluation
 from nasrepro.search.workers import Job
 from nasrepro.trainers.final_model import FinalModelTask, parameters, with_parameters
@@ -123,6 +125,18 @@ def sizes_told(paper: str) -> str:
 
 
 # ---- trainings
+
+
+def by_row(evaluations: Iterable[Evaluation], sizes: FinalSizes, table: str) -> dict[str, Evaluation]:
+    """Evaluations of a record by the rows that they are for; those of other tables are left out."""
+    every = list(evaluations)
+    return {
+        name: one
+        for task, rows in jobs(sizes, table).items()
+        for name, job in rows.items()
+        for one in every
+        if (one.hash, one.seed) == (job.cell.hash, job.seed) and one.is_by(HeldOut(task))
+    }
 
 
 def flat(found: Mapping[str, Evaluation], sizes: FinalSizes, table: str) -> pd.DataFrame:
@@ -313,6 +327,23 @@ def gains_told(runs: pd.DataFrame, table: str) -> str:
             f"{facts['seeds']} seeds; the paper {theirs:+.{digits}f}: {shown}"
         )
     return "\n".join(lines) if lines else "The paper compares no two of these cells in this table."
+
+
+def torch_told(runs: pd.DataFrame) -> str:
+    """Our LSTM less the same recipe on torch.nn.LSTM, on the test split, for people."""
+    ours = runs[runs["model"].isin(("LSTM", ON_TORCH))]
+    if ours["model"].nunique() < 2:
+        return "The recipe on torch.nn.LSTM was not trained here."
+    value, edges = gain(runs, "LSTM", ON_TORCH)
+    spread = "no interval" if edges is None else f"{edges[0]:+.1f} to {edges[1]:+.1f}"
+    seen = "as it should be, no difference shows" if edges and edges[0] <= 0 <= edges[1] else "a difference shows"
+    if edges is None:
+        seen = "too few seeds to say whether they differ"
+    seeds = int(ours.groupby("model").size().min())
+    return (
+        f"**The same recipe on torch.nn.LSTM**: our LSTM's test perplexity less its is {value:+.1f} ({spread}) over "
+        f"{seeds} seeds: {seen}."
+    )
 
 
 def points(found: Mapping[str, Evaluation], sizes: FinalSizes, table: str) -> pd.DataFrame:

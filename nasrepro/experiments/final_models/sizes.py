@@ -1,17 +1,22 @@
 """How large the published language models are (S17's Tables 1 and 2, ZL17's Tables 2 and 3): every scaling is here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from nasrepro.dsl import zoo
 from nasrepro.experiments.final_models import parity
+from nasrepro.experiments.final_models.on_torch import TorchFinalTask
 from nasrepro.trainers.final_model import FinalModelTask, with_parameters
 from nasrepro.trainers.final_settings import CharacterModelSettings, FinalModelSettings, WordModelSettings
 from nasrepro.trainers.language_model import LanguageModelTask
 
 PTB_WORDS, WIKITEXT2_WORDS, PTB_CHARACTERS = 10_000, 33_278, 50
 """Sizes of the vocabularies, by which models are made equally large without loading the data."""
+
+
+ON_TORCH = "torch.nn.LSTM"
+"""What the same recipe without our cells is called."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,9 @@ _SMALL_CHARACTERS = replace(
 
 def _compared(tables: Mapping[str, tuple[FinalModelTask, int, int, tuple[tuple[str, str], ...]]]) -> FinalSizes:
     made = {name: _equal(*given) for name, given in tables.items()}
+    lstm = made["s17.table1"][0]
+    on_torch = TorchFinalTask(**{each.name: getattr(lstm.task, each.name) for each in fields(lstm.task)})
+    made["s17.table1"] += (Model(ON_TORCH, "LSTM", on_torch),)
     return FinalSizes(next(iter(made.values()))[0].task, made)
 
 
@@ -231,16 +239,38 @@ _QUICK = _compared(
 )
 
 
-def _cut(model: Model) -> Model:
-    """A model of a few steps."""
-    short = replace(model.task.training, hidden=8, epochs=1, batch=4, bptt=10, train_tokens=400, valid_tokens=200)
-    return replace(model, task=replace(model.task, training=short))
+def _cut(model: Model, hidden: int) -> Model:
+    """A published model of a few units and steps, on the embedded text."""
+    small = replace(
+        model.task.training,
+        hidden=hidden,
+        embedding=8,
+        epochs=1,
+        fine_tuning_epochs=min(1, model.task.training.fine_tuning_epochs),
+        batch=4,
+        bptt=10,
+        train_tokens=400,
+        valid_tokens=200,
+    )
+    cut_words = 2_000 if model.task.level == "word" else None
+    return replace(model, task=FinalModelTask("pydoc", model.task.level, cut_words, small))
 
 
-_CUT = {name: tuple(map(_cut, models)) for name, models in _QUICK.tables.items()}
+def _smoke() -> FinalSizes:
+    """All that a night trains, cut."""
+    tables = {
+        name: tuple(_cut(model, 8 + number) for number, model in enumerate(models))
+        for name, models in _published().items()
+    }
+    example = replace(
+        parity.TASK.training, layers=1, hidden=8, embedding=8, batch=4, bptt=10, train_tokens=400, valid_tokens=200
+    )
+    examples = (LanguageModelTask("pydoc", vocab_size=2_000, training=example),)
+    return FinalSizes(tables["s17.table1"][0].task, tables, (1, 2), examples, workers=0)
+
 
 SIZES: Mapping[str, FinalSizes] = {
-    "smoke": FinalSizes(_CUT["s17.table1"][0].task, _CUT, seeds=(1, 2), workers=0),
+    "smoke": _smoke(),
     "quick": _QUICK,
     "course": replace(_COURSE, examples=(parity.TASK,)),
     "night": FinalSizes(_with(_ON_PTB, _BC3), _published(), seeds=(1,), examples=(parity.TASK,)),
