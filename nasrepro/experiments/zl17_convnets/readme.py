@@ -29,7 +29,7 @@ def table(records: Path) -> str:
         for name in chosen.names
     ]
     head = ["network", "weights of filters", "test error, ours", "the paper's"]
-    devices = ", ".join(sorted({*ours["device"]}))
+    devices = table_1.devices(ours)
     seeds = ", ".join(map(str, sorted({*ours["seeds"]})))
     share = analysis.share_of_training(chosen.task)
     return (
@@ -53,7 +53,7 @@ def small_table(records: Path) -> str:
         weights = f"{chosen.network(str(name)).conv_weights() / 1e6:.2f}M"
         rows.append([name, weights, f"{error:.2f}", apart_told, over["verdict"]])
     head = ["network", "weights of filters", "test error", "over Figure 7's (95% interval)", "the paper's order"]
-    devices, seeds = ", ".join(sorted({*ours["device"]})), ", ".join(map(str, sorted({*ours["seeds"]})))
+    devices, seeds = table_1.devices(ours), ", ".join(map(str, sorted({*ours["seeds"]})))
     return (
         f"{markdown.table(head, rows)}\n\nPercent of CIFAR-10's test images; {table_1.budget_told(chosen)}; {seeds} "
         f"seeds each, {devices}. Verdicts are the ledger's, of a run that is scaled down. {analysis.JPEG_COPIES}"

@@ -146,6 +146,11 @@ def recorded(record: Record, chosen: Comparison) -> dict[str, Evaluation]:
     return {row: made[job] for row, job in jobs.items() if job in made}
 
 
+def devices(errors: pd.DataFrame) -> str:
+    """What trained the networks of `errors`."""
+    return ", ".join(sorted({*errors["device"]}))
+
+
 def trained(found: Mapping[str, Evaluation], chosen: Comparison, name: str) -> list[Evaluation]:
     """The trainings of a network that came to their end, seed by seed."""
     of = [found[one] for seed in chosen.seeds if (one := chosen.row(name, seed)) in found]
