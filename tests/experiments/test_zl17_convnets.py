@@ -226,6 +226,8 @@ def test_figures_name_their_axes():
     )  # fmt: skip
     written = figures.writing({"before": analysis.writing(agent, SPACE.draw(3, random.Random(0)))}, "T")
     assert [tick.get_text() for tick in written.axes[0].get_xticklabels()][-3:] == ["filters", "reads 1?", "reads 2?"]
+    once_more = figures.again(pd.DataFrame({0: [1.0, 2.0], 1: [1.5, 2.5]}), pd.DataFrame({"short": [], "longer": []}))
+    assert [text.get_text() for text in once_more.axes[1].texts] == ["not recorded yet"]
     drawn = figures.habits({"ours": [steps], "random": [steps]}, "T")
     assert [ax.get_ylabel() for ax in drawn.axes][:2] == ["mean error, percent", "connections chosen"]
 

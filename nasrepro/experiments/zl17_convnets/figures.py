@@ -106,6 +106,9 @@ def again(from_seeds: pd.DataFrame, both: pd.DataFrame, title: str = "") -> Figu
     spread.set(xlabel="random networks, from best to worst", ylabel="validation error, percent")
     spread.xaxis.set_major_locator(MaxNLocator(integer=True))
     order.scatter(both["short"], both["longer"], s=20, color=style.PURPLE, alpha=0.85, linewidths=0)
+    if both.empty:
+        words: dict[str, Any] = {"ha": "center", "va": "center", "color": style.GREY}
+        order.text(0.5, 0.5, "not recorded yet", transform=order.transAxes, **words)
     order.set(xlabel="error by the search, percent", ylabel="error, longer training, percent")
     style.legend_for_all(fig, 5)
     return fig
