@@ -109,6 +109,7 @@ def again(from_seeds: pd.DataFrame, both: pd.DataFrame, title: str = "") -> Figu
     if both.empty:
         words: dict[str, Any] = {"ha": "center", "va": "center", "color": style.GREY}
         order.text(0.5, 0.5, "not recorded yet", transform=order.transAxes, **words)
+        order.set(xticks=[], yticks=[])
     order.set(xlabel="error by the search, percent", ylabel="error, longer training, percent")
     style.legend_for_all(fig, 5)
     return fig
