@@ -7,6 +7,7 @@ from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.final_models import parity
 from nasrepro.experiments.final_models.analysis import TABLES, jobs
 from nasrepro.experiments.final_models.sizes import SIZES, FinalSizes, Model
+from nasrepro.report import papers
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
 from nasrepro.trainers.final_model import FinalModelTask
@@ -26,7 +27,7 @@ def trainings(sizes: FinalSizes) -> list[Trainings]:
             model.task,
             len(sizes.seeds),
             partial(_train, sizes, table, model),
-            [f"{table}.{model.row}.{column}" for column in ("valid", "test")] if model.row else [],
+            [entry for column in ("valid", "test") if (entry := f"{table}.{model.row}.{column}") in papers.load()],
             is_tested=True,
         )
         for table, models in sizes.tables.items()
