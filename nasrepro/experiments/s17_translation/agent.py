@@ -28,6 +28,21 @@ Facts = dict[str, Any]
 ANY_PRIOR = "any of these"
 """The last row of `broken_shares`."""
 
+KEEPS = "Gate3(MM(x_t), h_{t-1}, Sigmoid(MM(h_{t-1})))"
+"""A tree that keeps all priors of the pre-training (S17 section 4.2)."""
+
+BREAKS = {
+    "Gate3(MM(x_t), Tanh(h_{t-1}), h_{t-1})": "1. from h_t to the deepest source 3 to 11 edges",
+    "Tanh(Sub(MM(x_t), MM(x_{t-1})))": "2. uses x_t and h_{t-1}, a matrix and an activation",
+    "Mult(LayerNorm(Tanh(x_t)), h_{t-1})": "2. uses x_t and h_{t-1}, a matrix and an activation",
+    "Tanh(Add(MM(x_t), Add(MM(h_{t-1}), x_t)))": "3. no operator directly under itself",
+    "Tanh(Sigmoid(Add(MM(x_t), MM(h_{t-1}))))": "4. no activation directly under an activation",
+    "Gate3(MM(x_t), MM(x_t), Sigmoid(MM(h_{t-1})))": "5. a gate mixes two different values",
+    "Tanh(Add(MM(x_t), MM(Tanh(h_{t-1}))))": "6. matrices stand on sources",
+    "Gate3(Sigmoid(MM(x_t)), h_{t-1}, c_{t-1})": "(ours) a place for c_t where c_{t-1} is read",
+}
+"""Trees that break one prior each, and which."""
+
 
 # ---- what the agent would write
 
