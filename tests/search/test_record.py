@@ -23,6 +23,7 @@ from nasrepro.dsl import parse, zoo
 from nasrepro.search import Evaluation, Record, RecordError, evaluation_key
 from nasrepro.search.plan import Choice, Step
 from nasrepro.search.record import Proposal
+from nasrepro.trainers.final_model import FinalModelTask
 from nasrepro.trainers.gnmt_translation import GnmtTask
 from nasrepro.trainers.images import ImageTask
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
@@ -95,6 +96,8 @@ def test_shipped_settings_come_out_of_their_classes_as_they_went_in(path: Path) 
         "translation": translation_task,
         GnmtTask.name: lambda **settings: GnmtTask.of_settings(settings),
         ImageTask.name: lambda **settings: ImageTask.of_settings(settings),
+        FinalModelTask.name: lambda **settings: FinalModelTask.of_settings(settings),
+        "final language model on torch.nn.LSTM": lambda **settings: FinalModelTask.of_settings(settings),
     }
     shipped = {json.dumps(e.settings, sort_keys=True): e for e in Record.load(path).evaluations()}
     for text, found in shipped.items():

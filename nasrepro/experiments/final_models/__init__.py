@@ -6,6 +6,7 @@ from nasrepro.dsl import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.final_models import parity
 from nasrepro.experiments.final_models.analysis import TABLES, jobs
+from nasrepro.experiments.final_models.readme import EXAMPLE, RECORD, example, table
 from nasrepro.experiments.final_models.sizes import SIZES, FinalSizes, Model
 from nasrepro.report import papers
 from nasrepro.search.held_out import evaluate_tests
@@ -62,5 +63,7 @@ EXPERIMENT = Experiment(
     sizes=SIZES,
     trainings=trainings,
     seconds=seconds,
+    shipped=dict.fromkeys(("course", "night"), (RECORD, EXAMPLE)),
     named=zoo,
+    readme={"final-models": table, "example": example},
 )
