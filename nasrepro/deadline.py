@@ -66,14 +66,14 @@ class StopSignals:
     def obey(self) -> None:
         """Do what the signal that has come does where nobody keeps it back; nothing where none has."""
         self._let_through()
-        if self.number:
-            signal.raise_signal(self.number)
+        number, self.number = self.number, 0
+        if number:
+            signal.raise_signal(number)
 
     def _keep_back(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            if (
-                signal.getsignal(number) != signal.SIG_IGN
-            ):  # as nohup and shells have it for what runs in the background
+            # Ignored is what nohup and shells leave to work in the background; None was set by other than Python.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._before[number] = signal.signal(number, self._note)
 
     def _let_through(self) -> None:

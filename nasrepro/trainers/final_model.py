@@ -129,8 +129,9 @@ def with_parameters(cell: Cell, count: int, words: int, recipe: FinalModelSettin
 def window_lengths(columns: int, recipe: FinalModelSettings, seed: int, epoch: int) -> list[int]:
     """The steps of each window of an epoch over columns of so many tokens; the last is cut where the text ends.
 
-    With jitter as AWD-LSTM draws them: around `bptt`, of twenty windows one around half of it; with a standard
-    deviation of 5 and at least 5. They depend on seed and epoch alone, so that a training that goes on goes on alike.
+    With jitter as AWD-LSTM draws them, which leaves out a last window of one token: around `bptt`, of twenty windows
+    one around half of it; with a standard deviation of 5 and at least 5. They depend on seed and epoch alone, so that a
+    training that goes on goes on alike.
     """
     if not recipe.jitter:
         return [recipe.bptt] * math.ceil((columns - 1) / recipe.bptt)
@@ -241,9 +242,9 @@ def train(
     """Train a published model to its end; the outcome, and the model, of a `kind`, with the weights of its best epoch.
 
     The outcome's metrics: `valid_ppl` and `valid_bits` per token, the best over the epochs, of the averaged weights
-    once there are averages. With a `checkpoint` path it stops cleanly after any step, on Ctrl-C, SIGTERM and the
-    deadline, and goes on from there to the same numbers. It has failed ("exploded") when loss or gradient is no longer
-    finite.
+    once there are averages. With a `checkpoint` path it stops cleanly after any step, on the deadline and on Ctrl-C
+    or SIGTERM to this process, and goes on from there to the same numbers. It has failed ("exploded") when loss or
+    gradient is no longer finite.
 
     Raises ValueError where a text is too short for its columns, CellError for a cell that cannot run, CheckpointError
     for a checkpoint of another training or a damaged one, DeviceError for a device that is not here.

@@ -187,20 +187,37 @@ def test_ours_stand_beside_every_row_of_the_paper(found: dict[str, Evaluation]) 
 
 def test_a_claim_is_the_difference_of_two_cells(found: dict[str, Evaluation]) -> None:
     runs = analysis.flat(found, COURSE, "s17.table1")
-    facts = analysis.gain_facts(runs, "s17.lm.bc3_beats_gru.ptb")
+    facts = analysis.gain_facts(runs, COURSE, "s17.lm.bc3_beats_gru.ptb")
     assert facts is not None
     welch = scipy.stats.ttest_ind([70, 73, 70], [60, 61, 62], equal_var=False).confidence_interval()
     assert facts["value"] == 10.0
     assert facts["interval"] == pytest.approx((welch.low, welch.high))
     assert facts["supports"]
-    behind = analysis.gain_facts(runs, "s17.lm.bc3_behind_awd.ptb")
+    behind = analysis.gain_facts(runs, COURSE, "s17.lm.bc3_behind_awd.ptb")
     assert behind is not None
     assert (behind["value"], behind["interval"], behind["seeds"]) == (4.0, None, 1)
-    assert analysis.gain_facts(runs, "s17.lm.bc3_beats_nascell.ptb") is None
-    told = analysis.gains_told(runs, "s17.table1")
+    assert analysis.gain_facts(runs, COURSE, "s17.lm.bc3_beats_nascell.ptb") is None
+    told = analysis.gains_told(runs, COURSE, "s17.table1")
     assert "**BC3 against GRU**: +10.0 perplexity" in told
     assert "**BC3 against NASCell**: not attempted (the paper: 2.6 better)" in told
-    assert "the paper compares no two" in analysis.gains_told(runs, "zl17.table2").lower()
+    assert "Weights came to be averaged in 7 of 7 trainings" in told
+    assert "equally large and trained alike" in facts["reason"]
+
+
+def test_claims_are_about_models_that_a_night_trains() -> None:
+    """All but that of the NAS cell, which S17 quotes."""
+    night = SIZES["night"]
+    for entry, (table, *like) in analysis.GAINS.items():
+        by_row = {model.row: model for model in night.tables[table]}
+        assert set(like) <= by_row.keys() or entry == "s17.lm.bc3_beats_nascell.ptb"
+    made = {
+        row("zl17.table3", model, 1): evaluation(model.cell, 1, value)
+        for model, value in zip(night.tables["zl17.table3"], (2.3, 2.4, 2.2), strict=True)
+    }
+    facts = analysis.gain_facts(analysis.flat(made, night, "zl17.table3"), night, "zl17.char.transfers")
+    assert facts is not None
+    assert facts["value"] == pytest.approx(math.log2(2.4) - math.log2(2.3))
+    assert "each by its own recipe" in facts["reason"]
 
 
 def test_a_number_supports_the_papers_within_its_tolerance(found: dict[str, Evaluation]) -> None:
@@ -313,7 +330,8 @@ def test_weight_drop_on_torchs_lstm_spares_the_weights_and_their_gradients() -> 
     assert torch.equal(recurrent, before)
     assert (gradient == 0).double().mean() == pytest.approx(0.5, abs=0.15)
     assert torch.equal(state.h[-1], out[-1])
-    stack.eval()
+    assert stack.to("meta").initial_state(2).h[0].device.type == "meta", "where the weights are"
+    stack = TorchStack(recipe).eval()
     theirs, _ = stack.layers[0](torch.ones(2, 3, recipe.embedding))
     assert torch.allclose(
         stack.layers[1](theirs)[0], stack(torch.ones(2, 3, recipe.embedding), None, generator=None)[0]

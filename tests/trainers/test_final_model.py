@@ -330,6 +330,44 @@ def test_it_learns_averages_and_is_fine_tuned_from_the_best_averages(corpus: dat
     assert math.exp(final_model.evaluate(model, columns)) == pytest.approx(best, rel=1e-6)
 
 
+def test_training_takes_the_rates_the_averages_and_the_best_weights_that_it_says(
+    corpus: datasets.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates in proportion to the windows; averages are what is validated; fine-tuning begins from the best of them."""
+    recipe = replace(TINY, epochs=5, learning_rate=20.0)
+    rates: list[float] = []
+    seen: list[tuple[bool, float, list[Tensor], list[Tensor]]] = []
+    begun: list[list[Tensor]] = []
+    set_rate, evaluate, restart = FinalStep.set_rate, final_model.evaluate, FinalStep.restart
+    steps: list[FinalStep] = []
+
+    def noted(step: FinalStep, averaging: bool) -> None:
+        begun.append([weight.detach().clone() for weight in step.parameters])
+        steps[:] = [step]
+        restart(step, averaging)
+
+    def validated(model: FinalModel, columns: Tensor) -> float:
+        loss = evaluate(model, columns)
+        (step,) = steps
+        averages = [step.optimiser.state[weight]["ax"].clone() for weight in step.parameters if step.averaging]
+        seen.append((step.averaging, loss, [weight.detach().clone() for weight in step.parameters], averages))
+        return loss
+
+    monkeypatch.setattr(FinalStep, "set_rate", lambda step, rate: (rates.append(rate), set_rate(step, rate))[1])
+    monkeypatch.setattr(FinalStep, "restart", noted)
+    monkeypatch.setattr(final_model, "evaluate", validated)
+    outcome, _ = train(zoo["GRU"], corpus, recipe, seed=1)
+    columns = recipe.train_tokens // recipe.batch
+    epochs = range(1, len(outcome.curve) + 1)
+    lengths = [length for epoch in epochs for length in window_lengths(columns, recipe, 1, epoch)]
+    assert rates == pytest.approx([20.0 * length / recipe.bptt for length in lengths])
+    averaged = [(weights, averages) for averaging, _, weights, averages in seen if averaging]
+    assert averaged
+    assert all(map(torch.equal, *averaged[0])), "the averages are in place while they are validated"
+    best = min(seen[: recipe.epochs], key=lambda each: each[1])
+    assert all(map(torch.equal, begun[-1], best[2])), "the weights of the best epoch, averaged or not"
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -450,6 +488,8 @@ def test_bad_settings_are_refused() -> None:
         FinalModelSettings(embedding_dropout=1.0)
     with pytest.raises(ValueError, match="fine_tuning_epochs=13 go on with averaged weights, which 'adam' has none of"):
         FinalModelSettings(optimiser="adam")
+    with pytest.raises(ValueError, match="fine_tuning_epochs=-1 and decay_after=0 are not negative"):
+        FinalModelSettings(fine_tuning_epochs=-1)
     with pytest.raises(ValueError, match="bptt must be 1 or more, got 0"):
         FinalModelSettings(bptt=0)
 
@@ -459,6 +499,6 @@ def test_the_task_is_known_by_its_settings() -> None:
     assert FinalModelTask.of_settings(task.settings) == task
     assert task.words() == "3 x 1,080 units, 200 + 13 epochs over all words of ptb"
     characters = FinalModelTask("ptb", "char", training=CharacterModelSettings())
-    assert characters.words() == "2 x 800 units, 371 epochs over all characters of ptb"
+    assert characters.words() == "2 x 800 units, 383 epochs over all characters of ptb"
     assert characters.is_long
     assert FinalModelTask.of_settings(characters.settings).settings == characters.settings

@@ -6,6 +6,7 @@ the papers' rows, and `gain` compares two cells that are equally large and train
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -41,16 +42,16 @@ TABLES = {
 """What the tables are called."""
 
 GAINS = {
-    "s17.lm.bc3_beats_gru.ptb": ("s17.table1", "GRU", "BC3"),
-    "s17.lm.bc3_beats_nascell.ptb": ("s17.table1", "NASCell", "BC3"),
-    "s17.lm.bc3_behind_awd.ptb": ("s17.table1", "BC3", "LSTM"),
-    "s17.lm.bc3_beats_gru.wt2": ("s17.table2", "GRU", "BC3"),
-    "s17.lm.bc3_behind_awd.wt2": ("s17.table2", "BC3", "LSTM"),
-    "zl17.char.transfers": ("zl17.table3", "LSTM", "NASCell"),
+    "s17.lm.bc3_beats_gru.ptb": ("s17.table1", "gru", "bc3"),
+    "s17.lm.bc3_beats_nascell.ptb": ("s17.table1", "nascell25", "bc3"),
+    "s17.lm.bc3_behind_awd.ptb": ("s17.table1", "bc3", "awd"),
+    "s17.lm.bc3_beats_gru.wt2": ("s17.table2", "gru", "bc3"),
+    "s17.lm.bc3_behind_awd.wt2": ("s17.table2", "bc3", "awd"),
+    "zl17.char.transfers": ("zl17.table3", "lstm", "new6"),
 }
-"""What the papers claim of two cells: the table, the cell that is said to be worse, and the one that is better."""
+"""What the papers claim of two rows: the table, the row that is said to be worse, and the one that is better."""
 
-_TOKENS = {("ptb", "word"): 929_589, ("wikitext2", "word"): 2_088_628, ("ptb", "char"): 5_059_550}
+_TOKENS = {("ptb", "word"): 929_589, ("wikitext2", "word"): 2_088_628, ("ptb", "char"): 5_017_482}
 _VOCABULARY = {("ptb", "word"): PTB_WORDS, ("wikitext2", "word"): WIKITEXT2_WORDS, ("ptb", "char"): PTB_CHARACTERS}
 
 
@@ -236,7 +237,9 @@ def beside(table: str, ours: pd.DataFrame, sizes: FinalSizes) -> pd.DataFrame:
         rows.append(printed | _ours(ours, like.get(key, "")))
     names = [name for name in ours.index if name not in like.values()]
     rows += [{"model": f"{name}, ours alone", **_ours(ours, str(name))} for name in names]
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    whole = [column for column in ("seeds", "epochs") if column in found]
+    return found.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _ours(ours: pd.DataFrame, name: str) -> dict[str, Any]:
@@ -291,23 +294,33 @@ def gain(runs: pd.DataFrame, worse: str, better: str) -> tuple[float, stats.Inte
     return difference(first, second)
 
 
-def gain_facts(runs: pd.DataFrame, entry: str) -> Facts | None:
-    """A claim of `GAINS` for the ledger; None where one of its cells was not trained."""
-    table, worse, better = GAINS[entry]
-    if not {worse, better} <= set(runs["model"]):
+def compared(runs: pd.DataFrame, sizes: FinalSizes, entry: str) -> tuple[Model, Model] | None:
+    """The two models that a claim of `GAINS` is about; None where one of them was not trained."""
+    table, *like = GAINS[entry]
+    trained = {model.row: model for model in sizes.tables.get(table, ()) if model.name in set(runs["model"])}
+    found = [trained[row] for row in like if row in trained]
+    return (found[0], found[1]) if len(found) == 2 else None
+
+
+def gain_facts(runs: pd.DataFrame, sizes: FinalSizes, entry: str) -> Facts | None:
+    """A claim of `GAINS` for the ledger; None where one of its models was not trained."""
+    if (models := compared(runs, sizes, entry)) is None:
         return None
+    table, worse, better = GAINS[entry][0], models[0].name, models[1].name
     value, edges = gain(runs, worse, better)
+    recipes = [replace(model.task.training, hidden=1, embedding=1) for model in models]
+    alike = "equally large and trained alike" if recipes[0] == recipes[1] else "each by its own recipe"
     return {
         "value": value,
         "interval": edges,
-        "unit": "bits" if in_bits(table) else "perplexity",
+        "unit": "bits per character" if in_bits(table) else "perplexity",
         "seeds": int(runs[runs["model"].isin((worse, better))].groupby("model").size().min()),
         "supports": value > 0,
-        "reason": f"{worse} less {better}, equally large and trained alike",
+        "reason": f"{worse} less {better}, {alike}",
     }
 
 
-def gains_told(runs: pd.DataFrame, table: str) -> str:
+def gains_told(runs: pd.DataFrame, sizes: FinalSizes, table: str) -> str:
     """What the paper claims of cells in a table, and what ours show, for people."""
     known, unit = papers.load(), "bits" if in_bits(table) else "perplexity"
     digits = 3 if in_bits(table) else 1
@@ -316,7 +329,9 @@ def gains_told(runs: pd.DataFrame, table: str) -> str:
         if of != table:
             continue
         theirs = float(known[entry].value or 0)
-        if (facts := gain_facts(runs, entry)) is None:
+        names = {model.row: model.name for model in sizes.tables.get(table, ())}
+        worse, better = names.get(worse, worse), names.get(better, better)
+        if (facts := gain_facts(runs, sizes, entry)) is None:
             lines.append(f"- **{better} against {worse}**: not attempted (the paper: {theirs:.{digits}f} better)")
             continue
         edges = facts["interval"]
@@ -326,7 +341,9 @@ def gains_told(runs: pd.DataFrame, table: str) -> str:
             f"- **{better} against {worse}**: {facts['value']:+.{digits}f} {unit} ({spread}) better over "
             f"{facts['seeds']} seeds; the paper {theirs:+.{digits}f}: {shown}"
         )
-    return "\n".join(lines) if lines else "The paper compares no two of these cells in this table."
+    averaged = int(runs["averaged"].notna().sum())
+    lines.append(f"- Weights came to be averaged in {averaged} of {len(runs)} trainings.")
+    return "\n".join(lines)
 
 
 def torch_told(runs: pd.DataFrame) -> str:
@@ -336,7 +353,11 @@ def torch_told(runs: pd.DataFrame) -> str:
         return "The recipe on torch.nn.LSTM was not trained here."
     value, edges = gain(runs, "LSTM", ON_TORCH)
     spread = "no interval" if edges is None else f"{edges[0]:+.1f} to {edges[1]:+.1f}"
-    seen = "as it should be, no difference shows" if edges and edges[0] <= 0 <= edges[1] else "a difference shows"
+    seen = (
+        "no difference shows, and one within the interval may be there"
+        if edges and edges[0] <= 0 <= edges[1]
+        else "a difference shows"
+    )
     if edges is None:
         seen = "too few seeds to say whether they differ"
     seeds = int(ours.groupby("model").size().min())

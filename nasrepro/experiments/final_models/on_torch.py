@@ -1,6 +1,6 @@
-"""The final recipe on torch.nn.LSTM, without our cells: what ours is held against, seed by seed.
+"""The final recipe with torch.nn.LSTM in place of our cells: what they are held against.
 
-Dropout and weight drop are written for torch's layers here; the training loop is ours.
+Layers, weight drop and dropout between them are written for torch's here; embedding, softmax and training are ours.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,8 @@ class TorchStack(nn.Module):
 
     def initial_state(self, batch_size: int) -> State:
         """The state before the first step: zeros (B, units) for each layer."""
-        zeros = [torch.zeros(batch_size, layer.hidden_size) for layer in self._stack()]
+        of = [layer.get_parameter("weight_hh_l0") for layer in self._stack()]
+        zeros = [weight.new_zeros(batch_size, weight.shape[1]) for weight in of]
         return State([*zeros], [zero.clone() for zero in zeros], None, 0)
 
     def forward(self, x: Tensor, state: State | None, *, generator: torch.Generator | None) -> tuple[Tensor, State]:

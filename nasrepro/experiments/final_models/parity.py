@@ -8,7 +8,7 @@ has to lie where the log's does.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nasrepro.report import stats
+from nasrepro.experiments.arms import difference
 from nasrepro.search.record import Evaluation
 from nasrepro.trainers.language_model import LanguageModelSettings, LanguageModelTask
 
@@ -50,8 +50,8 @@ def told(evaluations: Iterable[Evaluation]) -> str:
     mean = sum(values) / len(values)
     listed = ", ".join(f"{value:.1f} (seed {seed})" for seed, value in found)
     gap = mean / PUBLISHED.valid_ppl - 1
-    edges = stats.interval(values)
-    spread = "too few for an interval" if edges is None else f"bootstrap 95% interval {edges[0]:.1f} to {edges[1]:.1f}"
+    _, edges = difference(values, [0.0, 0.0, 0.0])  # Student's: of three values, resampling would give too short a one
+    spread = "too few for an interval" if edges is None else f"95% interval {edges[0]:.1f} to {edges[1]:.1f}"
     return (
         f"Validation perplexity after the first epoch: the log **{PUBLISHED.valid_ppl}** ({PUBLISHED.source}; "
         f"{PUBLISHED.status}), ours {listed}; mean **{mean:.1f}**, {gap:+.1%}; {spread}."

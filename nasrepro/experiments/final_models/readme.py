@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from nasrepro.experiments.final_models import analysis, parity
-from nasrepro.experiments.final_models.sizes import SIZES
+from nasrepro.experiments.final_models.sizes import ON_TORCH, SIZES
 from nasrepro.report import markdown
 from nasrepro.search import Record
 
@@ -34,9 +34,10 @@ def table(records: Path) -> str:
                     "" if math.isnan(found["share"]) else f"{found['share']:.2%}",
                 ]
             )
-        told.append(
-            f"{analysis.title(sizes, name)}. {analysis.budget_told(sizes, name)}\n\n{analysis.gains_told(runs, name)}"
-        )
+        told.append(f"{analysis.title(sizes, name)}. {analysis.budget_told(sizes, name)}")
+        told.append(analysis.gains_told(runs, sizes, name))
+        if ON_TORCH in set(runs["model"]):
+            told.append(analysis.torch_told(runs))
     head = ["for", "cell", "weights", "test (95% interval)", "seeds", "of the paper's training"]
     devices = ", ".join(sorted({one.device for one in evaluations}))
     return "\n\n".join([markdown.table(head, rows), f"Trained on {devices}.", *told])
