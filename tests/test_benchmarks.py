@@ -326,7 +326,9 @@ def test_what_answers_most_entries_per_hour_comes_first(
     trainings = on_gpu.trainings
     monkeypatch.setattr(trainings, "SHIPPED_TABLE", tmp_path / "gpu.csv")
     by_count = [part.name for part in trainings.parts()]
-    assert by_count[0] == "night: encoders of Table 3"  # 16 entries by 21 trainings
+    assert by_count[0] == "night: BC3, S17's Table 1"  # 2 entries by 1 training
+    most = by_count.index("night: encoders of Table 3")  # 16 entries by 21 trainings
+    assert most < by_count.index("night: known cells as children")  # none
     by_listing = [f"night: {each.words}" for e in EXPERIMENTS.values() for each in e.trainings(e.at("night"))]
     assert sorted(by_count) == sorted(by_listing)
     kinds = {("s17_language_model", 1): 0.5, ("s17_translation", 2): 30.0, ("s17_translation", 1): 0.0}

@@ -238,7 +238,7 @@ def test_ctrl_c_says_how_to_go_on(
     assert cli.main(command) == 130
     assert "stopped; run the same command again to go on" in capsys.readouterr().err
     monkeypatch.setattr(cli, "_demand_consent", interrupted)
-    assert cli.main([*command, "--fresh"]) == 130
+    assert cli.main(["reproduce", "--profile", "night", "--fresh"]) == 130
     assert "stopped; run the same command again" in capsys.readouterr().err, "before the run has begun, it is not fresh"
 
 
