@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from nasrepro.datasets import Corpus, batchify
 from nasrepro.deadline import StopSignals, demand_time, is_over, stop_signals
-from nasrepro.dsl import Cell, parse
+from nasrepro.dsl import Cell
 from nasrepro.hardware import resolve
 from nasrepro.rnn import State
 from nasrepro.rnn.dropout import dropout, dropout_mask
@@ -389,10 +389,6 @@ class FinalModelTask(LanguageModelTask):
         epochs = counted(chosen.epochs, "epoch").replace(" ", f"{more} ", 1)
         read = counted(chosen.train_tokens, "character" if self.level == "char" else "word")
         return f"{chosen.layers} x {chosen.hidden:,} units, {epochs} over {read} of {self.corpus_name}"
-
-    def read(self, text: str) -> Cell:
-        """The cell that a text says. Raises CellError where it says none."""
-        return parse(text)
 
     def train(self, cell: Cell, seed: int, on_epoch: OnEpoch | None = None) -> tuple[Outcome, FinalModel]:
         """What `evaluate` does, and the model that came of it."""

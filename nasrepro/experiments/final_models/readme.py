@@ -22,7 +22,7 @@ def table(records: Path) -> str:
         unit = "bits" if analysis.in_bits(name) else "perplexity"
         for model, found in analysis.means(runs, sizes, name).iterrows():
             edges = (
-                f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})" if found["low"] == found["low"] else ""
+                f" ({found['low']:.{digits}f} to {found['high']:.{digits}f})" if not math.isnan(found["low"]) else ""
             )
             rows.append(
                 [
