@@ -30,6 +30,11 @@
 #endif
 
 #define PANEL (2 * LANES)
+#if LANES == 16 && !defined(PRODUCTS_BF16)
+#define NARROW 8 /* 200 columns are 25 such, so with whole vectors a twenty-sixth of the work would be for nothing */
+#else
+#define NARROW LANES
+#endif
 /* Lanes of depth that are worked through at a time, and strips of A that are copied at a time: together a quarter of a
  * megabyte (AVX2), half of one (AVX-512) or one (AMX), for the second-level cache. To cut the depth further, for panels
  * that stay in the first level, costs more than it gains: C would come and go once for each cut. */
@@ -61,11 +66,15 @@ INLINE long take(long *size, long floats) {
 INLINE long depth(long k) { return round_up((k + ELEMENTS - 1) / ELEMENTS, STEP); }
 
 INLINE long panel_count(long n) { return (n + PANEL - 1) / PANEL; }
-INLINE int panel_width(long n, long panel) { return n - panel * PANEL <= LANES ? LANES : PANEL; }
+INLINE int panel_width(long n, long panel) {
+    const long columns = n - panel * PANEL;
+    return columns <= NARROW ? NARROW : columns <= LANES ? LANES : PANEL;
+}
 
-/* Floats that a packed B of k rows and n columns takes. */
+/* Floats that a packed B of k rows and n columns takes. Packing stores whole vectors, so the last may overhang. */
 static long packed_size(long k, long n) {
-    return n ? depth(k) * ((panel_count(n) - 1) * PANEL + panel_width(n, panel_count(n) - 1)) : 0;
+    if (!n) return 0;
+    return depth(k) * ((panel_count(n) - 1) * PANEL + panel_width(n, panel_count(n) - 1)) + LANES - NARROW;
 }
 
 /* Floats that `multiply` needs to work in. */
@@ -197,12 +206,13 @@ INLINE vec multiply_add(vec sums, float a, vec b) {
 #endif
 }
 
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
+
 /* C[rows, vectors * LANES] = A B, plus C itself if we accumulate, plus the bias if there is one. `rows` and `vectors` are
  * constants wherever this is inlined, so the sums of rows that are not there fall away and the others are registers. C is
  * asked for at the beginning and touched at the end: by then it has come from wherever it was. */
 INLINE void tile(const int rows, const int vectors, long lanes, const float *a, const float *b, float *c, long ldc,
                  int accumulate, const float *bias) {
-#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13)
 #define BEGIN(r)                                                                                                       \
     vec left##r = {0}, right##r = {0};                                                                                 \
     if (r < rows) __builtin_prefetch(c + r * ldc, 1);                                                                  \
@@ -233,16 +243,50 @@ INLINE void tile(const int rows, const int vectors, long lanes, const float *a, 
         EACH_ROW(MULTIPLY)
     }
     EACH_ROW(END)
-#undef EACH_ROW
 #undef BEGIN
 #undef MULTIPLY
 #undef END
 }
 
+#if NARROW < LANES
+typedef float narrow_vec __attribute__((vector_size(4 * NARROW), aligned(4), may_alias));
+
+/* The same for a panel of NARROW columns. */
+INLINE void narrow_tile(const int rows, long lanes, const float *a, const float *b, float *c, long ldc, int accumulate,
+                        const float *bias) {
+#define BEGIN(r)                                                                                                       \
+    narrow_vec sum##r = {0};                                                                                           \
+    if (r < rows && bias) sum##r += *(const narrow_vec *)bias;
+#define MULTIPLY(r)                                                                                                    \
+    if (r < rows) sum##r += a[r] * columns;
+#define END(r)                                                                                                         \
+    if (r < rows && accumulate) sum##r += *(const narrow_vec *)(c + r * ldc);                                          \
+    if (r < rows) *(narrow_vec *)(c + r * ldc) = sum##r;
+    EACH_ROW(BEGIN)
+    for (long i = 0; i < lanes; i++, a += rows, b += NARROW) {
+        const narrow_vec columns = *(const narrow_vec *)b;
+        EACH_ROW(MULTIPLY)
+    }
+    EACH_ROW(END)
+#undef BEGIN
+#undef MULTIPLY
+#undef END
+}
+#endif
+#undef EACH_ROW
+
 static void any_tile(long rows, int width, long lanes, const float *a, const float *b, float *c, long ldc,
                      int accumulate, const float *bias) {
+#if NARROW < LANES
+#define UNLESS_NARROW(r)                                                                                               \
+    if (width == NARROW) narrow_tile(r, lanes, a, b, c, ldc, accumulate, bias);                                        \
+    else
+#else
+#define UNLESS_NARROW(r)
+#endif
 #define TILE(r)                                                                                                        \
     case r:                                                                                                            \
+        UNLESS_NARROW(r)                                                                                               \
         if (width == PANEL) tile(r, 2, lanes, a, b, c, ldc, accumulate, bias);                                         \
         else tile(r, 1, lanes, a, b, c, ldc, accumulate, bias);                                                        \
         break;
@@ -253,6 +297,7 @@ static void any_tile(long rows, int width, long lanes, const float *a, const flo
 #endif
     }
 #undef TILE
+#undef UNLESS_NARROW
 }
 
 #endif

@@ -151,29 +151,38 @@ static void take_targets(const struct chunk *chunk, const struct block *block) {
     }
 }
 
-/* Logits become exp(logit + bias - the row's maximum in the block); that and their sum are noted. A vector of rows at a
- * time: its logits stay in the level 1 cache from the search for the maximum to the exponentials.
+/* Logits of `vectors` vectors of rows, side by side, become exp(logit + bias - the row's maximum in the block); that and
+ * their sum are noted. They stay in the level 1 cache from the search for the maximum to the exponentials.
  *
  * Maxima begin at the lowest number, not at minus infinity, whose difference from itself would be NaN. A NaN among the
  * logits is no maximum, but makes the sum NaN, and so does plus infinity. */
+INLINE void exponentials_of(const int vectors, const struct block *block, long stride, const float *bias, long row) {
+    float *logits = block->logits + row;
+    vec maximum[2] = {all(-FLT_MAX), all(-FLT_MAX)}, sum[2] = {{0}, {0}};
+    for (long v = 0; v < block->words; v++)
+        for (int i = 0; i < vectors; i++) {
+            const vec logit = load(logits + v * stride + i * LANES, LANES) + (bias ? bias[v] : 0);
+            maximum[i] = pick(logit > maximum[i], logit, maximum[i]);
+        }
+    for (long v = 0; v < block->words; v++)
+        for (int i = 0; i < vectors; i++) {
+            const vec logit = load(logits + v * stride + i * LANES, LANES) + (bias ? bias[v] : 0);
+            const vec e = exp_of_negative(logit - maximum[i]);
+            store(logits + v * stride + i * LANES, e, LANES);
+            sum[i] += e;
+        }
+    for (int i = 0; i < vectors; i++) {
+        store(block->maxima + row + i * LANES, maximum[i], LANES);
+        store(block->sums + row + i * LANES, sum[i], LANES);
+    }
+}
+
 static void exponentials(const struct chunk *chunk, const struct block *block) {
     const long stride = chunk->layout->stride;
     const float *bias = chunk->call->bias ? chunk->call->bias + block->first : 0;
-    for (long r = 0; r < chunk->rows; r += LANES) {
-        float *logits = block->logits + r;
-        vec maximum = all(-FLT_MAX), sum = {0};
-        for (long v = 0; v < block->words; v++) {
-            const vec logit = load(logits + v * stride, LANES) + (bias ? bias[v] : 0);
-            maximum = pick(logit > maximum, logit, maximum);
-        }
-        for (long v = 0; v < block->words; v++) {
-            const vec e = exp_of_negative((load(logits + v * stride, LANES) + (bias ? bias[v] : 0)) - maximum);
-            store(logits + v * stride, e, LANES);
-            sum += e;
-        }
-        store(block->maxima + r, maximum, LANES);
-        store(block->sums + r, sum, LANES);
-    }
+    long row = 0;
+    for (; row + LANES < chunk->rows; row += 2 * LANES) exponentials_of(2, block, stride, bias, row);
+    if (row < chunk->rows) exponentials_of(1, block, stride, bias, row);
 }
 
 /* --- all blocks: the loss, and what makes exponentials probabilities ---------------------------------------------- */
