@@ -9,26 +9,30 @@ Each part writes a table as soon as it is done, so Ctrl-C loses one part at most
     layers        layers.csv        one layer, forward and backward, against torch.nn.LSTM, JAX, torch.compile
     layers-tuned  layers-tuned.csv  the two LSTMs again, the C library told to keep large blocks of memory
     first-call    first-call.csv    what the first use of a cell costs: compiled, and found in the cache
+    products      products.csv      the matrix products that layers and decoders are made of, against torch.mm
     decoder       decoder.csv       softmax and cross-entropy over large vocabularies
     model         model.csv         tokens per second of the whole language model in training
     children      children.csv      candidates per hour in the search of notebook 04
     images        images.csv        images per second in training a convolutional network, on one thread
 
-What is compared runs interleaved, in turning order, and ratios are taken within rounds. device.json says for each part
-on what, when, and with what versions it was measured. Rows with JAX need `pip install jax`.
+What is compared runs interleaved, in turning order, and ratios are taken within rounds. So is "of peak": floating-point
+operations per second over what the processor does in the same round where it multiplies and adds float32 in registers
+alone. device.json says for each part on what, when, and with what versions it was measured. Rows with JAX need
+`pip install jax`.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from statistics import mean, median
@@ -38,6 +42,7 @@ import numpy as np
 import pandas as pd
 import torch
 from image_epochs import noise, our_epoch, plain_epoch
+from peak import peak, product
 from rivals import HAS_JAX, LoopLSTM, TorchModel, jax_lstm
 from scipy.stats import quantile_test
 from torch import Tensor, nn
@@ -128,6 +133,7 @@ def _write(options: argparse.Namespace, part: str, table: pd.DataFrame, seconds:
     facts = json.loads(path.read_text("utf-8")) if path.exists() else {}
     facts[part] = provenance({"rounds": options.rounds, "small": options.small}, None, seconds)
     facts[part] |= {"load before": round(load_before, 2), "compiler": _compiler_version()}
+    facts[part]["versions"] |= _libraries_of_torch()
     if HAS_JAX:
         facts[part]["versions"]["jax"] = metadata.version("jax")
     write_json(path, facts)
@@ -148,6 +154,13 @@ def _compiler_version() -> str:
         return "none"
 
 
+def _libraries_of_torch() -> dict[str, str]:
+    """Versions of the libraries that torch multiplies matrices with."""
+    names = {"MKL": r"oneAPI Math Kernel Library Version (\S+?)-", "oneDNN": r"MKL-DNN v(\S+)"}
+    found = {name: re.search(pattern, torch.__config__.show()) for name, pattern in names.items()}
+    return {name: match[1] for name, match in found.items() if match}
+
+
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
@@ -165,10 +178,28 @@ def interleaved(about: str, variants: Mapping[str, Work], rounds: int, warmup: i
         return benchmark({name: counted(work) for name, work in variants.items()}, rounds, warmup)
 
 
-def compared(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, dict[str, float]]:
-    """What a table says of each variant: its milliseconds, and its time over the base's within rounds."""
+PEAK = "peak"
+"""What the processor's peak is called among what is timed."""
+
+
+@lru_cache
+def peak_here() -> tuple[Work, float]:
+    """Multiply-adds on as many threads as torch has, for a hundredth of a second or two; and how many operations."""
+    threads = torch.get_num_threads()
+    return peak(threads, threads * 2e9)
+
+
+def compared(
+    seconds: Mapping[str, Sequence[float]], base: str, operations: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float]]:
+    """What a table says of each variant: its milliseconds, and its time over the base's within rounds.
+
+    `operations`, floating-point, by variant: where they are known, and the peak was timed too, the share of it.
+    """
     rows = {}
     for name, times in seconds.items():
+        if name == PEAK:
+            continue
         ratios = np.array(times) / np.array(seconds[base])
         low, high = quantile_test(ratios, p=0.5).confidence_interval(0.95)  # nan for fewer than 6 rounds
         rows[name] = {
@@ -181,7 +212,16 @@ def compared(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, dic
             "ratio 95% low": float(low),
             "ratio 95% high": float(high),
         }
+        if PEAK in seconds:
+            most = peak_here()[1] / np.array(seconds[PEAK])  # operations per second
+            shares = (operations or {}).get(name, np.nan) / np.array(times) / most
+            rows[name] |= {"of peak": float(np.median(shares)), "peak GFLOP/s": float(np.median(most)) / 1e9}
     return rows
+
+
+def _float32(variants: Iterable[str]) -> list[str]:
+    """Those that the peak, which is of float32, is a bound for."""
+    return [name for name in variants if "bfloat16" not in name]
 
 
 def _backward(module: nn.Module, x: Tensor, d_out: Tensor) -> Work:
@@ -202,9 +242,10 @@ def layers(options: argparse.Namespace) -> Rows:
     """One layer, forward and backward, at three sizes; `ratio` is over torch.nn.LSTM."""
     for size, batch, steps in [(8, 2, 5)] if options.small else SIZES:
         variants = _layer_variants(options, size, batch, steps)
-        seconds = interleaved(f"layers H={size}", variants, options.rounds)
+        seconds = interleaved(f"layers H={size}", {PEAK: peak_here()[0], **variants}, options.rounds)
         lstm_work = multiply_adds(CELLS["LSTM"], size)
-        for name, row in compared(seconds, BASE).items():
+        operations = {name: 6.0 * steps * batch * multiply_adds(_cell_of(name), size) for name in _float32(variants)}
+        for name, row in compared(seconds, BASE, operations).items():
             row = {"H": size, "B": batch, "T": steps, "layer": name, **row}
             if "torch.nn.GRU" in seconds:
                 row["over nn.GRU"] = float(np.median(np.array(seconds[name]) / np.array(seconds["torch.nn.GRU"])))
@@ -216,6 +257,11 @@ def layers(options: argparse.Namespace) -> Rows:
                     ratio = float(np.median(np.array(seconds[name]) / np.array(seconds[OURS])))
                     row["per multiply-add, over our LSTM"] = ratio * lstm_work / work
             yield row
+
+
+def _cell_of(layer: str) -> Cell:
+    """The cell that a layer of the table computes."""
+    return FUSED.get(layer) or CELLS["GRU" if "GRU" in layer else "LSTM"]
 
 
 def multiply_adds(cell: Cell, size: int) -> int:
@@ -297,6 +343,45 @@ def first_call(options: argparse.Namespace) -> Rows:
             yield {"what": what, "times": len(times), "median ms": median(times), **spread}
 
 
+# --- products --------------------------------------------------------------------------------------------------------
+
+
+def products(options: argparse.Namespace) -> Rows:
+    """The products of S17's candidate, by the product that our kernels are made of; `ratio` is over torch.mm's time."""
+    tokens, sequences, width, vocabularies = (20, 4, 8, (50,)) if options.small else (700, 20, 200, (10_000, 33_278))
+    generator = torch.Generator().manual_seed(0)
+    threads = torch.get_num_threads()
+
+    def matrix(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns, generator=generator)
+
+    x, step, gates = matrix(tokens, width), matrix(sequences, width), matrix(4 * width, width)
+    d_gates = matrix(tokens, 4 * width)
+    factors = {
+        "LSTM, all inputs": (x, gates.T),
+        "LSTM, one step": (step, gates.T),
+        "LSTM, gradient of inputs": (d_gates, gates),
+        "LSTM, gradient of weights": (d_gates.T, x),
+    }
+    for words in vocabularies:
+        weight, d_logits = matrix(words, width), matrix(words, tokens)  # logits lie transposed
+        factors |= {
+            f"{words:,} words, logits": (weight, x.T),
+            f"{words:,} words, gradient of weights": (d_logits, x),
+            f"{words:,} words, gradient of features": (d_logits.T, weight),
+        }
+    for name, (a, b) in factors.items():
+        out = torch.empty(len(a), b.shape[1])
+        works = {
+            "torch.mm": partial(torch.mm, a, b, out=out),
+            "ours": product(a, b, out, threads, packs=a is not step),
+        }
+        operations = dict.fromkeys(works, 2.0 * a.numel() * b.shape[1])
+        seconds = interleaved(f"products, {name}", {PEAK: peak_here()[0], **works}, options.rounds)
+        for by, row in compared(seconds, "torch.mm", operations).items():
+            yield {"product": name, "rows": len(a), "depth": len(b), "columns": b.shape[1], "by": by, **row}
+
+
 # --- decoder ---------------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +411,9 @@ def decoder(options: argparse.Namespace) -> Rows:
             "linear_cross_entropy": work(linear_cross_entropy),
             "linear_cross_entropy, bfloat16": work(partial(linear_cross_entropy, product_dtype=torch.bfloat16)),
         }
-        seconds = interleaved(f"decoder V={words} D={width}", variants, options.rounds)
-        for name, row in compared(seconds, "F.linear, F.cross_entropy").items():
+        seconds = interleaved(f"decoder V={words} D={width}", {PEAK: peak_here()[0], **variants}, options.rounds)
+        operations = dict.fromkeys(_float32(variants), 6.0 * rows * words * width)
+        for name, row in compared(seconds, "F.linear, F.cross_entropy", operations).items():
             yield {"tokens": rows, "words": words, "width": width, "decoder": name, **row}
 
 
@@ -350,9 +436,14 @@ def model(options: argparse.Namespace) -> Rows:
         variants: dict[str, Work] = {base: _torch_epoch(plain, text)}
         variants |= {f"ours: {name}": _our_epoch(name, words, settings, text) for name in ("LSTM", "BC3")}
         variants["ours: LSTM, bfloat16"] = _our_epoch("LSTM", words, replace(settings, product_dtype="bfloat16"), text)
-        seconds = interleaved(f"model V={words}", variants, options.rounds)
-        for name, row in compared(seconds, base).items():
-            tokens = 2 * settings.bptt * settings.batch
+        seconds = interleaved(f"model V={words}", {PEAK: peak_here()[0], **variants}, options.rounds)
+        tokens = 2 * settings.bptt * settings.batch
+        operations = {
+            name: 6.0 * tokens * (settings.layers * multiply_adds(cell, settings.hidden) + words * settings.embedding)
+            for name in _float32(variants)
+            for cell in [CELLS["BC3" if "BC3" in name else "LSTM"]]
+        }
+        for name, row in compared(seconds, base, operations).items():
             yield {"words": words, "model": name, "tokens per second": 1e3 * tokens / row["median ms"], **row}
 
 
@@ -474,6 +565,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "layers": layers,
     "layers-tuned": layers_tuned,
     "first-call": first_call,
+    "products": products,
     "decoder": decoder,
     "model": model,
     "children": children,

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,11 +50,15 @@ class _ProductCall(ctypes.Structure):
         ("c", ctypes.c_void_p),
         ("packed", ctypes.c_void_p),
         ("scratch", ctypes.c_void_p),
+        ("is_packed", ctypes.c_long),
     )
 
 
-def product(a: Tensor, b: Tensor, out: Tensor, threads: int) -> Callable[[], None]:
-    """Work: out (rows, n) = a (rows, k) @ b (k, n), by the product that our kernels are made of. Packs b each time."""
+def product(a: Tensor, b: Tensor, out: Tensor, threads: int, packs: bool) -> Callable[[], None]:
+    """Work: out (rows, n) = a (rows, k) @ b (k, n), by the product that our kernels are made of.
+
+    `packs`: b is packed each time; otherwise once, now, as a recurrent layer does for all steps of a sequence.
+    """
     library = load_products((_HERE / "products.c").read_text("utf-8"), bfloat16=False)
     library.packed_floats.restype = library.scratch_floats.restype = ctypes.c_long
     (rows, k), n = a.shape, b.shape[1]
@@ -64,10 +69,11 @@ def product(a: Tensor, b: Tensor, out: Tensor, threads: int) -> Callable[[], Non
     packed = torch.empty(library.packed_floats(ctypes.byref(call)))
     scratch = torch.empty(threads * library.scratch_floats())
     call.packed, call.scratch = packed.data_ptr(), scratch.data_ptr()
-    kept = a, b, out, packed, scratch
 
-    def work() -> None:
-        assert kept
+    def multiply(*_: Tensor) -> None:
         library.product(ctypes.byref(call), ctypes.c_long(threads))
 
+    work = partial(multiply, a, b, out, packed, scratch)  # C has their addresses alone: so they stay alive
+    work()
+    call.is_packed = not packs
     return work

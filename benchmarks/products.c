@@ -10,25 +10,27 @@ struct call {
     long b_strides[2];
     float *c; /* (rows, n) */
     float *packed, *scratch; /* (packed_floats), (threads, scratch_floats) */
+    long is_packed;          /* B, by an earlier call */
 };
 
 long packed_floats(const struct call *call) { return packed_size(call->k, call->n); }
 long scratch_floats(void) { return round_up(scratch_size(), 16); }
 
-/* B is packed, by all threads; then each multiplies its share of the rows, or of the panels where those are more. */
+/* B is packed, by all threads; then each multiplies its share of the rows, or of the columns where those are more. */
 static void member(const void *what, struct team team) {
     const struct call *call = what;
     const long panels = panel_count(call->n);
-    const struct share packs = share_of(team, panels);
+    const struct share of_panels = share_of(team, panels);
     begin_products();
-    pack(call->b, call->b_strides[0], call->b_strides[1], call->k, call->n, call->packed, packs.first, packs.last);
+    if (!call->is_packed)
+        pack(call->b, call->b_strides[0], call->b_strides[1], call->k, call->n, call->packed, of_panels.first, of_panels.last);
     wait_for_all();
     const int by_rows = call->rows >= call->n;
-    const struct share of_rows = by_rows ? share_of(team, call->rows) : (struct share){0, call->rows};
-    const struct share of_panels = by_rows ? (struct share){0, panels} : packs;
-    multiply(of_rows.last - of_rows.first, call->k, call->a + of_rows.first * call->a_strides[0], call->a_strides[0],
-             call->a_strides[1], call->packed, call->n, of_panels.first, of_panels.last,
-             call->c + of_rows.first * call->n, call->n, 0, 0, call->scratch + team.me * scratch_floats());
+    const struct share rows = by_rows ? share_of(team, call->rows) : (struct share){0, call->rows};
+    const struct share columns = by_rows ? (struct share){0, panels} : of_panels;
+    multiply(rows.last - rows.first, call->k, call->a + rows.first * call->a_strides[0], call->a_strides[0],
+             call->a_strides[1], call->packed, call->n, columns.first, columns.last, call->c + rows.first * call->n,
+             call->n, 0, 0, call->scratch + team.me * scratch_floats());
     end_products();
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import random
 import subprocess
@@ -29,11 +30,12 @@ BENCHMARK = ROOT / "benchmarks" / "fast_cells.py"
 
 SPREAD = {"median ms", "q1 ms", "q3 ms", "ratio", "ratio q1", "ratio q3", "ratio 95% low", "ratio 95% high"}
 COLUMNS = {
-    "layers": {"H", "B", "T", "layer", "over nn.GRU", "per multiply-add, over our LSTM", *SPREAD},
+    "layers": {"H", "B", "T", "layer", "over nn.GRU", "per multiply-add, over our LSTM", "of peak", *SPREAD},
     "layers-tuned": {"H", "B", "T", "layer", *SPREAD},
     "first-call": {"what", "times", "median ms", "min ms", "max ms"},
-    "decoder": {"tokens", "words", "width", "decoder", *SPREAD},
-    "model": {"words", "model", "tokens per second", *SPREAD},
+    "products": {"product", "rows", "depth", "columns", "by", "of peak", "peak GFLOP/s", *SPREAD},
+    "decoder": {"tokens", "words", "width", "decoder", "of peak", *SPREAD},
+    "model": {"words", "model", "tokens per second", "of peak", *SPREAD},
     "children": {"cell", "seconds before", "seconds after", "children per hour before", "children per hour after"},
     "images": {"layers", "filters", "pixels", "batch", "threads", "training", "images per second", *SPREAD},
 }
@@ -56,6 +58,14 @@ def fast_cells(monkeypatch: pytest.MonkeyPatch):
     import fast_cells
 
     return fast_cells
+
+
+@pytest.fixture
+def peaks(fast_cells):
+    """The yardsticks as a module."""
+    import peak
+
+    return peak
 
 
 @pytest.mark.slow
@@ -105,6 +115,42 @@ def test_a_ratio_is_taken_within_rounds(fast_cells) -> None:
     rows = fast_cells.compared({"base": [0.001, 0.003, 0.001], "other": [0.002, 0.006, 0.002]}, "base")
     assert rows["other"]["median ms"] == pytest.approx(2)
     assert {rows["other"][name] for name in ("ratio", "ratio q1", "ratio q3")} == {2}
+
+
+def test_a_share_of_the_peak_is_taken_within_rounds(fast_cells, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_cells, "peak_here", lambda: (None, 8e9))
+    # In the second round both ran at half their speed.
+    seconds = {fast_cells.PEAK: [1.0, 2.0, 1.0], "base": [4.0, 8.0, 4.0], "bfloat16": [1.0, 1.0, 1.0]}
+    rows = fast_cells.compared(seconds, "base", {"base": 16e9})
+    assert rows["base"]["of peak"] == 0.5
+    assert rows["base"]["peak GFLOP/s"] == 8
+    assert math.isnan(rows["bfloat16"]["of peak"])
+    assert fast_cells.PEAK not in rows
+
+
+def test_the_peak_multiplies_and_adds_as_often_as_it_says(peaks, monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[torch.Tensor] = []
+    monkeypatch.setattr(peaks.torch, "zeros", lambda n: results.append(torch.full((n,), 0.0)) or results[-1])
+    of_round = peaks.peak(1, 1.0)[1]  # one round, the least
+    work, operations = peaks.peak(2, 2 * 50 * of_round)
+    assert operations == 2 * 50 * of_round
+    work()
+    # Half of a round's operations are multiplications. Every lane of sum i begins at i, and 50 times becomes 0.999 of
+    # itself plus 0.001. There are 12 or 24 sums, by the processor's registers, each of as many lanes.
+    expected = [sum(1 + (i - 1) * 0.999**50 for i in range(sums)) * of_round / 2 / sums for sums in (12, 24)]
+    assert results[-1].tolist() in [pytest.approx([one] * 2, rel=1e-5) for one in expected]
+
+
+@pytest.mark.parametrize(("rows", "k", "n"), [(20, 200, 800), (700, 33, 45), (37, 500, 8), (3, 7, 2)])
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_product_that_is_timed_is_a_product(peaks, rows: int, k: int, n: int, packs: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(k, rows, generator=generator).T, torch.randn(n, k, generator=generator).T
+    out = torch.empty(rows, n)
+    work = peaks.product(a, b, out, threads=2, packs=packs)
+    out.zero_()
+    work()
+    assert torch.allclose(out.double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_the_loop_that_torch_compiles_is_an_lstm(fast_cells) -> None:

@@ -10,7 +10,7 @@ from nasrepro.experiments.s17_language_model.sizes import SIZES
 from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.speed import gpu_section, image_speed_table, model_speed_table, speed_table
+from nasrepro.report.speed import gpu_section, image_speed_table, model_speed_table, product_table, speed_table
 from nasrepro.search import Record
 from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
@@ -75,6 +75,31 @@ def test_the_models_table_gives_speeds_where_the_benchmark_gives_times(tmp_path:
     assert lines[0].endswith("| 10,000 words | 33,000 words |")
     assert lines[2:4] == ["| torch | 1,234 (1.00) |  |", "| ours | 2,469 (2.00) | 100 (1.25) |"]
     assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
+
+
+def test_shares_of_the_peak_stand_beside_what_is_a_share_of_it(tmp_path: Path) -> None:
+    (tmp_path / "layers.csv").write_text(
+        "H,B,T,layer,median ms,ratio,of peak\n8,2,5,torch.nn.LSTM,2,1,0.25\n8,2,5,bfloat16,1,0.5,\n"
+    )
+    (tmp_path / "products.csv").write_text(
+        "product,rows,depth,columns,by,of peak,peak GFLOP/s\n"
+        "logits,10000,8,20,torch.mm,0.5,100\nlogits,10000,8,20,ours,0.75,102\n"
+    )
+    (tmp_path / "decoder.csv").write_text(
+        "tokens,words,width,decoder,of peak\n"
+        '700,10000,8,"F.linear, F.cross_entropy",0.4\n700,10000,8,ours,0.8\n700,10000,8,"ours, bfloat16",\n'
+    )
+    measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
+    measured |= {"load before": 0.5, "threads": 2}
+    measured["versions"]["MKL"] = "2024.2"
+    write_json(tmp_path / "device.json", {"layers": measured, "products": measured})
+    assert speed_table(tmp_path).splitlines()[2:4] == ["| torch.nn.LSTM | 2 (1.00; 25%) |", "| bfloat16 | 1 (0.50) |"]
+    lines = product_table(tmp_path).splitlines()
+    assert lines[2:4] == [
+        "| logits: 10,000 x 8 by 8 x 20 | 50% | 75% |",
+        "| loss of 700 tokens and its gradients: 10,000 words, 8 wide | 40% | 80% |",
+    ]
+    assert lines[-1].startswith("The peak: 101 GFLOP/s on 2 threads; torch multiplies by MKL 2024.2. Measured 2026")
 
 
 def gpu_files(folder: Path, rows: list[dict], **states: str) -> Path:

@@ -13,20 +13,45 @@ _MODEL = "language model of 2 x 200 units, tokens per second"
 
 
 def speed_table(folder: Path) -> str:
-    """A Markdown table of what `make bench` measured of one layer, milliseconds and, in brackets, over nn.LSTM's."""
+    """A Markdown table of what `make bench` measured of one layer: milliseconds and, in brackets, over nn.LSTM's, and
+    what share of the processor's float32 peak that is."""
     layers = pd.read_csv(folder / "layers.csv")
-    times = _times(layers["median ms"], layers["ratio"])
+    times = _with_shares(_times(layers["median ms"], layers["ratio"]), layers)
     table = markdown.crossed("one layer, milliseconds", layers["layer"], _sizes(layers), times)
     return f"{table}\n\n{_when_and_where(folder, 'layers')}"
 
 
 def model_speed_table(folder: Path) -> str:
-    """A Markdown table of what `make bench` measured of whole training steps: tokens per second, and over torch's."""
+    """A Markdown table of what `make bench` measured of whole training steps: tokens per second, over torch's, and what
+    share of the processor's float32 peak that is."""
     models = pd.read_csv(folder / "model.csv")
     sizes = [f"{words:,} words" for words in models["words"]]
-    speeds = _speeds(models["tokens per second"], models["ratio"])
+    speeds = _with_shares(_speeds(models["tokens per second"], models["ratio"]), models)
     table = markdown.crossed(_MODEL, models["model"], sizes, speeds)
     return f"{table}\n\n{_when_and_where(folder, 'model')}"
+
+
+def product_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of matrix products and of the softmax with its loss: the shares of
+    the processor's float32 peak that torch and our kernels come to."""
+    products = pd.read_csv(folder / "products.csv")
+    shares: dict[str, dict[str, float]] = {}
+    for row in products.to_dict("records"):
+        name = f"{row['product']}: {row['rows']:,} x {row['depth']:,} by {row['depth']:,} x {row['columns']:,}"
+        shares.setdefault(name, {})[row["by"]] = row["of peak"]
+    for row in pd.read_csv(folder / "decoder.csv").dropna(subset="of peak").to_dict("records"):
+        name = f"loss of {row['tokens']} tokens and its gradients: {row['words']:,} words, {row['width']} wide"
+        by = "torch.mm" if row["decoder"].startswith("F.") else "ours"
+        shares.setdefault(name, {})[by] = row["of peak"]
+    table = markdown.table(
+        ["share of the processor's float32 peak", "torch", "ours"],
+        [[name, f"{by['torch.mm']:.0%}", f"{by['ours']:.0%}"] for name, by in shares.items()],
+    )
+    facts = json.loads((folder / "device.json").read_text("utf-8"))["products"]
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("MKL", "oneDNN") if name in facts["versions"])
+    peak = f"{products['peak GFLOP/s'].median():,.0f} GFLOP/s on {facts['threads']} threads"
+    libraries = f"; torch multiplies by {versions}" if versions else ""
+    return f"{table}\n\nThe peak: {peak}{libraries}. {_when_and_where(folder, 'products')}"
 
 
 def image_speed_table(folder: Path) -> str:
@@ -45,6 +70,16 @@ def image_speed_table(folder: Path) -> str:
 def _speeds(tokens: Iterable[float], over: Iterable[float]) -> list[str]:
     """Tokens per second and, in brackets, how many times as many as the first's, over which the times are given."""
     return [f"{speed:,.0f} ({1 / ratio:.2f})" for speed, ratio in zip(tokens, over, strict=True)]
+
+
+def _with_shares(cells: Iterable[str], rows: pd.DataFrame) -> list[str]:
+    """Cells that end with a bracket, and in it the share of the processor's peak, where it is known."""
+    if "of peak" not in rows:  # measured before shares were
+        return list(cells)
+    return [
+        cell if pd.isna(share) else f"{cell.removesuffix(')')}; {share:.0%})"
+        for cell, share in zip(cells, rows["of peak"], strict=True)
+    ]
 
 
 def gpu_section(folder: Path) -> str:
