@@ -12,6 +12,7 @@ Each part writes a table as soon as it is done, so Ctrl-C loses one part at most
     products      products.csv      the matrix products that layers and decoders are made of, against torch.mm
     decoder       decoder.csv       softmax and cross-entropy over large vocabularies
     model         model.csv         tokens per second of the whole language model in training
+    step          step.csv          where the time of such a step goes
     children      children.csv      candidates per hour in the search of notebook 04
     images        images.csv        images per second in training a convolutional network, on one thread
 
@@ -458,6 +459,50 @@ def _our_epoch(name: str, words: int, settings: LanguageModelSettings, text: Ten
     return lambda: train_epoch(step, text, 0.0)
 
 
+# --- where a step's time goes ----------------------------------------------------------------------------------------
+
+# What torch's profiler calls the parts of a step, and whether what they call in turn belongs to them.
+STEP = {
+    "softmax, loss, their gradients": (("_LinearCrossEntropy", "_LinearCrossEntropyBackward"), False),
+    "layers": (("_Layer", "_LayerBackward"), False),
+    "gradient of the embedding": (("aten::embedding_dense_backward",), True),
+    "dropout's masks": (("aten::bernoulli_",), False),
+}
+
+
+def step(options: argparse.Namespace) -> Rows:
+    """Milliseconds of each part of a training step of S17's candidate, an LSTM, on the CPU; one row for each part."""
+    settings = LanguageModelSettings(hidden=8, embedding=8, bptt=5) if options.small else LanguageModelSettings()
+    tokens = settings.bptt * settings.batch
+    for words in (50,) if options.small else (10_000, 33_278):
+        text = torch.randint(words, (settings.bptt + 1, settings.batch), generator=torch.Generator().manual_seed(0))
+        one_step, most = _our_epoch("LSTM", words, settings, text), []
+        for _ in range(3):
+            one_step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            for _ in range(options.rounds):
+                one_step()
+                begun = time.perf_counter()
+                peak_here()[0]()
+                most.append(peak_here()[1] / (time.perf_counter() - begun))
+        found = {event.key: event for event in profiled.key_averages()}
+        spent = {
+            part: sum(
+                found[name].cpu_time_total if with_calls else found[name].self_cpu_time_total
+                for name in names
+                if name in found
+            )
+            for part, (names, with_calls) in STEP.items()
+        }
+        whole = sum(event.self_cpu_time_total for event in found.values())
+        layers = settings.layers * multiply_adds(CELLS["LSTM"], settings.hidden)
+        work = {"softmax, loss, their gradients": words * settings.embedding, "layers": layers}
+        for part, microseconds in {**spent, "all else": whole - sum(spent.values())}.items():
+            of_peak = 6e6 * tokens * work.get(part, np.nan) * options.rounds / microseconds / median(most)
+            milliseconds = microseconds / 1e3 / options.rounds
+            yield {"words": words, "part": part, "ms": milliseconds, "share": microseconds / whole, "of peak": of_peak}
+
+
 # --- children of the search ------------------------------------------------------------------------------------------
 
 
@@ -568,6 +613,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "products": products,
     "decoder": decoder,
     "model": model,
+    "step": step,
     "children": children,
     "images": images,
 }

@@ -13,7 +13,14 @@ from nasrepro.experiments import EXPERIMENTS
 from nasrepro.files import write_atomically
 from nasrepro.report import markdown, papers
 from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
-from nasrepro.report.speed import gpu_section, image_speed_table, model_speed_table, product_table, speed_table
+from nasrepro.report.speed import (
+    gpu_section,
+    image_speed_table,
+    model_speed_table,
+    product_table,
+    speed_table,
+    step_table,
+)
 
 
 def ship(folder: Path, records: Path) -> list[str]:
@@ -77,6 +84,7 @@ def filled_readme(text: str, records: Path) -> str:
             text = fill(text, place, made(records))
     text = fill(text, "speed", speed_table(records.parent / "benchmarks"))
     text = fill(text, "model-speed", model_speed_table(records.parent / "benchmarks"))
+    text = fill(text, "step-speed", step_table(records.parent / "benchmarks"))
     text = fill(text, "product-speed", product_table(records.parent / "benchmarks"))
     text = fill(text, "image-speed", image_speed_table(records.parent / "benchmarks"))
     text = fill(text, "gpu", gpu_section(records.parent / "benchmarks" / "gpu"))

@@ -36,6 +36,7 @@ COLUMNS = {
     "products": {"product", "rows", "depth", "columns", "by", "of peak", "peak GFLOP/s", *SPREAD},
     "decoder": {"tokens", "words", "width", "decoder", "of peak", *SPREAD},
     "model": {"words", "model", "tokens per second", "of peak", *SPREAD},
+    "step": {"words", "part", "ms", "share", "of peak"},
     "children": {"cell", "seconds before", "seconds after", "children per hour before", "children per hour after"},
     "images": {"layers", "filters", "pixels", "batch", "threads", "training", "images per second", *SPREAD},
 }
@@ -88,6 +89,14 @@ def test_layers_are_timed_beside_those_of_torch(results: Path) -> None:
     assert {"torch.nn.LSTM", "torch.nn.GRU", "eager LSTM", "fused LSTM", "fused GRU", "fused BC3"} <= set(layers.index)
     assert layers.loc["torch.nn.LSTM", "ratio"] == 1
     assert layers.loc["torch.nn.GRU", "over nn.GRU"] == 1
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_step_are_all_there_and_make_the_whole(results: Path, fast_cells) -> None:
+    parts = pd.read_csv(results / "step.csv").set_index("part")
+    assert list(parts.index) == [*fast_cells.STEP, "all else"]
+    assert (parts["ms"] > 0).all()
+    assert parts["share"].sum() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -10,7 +10,14 @@ from nasrepro.experiments.s17_language_model.sizes import SIZES
 from nasrepro.files import write_json
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.speed import gpu_section, image_speed_table, model_speed_table, product_table, speed_table
+from nasrepro.report.speed import (
+    gpu_section,
+    image_speed_table,
+    model_speed_table,
+    product_table,
+    speed_table,
+    step_table,
+)
 from nasrepro.search import Record
 from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
@@ -92,7 +99,9 @@ def test_shares_of_the_peak_stand_beside_what_is_a_share_of_it(tmp_path: Path) -
     measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
     measured |= {"load before": 0.5, "threads": 2}
     measured["versions"]["MKL"] = "2024.2"
-    write_json(tmp_path / "device.json", {"layers": measured, "products": measured})
+    (tmp_path / "step.csv").write_text("words,part,ms,share,of peak\n8,layers,20.04,0.8,0.6\n8,masks,5,0.2,\n")
+    write_json(tmp_path / "device.json", dict.fromkeys(("layers", "products", "step"), measured))
+    assert step_table(tmp_path).splitlines()[2:4] == ["| layers | 20 (80%; 60%) |", "| masks | 5 (20%) |"]
     assert speed_table(tmp_path).splitlines()[2:4] == ["| torch.nn.LSTM | 2 (1.00; 25%) |", "| bfloat16 | 1 (0.50) |"]
     lines = product_table(tmp_path).splitlines()
     assert lines[2:4] == [

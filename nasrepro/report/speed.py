@@ -31,6 +31,16 @@ def model_speed_table(folder: Path) -> str:
     return f"{table}\n\n{_when_and_where(folder, 'model')}"
 
 
+def step_table(folder: Path) -> str:
+    """A Markdown table of what `make bench` measured of the parts of our training step: milliseconds, the share of the
+    step, and the share of the processor's float32 peak."""
+    parts = pd.read_csv(folder / "step.csv")
+    sizes = [f"{words:,} words" for words in parts["words"]]
+    times = [f"{ms:.3g} ({share:.0%})" for ms, share in zip(parts["ms"], parts["share"], strict=True)]
+    table = markdown.crossed("one step, milliseconds", parts["part"], sizes, _with_shares(times, parts))
+    return f"{table}\n\n{_when_and_where(folder, 'step')}"
+
+
 def product_table(folder: Path) -> str:
     """A Markdown table of what `make bench` measured of matrix products and of the softmax with its loss: the shares of
     the processor's float32 peak that torch and our kernels come to."""
