@@ -12,7 +12,6 @@ from nasrepro.convnet import zoo
 from nasrepro.experiments.experiment import Experiment, Resources, Trainings
 from nasrepro.experiments.zl17_convnets.readme import on_digits, small_table, table, worth
 from nasrepro.experiments.zl17_convnets.sizes import SIZES, Comparison, ConvNetSizes, SearchSizes
-from nasrepro.search.convnet_search import ConvNetSearchSettings
 from nasrepro.search.held_out import evaluate_tests
 from nasrepro.search.workers import Job
 from nasrepro.trainers.forecast import forecast_image_seconds
@@ -23,8 +22,7 @@ def trainings(sizes: ConvNetSizes) -> list[Trainings]:
     """What notebooks 08 and 09 show: the searches, and the networks of Table 1."""
     found = []
     for each in sizes.searches:
-        for words, plan in each.plans().items():
-            found.append(Trainings("08", words, each.task, plan.networks, partial(_search, each.task, plan)))
+        found += [Trainings.of("08", words, each.task, [plan]) for words, plan in each.plans().items()]
     words, answers = "Figure 7's network and its controls", ["zl17.table1.v1.error"]
     found.append(_tested(words, sizes.table, sizes.seeds, answers))
     if (small := sizes.small) is not None:  # seed by seed, so that as many are made as there is time for
@@ -50,17 +48,8 @@ def _trained_again(each: SearchSizes) -> list[Trainings]:
     longer = [Job(net, again.seeds[0]) for net in each.sample(again.longer_networks)]
     groups = (("from other seeds", each.task, others), ("for longer", again.longer, longer))
     return [
-        Trainings("08", f"random networks on {task.images} {words}", task, len(jobs), partial(_train, task, jobs))
-        for words, task, jobs in groups
+        Trainings.of("08", f"random networks on {task.images} {words}", task, jobs=jobs) for words, task, jobs in groups
     ]
-
-
-def _search(task: ImageTask, plan: ConvNetSearchSettings, resources: Resources) -> None:
-    resources.search(task, plan)
-
-
-def _train(task: ImageTask, jobs: Sequence[Job], resources: Resources) -> None:
-    resources.train(task, jobs)
 
 
 def _compare(task: ImageTask, rows: Mapping[str, Job], resources: Resources) -> None:
