@@ -172,19 +172,20 @@ class ConvSpace:
             reader.word(place, "")
         return found
 
+    def of_layer(self, own: Tokens) -> list[tuple[Place, int]]:
+        """The tokens of a layer's choices, from `layers`, each with what it chooses among."""
+        kind = own[0] if len(self.types) > 1 else 0
+        return [(self.choices[place], token) for place, token in zip(self.chosen(kind), own, strict=True)]
+
     # ---- tokens and networks
 
     def network(self, tokens: Sequence[int]) -> ConvNet:
         """The network that a token string describes. Raises ValueError for a string that is not of the space."""
         layers = []
         for number, (own, anchor) in enumerate(self.layers(tokens)):
-            kind = own[0] if len(self.types) > 1 else 0
-            chosen = {
-                self.choices[place].name: self.choices[place].words[token]
-                for place, token in zip(self.chosen(kind), own, strict=True)
-            }
+            chosen = {place.name: place.words[token] for place, token in self.of_layer(own)}
             inputs = tuple(other for other, token in enumerate(anchor, 1) if token) if self.skips else (number,)
-            layers.append(self._layer(self.types[kind], inputs, chosen))
+            layers.append(self._layer(chosen.get("layer type", self.types[0]), inputs, chosen))
         rate = self.learning_rates[tokens[-1]] if self.learning_rates else None
         net = ConvNet(tuple(layers), self.classes, (), rate)
         return blocks(net, self.block, self.pools) if self.has_blocks else net

@@ -99,6 +99,21 @@ def test_a_string_is_read_layer_by_layer():
     assert read["place"].iloc[-1] == "layer 1 is an input"
 
 
+def test_a_string_with_types_of_layers_and_a_rate_is_read_too():
+    space = ConvSpace(types=("conv", "max_pool"), learning_rates=(0.1, 0.01))
+    pool = Layer("max_pool", (1,), 2, 2, 2, 2)
+    net = ConvNet((Layer("conv", (), 3, 5, filters=24), pool), learning_rate=0.01)
+    tokens = space.tokens(net)
+    read = analysis.read_tokens(space, tokens)
+    assert read["token"].tolist() == list(tokens)
+    assert read["choice"].tolist()[:4] == ["conv", "3", "5", "24"]
+    assert read["choice"].tolist()[4:6] == ["max_pool", "2"]
+    assert read.iloc[-1][["layer", "place", "choice"]].tolist() == [2, "learning rate", "0.01"]
+    agent = AnchorAgent(space, TokenAgentSettings(units=5, init=1.0), seed=1)
+    written = analysis.writing(agent, tokens)
+    assert [*map(len, written["words"])] == [*map(len, written["chances"])]
+
+
 def test_the_probabilities_of_connections_are_the_controllers():
     agent = AnchorAgent(SPACE, TokenAgentSettings(units=5, init=1.0), seed=1)
     tokens = SPACE.draw(3, random.Random(0))

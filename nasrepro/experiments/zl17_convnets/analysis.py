@@ -81,13 +81,19 @@ def recipe_told(task: ImageTask) -> str:
 
 
 def read_tokens(space: ConvSpace, tokens: Sequence[int]) -> pd.DataFrame:
-    """A token string place by place. Columns: layer, place, choices (how many), token, choice (what it stands for)."""
+    """A token string place by place. Columns: layer, place, choices (how many), token, choice (what it stands for).
+
+    A learning rate, where it is chosen, stands with the last layer.
+    """
     rows: list[list[object]] = []
-    for number, (own, anchor) in enumerate(space.layers(tokens), 1):
-        for place, token in zip(space.choices, own, strict=True):
+    layers = space.layers(tokens)
+    for number, (own, anchor) in enumerate(layers, 1):
+        for place, token in space.of_layer(own):
             rows.append([number, place.name, len(place.words), token, place.words[token]])
         for other, token in enumerate(anchor, 1):
             rows.append([number, f"layer {other} is an input", 2, token, ("no", "yes")[token]])
+    for place in space.places[len(space.choices) :]:
+        rows.append([len(layers), place.name, len(place.words), tokens[-1], place.words[tokens[-1]]])
     return pd.DataFrame(rows, columns=["layer", "place", "choices", "token", "choice"])
 
 
@@ -97,7 +103,7 @@ def writing(agent: AnchorAgent, tokens: Sequence[int]) -> pd.DataFrame:
     Columns besides: words (of all choices) and chances (their probabilities, given all tokens before).
     """
     read = read_tokens(agent.space, tokens)
-    sizes = {place.name: place.words for place in agent.space.choices}
+    sizes = {place.name: place.words for place in agent.space.places}
     read["words"] = pd.Series([sizes.get(place, ("no", "yes")) for place in read["place"]], dtype=object)
     read["chances"] = pd.Series(agent.choices(tokens), dtype=object)
     return read
