@@ -92,8 +92,9 @@ def read_tokens(space: ConvSpace, tokens: Sequence[int]) -> pd.DataFrame:
             rows.append([number, place.name, len(place.words), token, place.words[token]])
         for other, token in enumerate(anchor, 1):
             rows.append([number, f"layer {other} is an input", 2, token, ("no", "yes")[token]])
-    for place in space.places[len(space.choices) :]:
-        rows.append([len(layers), place.name, len(place.words), tokens[-1], place.words[tokens[-1]]])
+    if space.learning_rates:
+        place, token = space.places[-1], tokens[-1]
+        rows.append([len(layers), place.name, len(place.words), token, place.words[token]])
     return pd.DataFrame(rows, columns=["layer", "place", "choices", "token", "choice"])
 
 
