@@ -348,39 +348,55 @@ def first_call(options: argparse.Namespace) -> Rows:
 
 
 def products(options: argparse.Namespace) -> Rows:
-    """The products of S17's candidate, by the product that our kernels are made of; `ratio` is over torch.mm's time."""
+    """The products of S17's candidate by the product that our kernels are made of; `ratio` is over torch.mm's time, in
+    the layout that nn.Linear takes. Milliseconds are of one call, the mean of as many as make up a round."""
     tokens, sequences, width, vocabularies = (20, 4, 8, (50,)) if options.small else (700, 20, 200, (10_000, 33_278))
     generator = torch.Generator().manual_seed(0)
-    threads = torch.get_num_threads()
 
     def matrix(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns, generator=generator)
 
     x, step, gates = matrix(tokens, width), matrix(sequences, width), matrix(4 * width, width)
     d_gates = matrix(tokens, 4 * width)
-    factors = {
-        "LSTM, all inputs": (x, gates.T),
-        "LSTM, one step": (step, gates.T),
-        "LSTM, gradient of inputs": (d_gates, gates),
-        "LSTM, gradient of weights": (d_gates.T, x),
+    pairs = {
+        "LSTM, all inputs": ((x, gates.T),) * 2,
+        "LSTM, one step": ((step, gates.T),) * 2,
+        "LSTM, gradient of inputs": ((d_gates, gates),) * 2,
+        "LSTM, gradient of weights": ((d_gates.T, x),) * 2,
     }
     for words in vocabularies:
-        weight, d_logits = matrix(words, width), matrix(words, tokens)  # logits lie transposed
-        factors |= {
-            f"{words:,} words, logits": (weight, x.T),
-            f"{words:,} words, gradient of weights": (d_logits, x),
-            f"{words:,} words, gradient of features": (d_logits.T, weight),
+        weight, d_logits = matrix(words, width), matrix(words, tokens)  # ours keeps logits transposed
+        of_torch = d_logits.T.contiguous()
+        pairs |= {
+            f"{words:,} words, logits": ((x, weight.T), (weight, x.T)),
+            f"{words:,} words, gradient of weights": ((of_torch.T, x), (d_logits, x)),
+            f"{words:,} words, gradient of features": ((of_torch, weight), (d_logits.T, weight)),
         }
-    for name, (a, b) in factors.items():
-        out = torch.empty(len(a), b.shape[1])
-        works = {
-            "torch.mm": partial(torch.mm, a, b, out=out),
-            "ours": product(a, b, out, threads, packs=a is not step),
-        }
-        operations = dict.fromkeys(works, 2.0 * a.numel() * b.shape[1])
-        seconds = interleaved(f"products, {name}", {PEAK: peak_here()[0], **works}, options.rounds)
-        for by, row in compared(seconds, "torch.mm", operations).items():
-            yield {"product": name, "rows": len(a), "depth": len(b), "columns": b.shape[1], "by": by, **row}
+    run_peak, of_peak = peak_here()
+    for name, (theirs, ours) in pairs.items():
+        operations = 2.0 * ours[0].numel() * ours[1].shape[1]
+        times = 1 if options.small else max(1, round(of_peak / 2 / operations))
+        works = {"torch.mm": _torch_product(*theirs), "ours": _our_product(*ours, packs=ours[0] is not step)}
+        rounds: dict[str, Work] = {by: partial(_repeated, work, times) for by, work in works.items()}
+        seconds = interleaved(f"products, {name}", {PEAK: run_peak, **rounds}, options.rounds)
+        of_one = {by: taken if by == PEAK else [each / times for each in taken] for by, taken in seconds.items()}
+        for by, row in compared(of_one, "torch.mm", dict.fromkeys(works, operations)).items():
+            facts = {"product": name, "rows": len(ours[0]), "depth": len(ours[1]), "columns": ours[1].shape[1]}
+            yield {**facts, "by": by, "calls in a round": times, **row}
+
+
+def _torch_product(a: Tensor, b: Tensor) -> Work:
+    return partial(torch.mm, a, b, out=torch.empty(len(a), b.shape[1]))
+
+
+def _our_product(a: Tensor, b: Tensor, packs: bool) -> Work:
+    return product(a, b, torch.empty(len(a), b.shape[1]), torch.get_num_threads(), packs)
+
+
+def _repeated(work: Work, times: int) -> None:
+    """What takes microseconds, so often that waking the threads does not count."""
+    for _ in range(times):
+        work()
 
 
 # --- decoder ---------------------------------------------------------------------------------------------------------
@@ -465,42 +481,47 @@ def _our_epoch(name: str, words: int, settings: LanguageModelSettings, text: Ten
 STEP = {
     "softmax, loss, their gradients": (("_LinearCrossEntropy", "_LinearCrossEntropyBackward"), False),
     "layers": (("_Layer", "_LayerBackward"), False),
-    "gradient of the embedding": (("aten::embedding_dense_backward",), True),
+    "gradient of the embedding": (("autograd::engine::evaluate_function: EmbeddingBackward0",), True),
     "dropout's masks": (("aten::bernoulli_",), False),
 }
 
 
 def step(options: argparse.Namespace) -> Rows:
-    """Milliseconds of each part of a training step of S17's candidate, an LSTM, on the CPU; one row for each part."""
+    """Milliseconds of each part of a training step of S17's candidate, an LSTM, on the CPU; one row for each part.
+
+    All are means over the rounds; "of peak" is over the median of the peaks.
+    """
     settings = LanguageModelSettings(hidden=8, embedding=8, bptt=5) if options.small else LanguageModelSettings()
     tokens = settings.bptt * settings.batch
+    run_peak, of_peak = peak_here()
     for words in (50,) if options.small else (10_000, 33_278):
         text = torch.randint(words, (settings.bptt + 1, settings.batch), generator=torch.Generator().manual_seed(0))
         one_step, most = _our_epoch("LSTM", words, settings, text), []
         for _ in range(3):
             one_step()
+            run_peak()
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
             for _ in range(options.rounds):
-                one_step()
+                with torch.profiler.record_function("step"):
+                    one_step()
                 begun = time.perf_counter()
-                peak_here()[0]()
-                most.append(peak_here()[1] / (time.perf_counter() - begun))
+                run_peak()
+                most.append(of_peak / (time.perf_counter() - begun))
         found = {event.key: event for event in profiled.key_averages()}
+        calls = {"_Layer": settings.layers, "_LinearCrossEntropy": 1, "aten::bernoulli_": settings.layers + 1}
+        for name, count in calls.items():
+            assert found[name].count == count * options.rounds, f"{name} is not what the profiler calls it any more"
+        whole = found["step"].cpu_time_total  # with Python's own time
         spent = {
-            part: sum(
-                found[name].cpu_time_total if with_calls else found[name].self_cpu_time_total
-                for name in names
-                if name in found
-            )
+            part: sum(found[name].cpu_time_total if with_calls else found[name].self_cpu_time_total for name in names)
             for part, (names, with_calls) in STEP.items()
         }
-        whole = sum(event.self_cpu_time_total for event in found.values())
         layers = settings.layers * multiply_adds(CELLS["LSTM"], settings.hidden)
         work = {"softmax, loss, their gradients": words * settings.embedding, "layers": layers}
         for part, microseconds in {**spent, "all else": whole - sum(spent.values())}.items():
-            of_peak = 6e6 * tokens * work.get(part, np.nan) * options.rounds / microseconds / median(most)
-            milliseconds = microseconds / 1e3 / options.rounds
-            yield {"words": words, "part": part, "ms": milliseconds, "share": microseconds / whole, "of peak": of_peak}
+            of_peak_here = 6e6 * tokens * work.get(part, np.nan) * options.rounds / microseconds / median(most)
+            facts = {"words": words, "part": part, "ms": microseconds / 1e3 / options.rounds}
+            yield {**facts, "share": microseconds / whole, "of peak": of_peak_here}
 
 
 # --- children of the search ------------------------------------------------------------------------------------------

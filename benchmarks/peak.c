@@ -9,7 +9,7 @@ struct call {
 };
 
 /* Enough sums that a unit never waits for its last result; they and both factors fit in the registers. Each is named,
- * because compilers keep no array in registers. */
+ * because compilers may leave an array of so many in memory. */
 #if REGISTERS == 32
 #define EACH_SUM(DO)                                                                                                   \
     DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)                                          \

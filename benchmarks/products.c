@@ -4,7 +4,7 @@
 
 struct call {
     long rows, k, n;
-    const float *a; /* its element (i, j) lies at i * a_strides[0] + j * a_strides[1]; one stride is 1; b and c alike */
+    const float *a; /* its element (i, j) lies at i * a_strides[0] + j * a_strides[1]; one stride is 1; b's alike */
     long a_strides[2];
     const float *b;
     long b_strides[2];
@@ -23,7 +23,8 @@ static void member(const void *what, struct team team) {
     const struct share of_panels = share_of(team, panels);
     begin_products();
     if (!call->is_packed)
-        pack(call->b, call->b_strides[0], call->b_strides[1], call->k, call->n, call->packed, of_panels.first, of_panels.last);
+        pack(call->b, call->b_strides[0], call->b_strides[1], call->k, call->n, call->packed, of_panels.first,
+             of_panels.last);
     wait_for_all();
     const int by_rows = call->rows >= call->n;
     const struct share rows = by_rows ? share_of(team, call->rows) : (struct share){0, call->rows};

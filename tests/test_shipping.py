@@ -100,7 +100,7 @@ def test_shares_of_the_peak_stand_beside_what_is_a_share_of_it(tmp_path: Path) -
     measured |= {"load before": 0.5, "threads": 2}
     measured["versions"]["MKL"] = "2024.2"
     (tmp_path / "step.csv").write_text("words,part,ms,share,of peak\n8,layers,20.04,0.8,0.6\n8,masks,5,0.2,\n")
-    write_json(tmp_path / "device.json", dict.fromkeys(("layers", "products", "step"), measured))
+    write_json(tmp_path / "device.json", dict.fromkeys(("layers", "products", "decoder", "step"), measured))
     assert step_table(tmp_path).splitlines()[2:4] == ["| layers | 20 (80%; 60%) |", "| masks | 5 (20%) |"]
     assert speed_table(tmp_path).splitlines()[2:4] == ["| torch.nn.LSTM | 2 (1.00; 25%) |", "| bfloat16 | 1 (0.50) |"]
     lines = product_table(tmp_path).splitlines()

@@ -61,7 +61,8 @@ def product_table(folder: Path) -> str:
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("MKL", "oneDNN") if name in facts["versions"])
     peak = f"{products['peak GFLOP/s'].median():,.0f} GFLOP/s on {facts['threads']} threads"
     libraries = f"; torch multiplies by {versions}" if versions else ""
-    return f"{table}\n\nThe peak: {peak}{libraries}. {_when_and_where(folder, 'products')}"
+    measured = f"{_when_and_where(folder, 'products')} The losses: {_when_and_where(folder, 'decoder')}"
+    return f"{table}\n\nThe peak: {peak}{libraries}. {measured}"
 
 
 def image_speed_table(folder: Path) -> str:

@@ -130,15 +130,18 @@ def test_functions_are_accurate(compiler: str, isa: str, use) -> None:
 _PRODUCT = """
 #include "gemm.h"
 long needed(long k, long n) { return packed_size(k, n) + scratch_size() + 64; }
-void product(long rows, long k, long n, const float *a, long a_row, long a_column, const float *b, long b_row,
+long product(long rows, long k, long n, const float *a, long a_row, long a_column, const float *b, long b_row,
              long b_column, float *c, long ldc, long accumulate, const float *bias, float *memory) {
-    float *packed = memory, *scratch = memory + round_up(packed_size(k, n), 16);
+    float *packed = memory, *end = memory + packed_size(k, n), *scratch = memory + round_up(packed_size(k, n) + 1, 16);
+    *end = 12345;
     begin_products();
     pack(b, b_row, b_column, k, n, packed, 0, panel_count(n));
+    const long kept_to_its_room = *end == 12345;
     const long half = panel_count(n) / 2; /* as two threads would */
     multiply(rows, k, a, a_row, a_column, packed, n, 0, half, c, ldc, accumulate, bias, scratch);
     multiply(rows, k, a, a_row, a_column, packed, n, half, panel_count(n), c, ldc, accumulate, bias, scratch);
     end_products();
+    return kept_to_its_room;
 }
 """
 
@@ -153,6 +156,7 @@ def test_products(compiler: str, isa: str, dtype: torch.dtype, use) -> None:
     library.needed.restype = ctypes.c_long
     generator = torch.Generator().manual_seed(0)
     sizes = [(1, 1, 1), (3, 17, 15), (13, 31, 33), (14, 16, 32), (15, 100, 17), (29, 1100, 65), (113, 7, 3), (2, 0, 5)]
+    sizes += [(14, 9, 8), (15, 34, 40), (5, 3, 16), (29, 34, 48)]  # last panels of a whole half vector, a whole vector
     sizes += [(3, 2401, 5), (15, 4833, 17)]  # more depth than is worked through at a time, of float32 and of bfloat16
     for (rows, k, n), a_turned, b_turned, accumulate in itertools.product(sizes, (0, 1), (0, 1), (0, 1)):
         a, b = torch.randn(rows, k, generator=generator), torch.randn(k, n, generator=generator)
@@ -160,13 +164,14 @@ def test_products(compiler: str, isa: str, dtype: torch.dtype, use) -> None:
         a, b = (m.t().contiguous().t() if turned else m for m, turned in ((a, a_turned), (b, b_turned)))
         c, memory = start.clone(), np.zeros(library.needed(ctypes.c_long(k), ctypes.c_long(n)) + 16, np.float32)
         aligned = (memory.ctypes.data + 63) // 64 * 64
-        library.product(
+        kept_to_its_room = library.product(
             *(ctypes.c_long(size) for size in (rows, k, n)),
             ctypes.c_void_p(a.data_ptr()), ctypes.c_long(a.stride(0)), ctypes.c_long(a.stride(1)),
             ctypes.c_void_p(b.data_ptr()), ctypes.c_long(b.stride(0)), ctypes.c_long(b.stride(1)),
             ctypes.c_void_p(c.data_ptr()), ctypes.c_long(n + 3), ctypes.c_long(accumulate),
             ctypes.c_void_p(bias.data_ptr()), ctypes.c_void_p(aligned),
         )  # fmt: skip
+        assert kept_to_its_room == 1
         rounded = [m.to(dtype).double() for m in (a, b)]
         exact = rounded[0] @ rounded[1] + bias.double() + accumulate * start[:, :n].double()
         if k:  # with nothing to add up, nothing is written; layers are at least one unit wide
@@ -237,7 +242,7 @@ def _sanitized(script: str) -> subprocess.CompletedProcess[str]:
     ]
     if not all(map(os.path.isabs, libraries)):
         pytest.skip("gcc has no libasan or libubsan here")
-    isa = "avx2" if _processor_has("avx2") else "plain"  # sanitizers do not see what AVX-512's masked loads read
+    isa = next(isa for isa in ("avx512", "avx2", "plain") if _processor_has(isa))
     header = f"""
 import torch
 from nasrepro import native

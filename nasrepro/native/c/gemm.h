@@ -1,7 +1,8 @@
 /* Matrix products with one operand packed: C[rows, n] (+)= A[rows, k] B[k, n] (+ bias).
  *
  * A recurrent layer multiplies by the same matrix at every step, so B is packed once into the order in which it will be
- * read: panels of PANEL columns, each holding its rows one after the other (the last panel may be half as wide).
+ * read: panels of PANEL columns, each holding its rows one after the other (the last panel may be half as wide, with
+ * AVX-512 also a quarter).
  *
  *     B (k x n)                     packed
  *     +-------+-------+---+         [row 0 of panel 0][row 1 of panel 0] ... [row 0 of panel 1] ...
@@ -30,8 +31,10 @@
 #endif
 
 #define PANEL (2 * LANES)
+/* The narrowest panel. 200 columns are 25 of eight: with whole vectors a twenty-sixth of the work would be for nothing.
+ * That saves time where a processor takes two passes for a vector; products of bfloat16 have no such panel. */
 #if LANES == 16 && !defined(PRODUCTS_BF16)
-#define NARROW 8 /* 200 columns are 25 such, so with whole vectors a twenty-sixth of the work would be for nothing */
+#define NARROW 8
 #else
 #define NARROW LANES
 #endif
