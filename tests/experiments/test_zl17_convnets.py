@@ -221,6 +221,9 @@ def test_a_longer_training_that_keeps_the_order_has_tau_1():
     both = pd.DataFrame({"short": np.arange(60.0, 70.0), "longer": np.arange(50.0, 60.0)})
     assert again.longer_tau(both).value == pytest.approx(1)
     assert "trained 4 times as long" in again.longer_told(both, chosen)
+    assert "not shown" not in again.longer_told(both, chosen)
+    mixed = both.assign(longer=[55.0, 51.0, 58.0, 50.0, 57.0, 52.0, 59.0, 54.0, 53.0, 56.0])
+    assert "it is not shown that the order of so short a training lasts" in again.longer_told(mixed, chosen)
 
 
 @pytest.mark.parametrize(("low", "word"), [(0.5, "same direction"), (-0.5, "not reproduced")])

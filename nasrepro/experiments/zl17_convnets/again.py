@@ -127,10 +127,14 @@ def longer_told(both: pd.DataFrame, chosen: SearchSizes) -> str:
     if tau is None or chosen.again is None:
         return f"On {chosen.task.images}, {len(both)} networks were trained for longer: too few to say anything."
     times = chosen.again.longer.training.epochs / chosen.task.training.epochs
+    doubt = (
+        " So it is not shown that the order of so short a training lasts: what this search finds may be no better than "
+        "any other network."
+    )
     return (
         f"**Budget.** {len(both)} random networks on {chosen.task.images}, trained {times:g} times as long and from "
         f"another seed: the mean error falls from {both['short'].mean():.1f} to {both['longer'].mean():.1f} %. "
-        f"{_tau_told({'tau': tau.value, 'low': tau.low, 'high': tau.high}, 'the short and the longer order')}"
+        f"{_tau_told({'tau': tau.value, 'low': tau.low, 'high': tau.high}, 'the short and the longer order')}{'' if tau.low > 0 else doubt}"
     )
 
 
