@@ -134,7 +134,8 @@ def longer_told(both: pd.DataFrame, chosen: SearchSizes) -> str:
     return (
         f"**Budget.** {len(both)} random networks on {chosen.task.images}, trained {times:g} times as long and from "
         f"another seed: the mean error falls from {both['short'].mean():.1f} to {both['longer'].mean():.1f} %. "
-        f"{_tau_told({'tau': tau.value, 'low': tau.low, 'high': tau.high}, 'the short and the longer order')}{'' if tau.low > 0 else doubt}"
+        f"{_tau_told({'tau': tau.value, 'low': tau.low, 'high': tau.high}, 'the short and the longer order')}"
+        f"{'' if tau.low > 0 else doubt}"
     )
 
 
