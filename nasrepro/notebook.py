@@ -430,7 +430,7 @@ class Run:
         """
         data = self.data_words() if data is None else data
         if isinstance(self.data, RecordedData) and budget_words:
-            budget_words += "; replayed from the shipped record"
+            budget_words = f"{budget_words.rstrip('.')}; replayed from the shipped record"
         facts |= {"budget": budget, "budget_words": budget_words, "data": data}
         facts |= {"device": self.device if device is None else device}
         self.artifacts.ledger.add(Finding(id, scaled=is_scaled(papers.load()[id], budget, data), **facts))

@@ -31,7 +31,7 @@ def table(records: Path) -> str:
                     f"{found['parameters'] / 1e6:.2f}M",
                     f"{found['test']:.{digits}f}{edges} {unit}",
                     str(found["seeds"]),
-                    "" if math.isnan(found["share"]) else f"{found['share']:.2%}",
+                    "" if math.isnan(found["share"]) else f"{100 * found['share']:.2g}%",
                 ]
             )
         told.append(f"{analysis.title(sizes, name)}. {analysis.budget_told(sizes, name)}")
