@@ -72,7 +72,7 @@ def found() -> dict[str, Evaluation]:
 @pytest.mark.parametrize("profile", ["quick", "course"])
 def test_compared_cells_are_equally_large_and_trained_alike(profile: str) -> None:
     for table, models in SIZES[profile].tables.items():
-        words = {"pydoc": 2_000, "ptb": 10_000}[models[0].task.corpus_name]
+        words = {"pydoc": 2_000, "ptb": 10_000, "wikitext2": 33_278}[models[0].task.corpus_name]
         words = words if models[0].task.level == "word" else 60
         counts = [parameters(zoo[model.cell], words, model.task.training) for model in models]  # torch's LSTM as ours
         assert max(counts) / min(counts) < 1.03, table
