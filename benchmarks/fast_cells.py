@@ -30,10 +30,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import mean, median
@@ -43,9 +43,9 @@ import numpy as np
 import pandas as pd
 import torch
 from image_epochs import noise, our_epoch, plain_epoch
-from peak import peak, product
+from measuring import PEAK, Rows, Work, compared, float32_of, interleaved, peak_here
+from products import products
 from rivals import HAS_JAX, LoopLSTM, TorchModel, jax_lstm
-from scipy.stats import quantile_test
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -61,7 +61,6 @@ from nasrepro.report import figures
 from nasrepro.report.artifacts import Artifacts
 from nasrepro.report.provenance import provenance
 from nasrepro.rnn.fused.plan import plan_cell
-from nasrepro.rnn.timing import benchmark
 from nasrepro.threads import torch_threads
 from nasrepro.trainers.images import ImageSettings
 from nasrepro.trainers.language_model import (
@@ -73,9 +72,6 @@ from nasrepro.trainers.language_model import (
     train_epoch,
 )
 from nasrepro.trainers.linear_cross_entropy import linear_cross_entropy
-
-Work = Callable[[], object]
-Rows = Iterator[dict[str, Any]]
 
 # The first three trees with four matrices or more that `draw_cells(400, random.Random(0), memory=True)` draws; a test
 # draws them again. Chosen before anything was timed.
@@ -162,69 +158,6 @@ def _libraries_of_torch() -> dict[str, str]:
     return {name: match[1] for name, match in found.items() if match}
 
 
-# --- measuring -------------------------------------------------------------------------------------------------------
-
-
-def interleaved(about: str, variants: Mapping[str, Work], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each variant in each round, as `benchmark`, with a progress bar."""
-    with tqdm(total=(rounds + warmup) * len(variants), desc=about, leave=False) as bar:
-
-        def counted(work: Work) -> Work:
-            def run() -> None:
-                work()
-                bar.update()
-
-            return run
-
-        return benchmark({name: counted(work) for name, work in variants.items()}, rounds, warmup)
-
-
-PEAK = "peak"
-"""What the processor's peak is called among what is timed."""
-
-
-@lru_cache
-def peak_here() -> tuple[Work, float]:
-    """Multiply-adds on as many threads as torch has, for a hundredth of a second or two; and how many operations."""
-    threads = torch.get_num_threads()
-    return peak(threads, threads * 2e9)
-
-
-def compared(
-    seconds: Mapping[str, Sequence[float]], base: str, operations: Mapping[str, float] | None = None
-) -> dict[str, dict[str, float]]:
-    """What a table says of each variant: its milliseconds, and its time over the base's within rounds.
-
-    `operations`, floating-point, by variant: where they are known, and the peak was timed too, the share of it.
-    """
-    rows = {}
-    for name, times in seconds.items():
-        if name == PEAK:
-            continue
-        ratios = np.array(times) / np.array(seconds[base])
-        low, high = quantile_test(ratios, p=0.5).confidence_interval(0.95)  # nan for fewer than 6 rounds
-        rows[name] = {
-            "median ms": 1e3 * median(times),
-            "q1 ms": 1e3 * float(np.quantile(times, 0.25)),
-            "q3 ms": 1e3 * float(np.quantile(times, 0.75)),
-            "ratio": float(np.median(ratios)),
-            "ratio q1": float(np.quantile(ratios, 0.25)),
-            "ratio q3": float(np.quantile(ratios, 0.75)),
-            "ratio 95% low": float(low),
-            "ratio 95% high": float(high),
-        }
-        if PEAK in seconds:
-            most = peak_here()[1] / np.array(seconds[PEAK])  # operations per second
-            shares = (operations or {}).get(name, np.nan) / np.array(times) / most
-            rows[name] |= {"of peak": float(np.median(shares)), "peak GFLOP/s": float(np.median(most)) / 1e9}
-    return rows
-
-
-def _float32(variants: Iterable[str]) -> list[str]:
-    """Those that the peak, which is of float32, is a bound for."""
-    return [name for name in variants if "bfloat16" not in name]
-
-
 def _backward(module: nn.Module, x: Tensor, d_out: Tensor) -> Work:
     """Forward and backward of a layer; no gradient is added to an earlier one."""
 
@@ -245,7 +178,7 @@ def layers(options: argparse.Namespace) -> Rows:
         variants = _layer_variants(options, size, batch, steps)
         seconds = interleaved(f"layers H={size}", {PEAK: peak_here()[0], **variants}, options.rounds)
         lstm_work = multiply_adds(CELLS["LSTM"], size)
-        operations = {name: 6.0 * steps * batch * multiply_adds(_cell_of(name), size) for name in _float32(variants)}
+        operations = {name: 6.0 * steps * batch * multiply_adds(_cell_of(name), size) for name in float32_of(variants)}
         for name, row in compared(seconds, BASE, operations).items():
             row = {"H": size, "B": batch, "T": steps, "layer": name, **row}
             if "torch.nn.GRU" in seconds:
@@ -344,61 +277,6 @@ def first_call(options: argparse.Namespace) -> Rows:
             yield {"what": what, "times": len(times), "median ms": median(times), **spread}
 
 
-# --- products --------------------------------------------------------------------------------------------------------
-
-
-def products(options: argparse.Namespace) -> Rows:
-    """The products of S17's candidate by the product that our kernels are made of; `ratio` is over torch.mm's time, in
-    the layout that nn.Linear takes. Milliseconds are of one call, the mean of as many as make up a round."""
-    tokens, sequences, width, vocabularies = (20, 4, 8, (50,)) if options.small else (700, 20, 200, (10_000, 33_278))
-    generator = torch.Generator().manual_seed(0)
-
-    def matrix(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns, generator=generator)
-
-    x, step, gates = matrix(tokens, width), matrix(sequences, width), matrix(4 * width, width)
-    d_gates = matrix(tokens, 4 * width)
-    pairs = {
-        "LSTM, all inputs": ((x, gates.T),) * 2,
-        "LSTM, one step": ((step, gates.T),) * 2,
-        "LSTM, gradient of inputs": ((d_gates, gates),) * 2,
-        "LSTM, gradient of weights": ((d_gates.T, x),) * 2,
-    }
-    for words in vocabularies:
-        weight, d_logits = matrix(words, width), matrix(words, tokens)  # ours keeps logits transposed
-        of_torch = d_logits.T.contiguous()
-        pairs |= {
-            f"{words:,} words, logits": ((x, weight.T), (weight, x.T)),
-            f"{words:,} words, gradient of weights": ((of_torch.T, x), (d_logits, x)),
-            f"{words:,} words, gradient of features": ((of_torch, weight), (d_logits.T, weight)),
-        }
-    run_peak, of_peak = peak_here()
-    for name, (theirs, ours) in pairs.items():
-        operations = 2.0 * ours[0].numel() * ours[1].shape[1]
-        times = 1 if options.small else max(1, round(of_peak / 2 / operations))
-        works = {"torch.mm": _torch_product(*theirs), "ours": _our_product(*ours, packs=ours[0] is not step)}
-        rounds: dict[str, Work] = {by: partial(_repeated, work, times) for by, work in works.items()}
-        seconds = interleaved(f"products, {name}", {PEAK: run_peak, **rounds}, options.rounds)
-        of_one = {by: taken if by == PEAK else [each / times for each in taken] for by, taken in seconds.items()}
-        for by, row in compared(of_one, "torch.mm", dict.fromkeys(works, operations)).items():
-            facts = {"product": name, "rows": len(ours[0]), "depth": len(ours[1]), "columns": ours[1].shape[1]}
-            yield {**facts, "by": by, "calls in a round": times, **row}
-
-
-def _torch_product(a: Tensor, b: Tensor) -> Work:
-    return partial(torch.mm, a, b, out=torch.empty(len(a), b.shape[1]))
-
-
-def _our_product(a: Tensor, b: Tensor, packs: bool) -> Work:
-    return product(a, b, torch.empty(len(a), b.shape[1]), torch.get_num_threads(), packs)
-
-
-def _repeated(work: Work, times: int) -> None:
-    """What takes microseconds, so often that waking the threads does not count."""
-    for _ in range(times):
-        work()
-
-
 # --- decoder ---------------------------------------------------------------------------------------------------------
 
 
@@ -429,7 +307,7 @@ def decoder(options: argparse.Namespace) -> Rows:
             "linear_cross_entropy, bfloat16": work(partial(linear_cross_entropy, product_dtype=torch.bfloat16)),
         }
         seconds = interleaved(f"decoder V={words} D={width}", {PEAK: peak_here()[0], **variants}, options.rounds)
-        operations = dict.fromkeys(_float32(variants), 6.0 * rows * words * width)
+        operations = dict.fromkeys(float32_of(variants), 6.0 * rows * words * width)
         for name, row in compared(seconds, "F.linear, F.cross_entropy", operations).items():
             yield {"tokens": rows, "words": words, "width": width, "decoder": name, **row}
 
@@ -457,7 +335,7 @@ def model(options: argparse.Namespace) -> Rows:
         tokens = 2 * settings.bptt * settings.batch
         operations = {
             name: 6.0 * tokens * (settings.layers * multiply_adds(cell, settings.hidden) + words * settings.embedding)
-            for name in _float32(variants)
+            for name in float32_of(variants)
             for cell in [CELLS["BC3" if "BC3" in name else "LSTM"]]
         }
         for name, row in compared(seconds, base, operations).items():

@@ -11,16 +11,8 @@ from typing import Any
 
 from nasrepro.experiments import EXPERIMENTS
 from nasrepro.files import write_atomically
-from nasrepro.report import markdown, papers
+from nasrepro.report import markdown, papers, speed
 from nasrepro.report.ledger import Finding, Ledger, read_findings, verdict, write_findings
-from nasrepro.report.speed import (
-    gpu_section,
-    image_speed_table,
-    model_speed_table,
-    product_table,
-    speed_table,
-    step_table,
-)
 
 
 def ship(folder: Path, records: Path) -> list[str]:
@@ -82,12 +74,9 @@ def filled_readme(text: str, records: Path) -> str:
     for experiment in EXPERIMENTS.values():
         for place, made in experiment.readme.items():
             text = fill(text, place, made(records))
-    text = fill(text, "speed", speed_table(records.parent / "benchmarks"))
-    text = fill(text, "model-speed", model_speed_table(records.parent / "benchmarks"))
-    text = fill(text, "step-speed", step_table(records.parent / "benchmarks"))
-    text = fill(text, "product-speed", product_table(records.parent / "benchmarks"))
-    text = fill(text, "image-speed", image_speed_table(records.parent / "benchmarks"))
-    text = fill(text, "gpu", gpu_section(records.parent / "benchmarks" / "gpu"))
+    for place, table in speed.TABLES.items():
+        text = fill(text, place, table(records.parent / "benchmarks"))
+    text = fill(text, "gpu", speed.gpu_section(records.parent / "benchmarks" / "gpu"))
     return fill(text, "findings", findings_table(read_findings(records / "findings.json")))
 
 

@@ -8,16 +8,9 @@ import pytest
 from nasrepro.experiments.s17_language_model.readme import record_words
 from nasrepro.experiments.s17_language_model.sizes import SIZES
 from nasrepro.files import write_json
+from nasrepro.report import speed
 from nasrepro.report.ledger import Finding, Ledger, read_findings
 from nasrepro.report.provenance import provenance
-from nasrepro.report.speed import (
-    gpu_section,
-    image_speed_table,
-    model_speed_table,
-    product_table,
-    speed_table,
-    step_table,
-)
 from nasrepro.search import Record
 from nasrepro.search.loop import search
 from nasrepro.search.ranked_search import SearchSettings
@@ -62,7 +55,7 @@ def test_the_speed_table_has_a_column_per_size_and_says_where_it_was_measured(tm
     measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
     measured["load before"] = 0.5
     write_json(tmp_path / "device.json", {"layers": measured})
-    lines = speed_table(tmp_path).splitlines()
+    lines = speed.speed_table(tmp_path).splitlines()
     assert lines[0] == "| one layer, milliseconds | H 8, B 2, T 5 | H 16, B 2, T 5 |"
     assert lines[2:4] == ["| torch.nn.LSTM | 1.5 (1.00) |  |", "| BC3 | 1.23 (0.82) | 1,234 (0.50) |"]
     assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
@@ -78,7 +71,7 @@ def test_the_models_table_gives_speeds_where_the_benchmark_gives_times(tmp_path:
     ).to_csv(tmp_path / "model.csv", index=False)
     measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
     write_json(tmp_path / "device.json", {"model": {**measured, "load before": 0.5}})
-    lines = model_speed_table(tmp_path).splitlines()
+    lines = speed.model_speed_table(tmp_path).splitlines()
     assert lines[0].endswith("| 10,000 words | 33,000 words |")
     assert lines[2:4] == ["| torch | 1,234 (1.00) |  |", "| ours | 2,469 (2.00) | 100 (1.25) |"]
     assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
@@ -101,9 +94,12 @@ def test_shares_of_the_peak_stand_beside_what_is_a_share_of_it(tmp_path: Path) -
     measured["versions"]["MKL"] = "2024.2"
     (tmp_path / "step.csv").write_text("words,part,ms,share,of peak\n8,layers,20.04,0.8,0.6\n8,masks,5,0.2,\n")
     write_json(tmp_path / "device.json", dict.fromkeys(("layers", "products", "decoder", "step"), measured))
-    assert step_table(tmp_path).splitlines()[2:4] == ["| layers | 20 (80%; 60%) |", "| masks | 5 (20%) |"]
-    assert speed_table(tmp_path).splitlines()[2:4] == ["| torch.nn.LSTM | 2 (1.00; 25%) |", "| bfloat16 | 1 (0.50) |"]
-    lines = product_table(tmp_path).splitlines()
+    assert speed.step_table(tmp_path).splitlines()[2:4] == ["| layers | 20 (80%; 60%) |", "| masks | 5 (20%) |"]
+    assert speed.speed_table(tmp_path).splitlines()[2:4] == [
+        "| torch.nn.LSTM | 2 (1.00; 25%) |",
+        "| bfloat16 | 1 (0.50) |",
+    ]
+    lines = speed.product_table(tmp_path).splitlines()
     assert lines[2:4] == [
         "| logits: 10,000 x 8 by 8 x 20 | 50% | 75% |",
         "| loss of 700 tokens and its gradients: 10,000 words, 8 wide | 40% | 80% |",
@@ -127,7 +123,7 @@ def test_the_table_of_images_says_how_many_times_as_fast_as_the_faster_rival(tmp
     (tmp_path / "images.csv").write_text("\n".join(rows))
     measured = {**provenance({"rounds": 15}, None, 3.0, device="an abacus"), "time": "2026-01-02T03:04:05+00:00"}
     write_json(tmp_path / "device.json", {"images": {**measured, "load before": 0.5}})
-    lines = image_speed_table(tmp_path).splitlines()
+    lines = speed.image_speed_table(tmp_path).splitlines()
     assert lines[0] == "| 6 layers of 36 filters, 32 x 32 pixels, one thread | images per second |"
     assert lines[2:4] == ["| torch | 40 (1.00) |", "| ours | 60 (2.00) |"]
     assert lines[-1].startswith("Measured 2026-01-02, 15 rounds, load before 0.5: an abacus")
@@ -146,7 +142,7 @@ def test_the_section_on_gpus_gives_speeds_and_how_steps_are_launched(tmp_path: P
         {**epoch, "epoch": 1, "recorded": 57, "seconds": 17.98},
         {**epoch, "epoch": 2, "recorded": 0, "seconds": 2.61},
     ]
-    text = gpu_section(gpu_files(tmp_path, rows))
+    text = speed.gpu_section(gpu_files(tmp_path, rows))
     lines = text.splitlines()
     assert lines[0].endswith("| 10,000 words | 10,000 words, TF32 |")
     assert lines[2:4] == ["| torch: nn.LSTM | 1,234 (1.00) |  |", "| ours: LSTM | 2,469 (2.00) | 100 (1.25) |"]
@@ -168,7 +164,7 @@ def test_the_section_on_gpus_says_what_is_not_measured(tmp_path: Path) -> None:
         {**layer, "what": "LSTM", "how": "fused", "TF32": True, "median ms": 99.0},
     ]
     failed = {"part": "models", "error": "no compiler"}
-    text = gpu_section(gpu_files(tmp_path, [*layers, failed], models="failed", compiled_layers="left"))
+    text = speed.gpu_section(gpu_files(tmp_path, [*layers, failed], models="failed", compiled_layers="left"))
     table, measured, unknown = text.rsplit("\n\n", 2)
     assert table.splitlines() == [
         "| one layer on a GPU, milliseconds | H 8, B 2, T 5 | H 16, B 2, T 5 |",

@@ -205,3 +205,13 @@ def _times(medians: Iterable[float], over: Iterable[float]) -> list[str]:
     """Milliseconds and, in brackets, how many times as long as the first's."""
     shown = (f"{median:.3g}" if median < 100 else f"{median:,.0f}" for median in medians)
     return [f"{median} ({ratio:.2f})" for median, ratio in zip(shown, over, strict=True)]
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "speed": speed_table,
+    "model-speed": model_speed_table,
+    "step-speed": step_table,
+    "product-speed": product_table,
+    "image-speed": image_speed_table,
+}
+"""By its place in the README, each table of `make bench`, from the folder that it wrote."""

@@ -202,6 +202,10 @@ def test_a_claim_is_the_difference_of_two_cells(found: dict[str, Evaluation]) ->
     assert "**BC3 against NASCell**: not attempted (the paper: 2.6 better)" in told
     assert "Weights came to be averaged in 7 of 7 trainings" in told
     assert "equally large and trained alike" in facts["reason"]
+    nothing = runs.assign(averaged=math.nan)
+    assert "averaged in 0 of 7 trainings" in analysis.gains_told(nothing, COURSE, "s17.table1")
+    told = analysis.gains_told(nothing, COURSE, "zl17.table2")  # whose recipe averages nothing
+    assert told == "- No claim in the ledger compares two of these rows."
 
 
 def test_claims_are_about_models_that_a_night_trains() -> None:

@@ -341,9 +341,10 @@ def gains_told(runs: pd.DataFrame, sizes: FinalSizes, table: str) -> str:
             f"- **{better} against {worse}**: {facts['value']:+.{digits}f} {unit} ({spread}) better over "
             f"{facts['seeds']} seeds; the paper {theirs:+.{digits}f}: {shown}"
         )
-    averaged = int(runs["averaged"].notna().sum())
-    lines.append(f"- Weights came to be averaged in {averaged} of {len(runs)} trainings.")
-    return "\n".join(lines)
+    if any(model.task.training.optimiser == "nt-asgd" for model in sizes.tables.get(table, ())):
+        averaged = int(runs["averaged"].notna().sum())
+        lines.append(f"- Weights came to be averaged in {averaged} of {len(runs)} trainings.")
+    return "\n".join(lines) or "- No claim in the ledger compares two of these rows."
 
 
 def torch_told(runs: pd.DataFrame) -> str:
